@@ -1,0 +1,34 @@
+# make setup | quickstart | test | lint
+PYTHON ?= python3
+VENV ?= .venv
+WORK ?= work_dirs/quickstart
+PY := $(VENV)/bin/python
+PIP := $(VENV)/bin/pip --disable-pip-version-check
+
+.PHONY: setup quickstart test lint clean
+
+setup: $(VENV)/.ready
+
+# onedl-mmcv without pip's cache: the cache may hold a wheel that was compiled against another torch.
+$(VENV)/.ready: setup.py constraints.txt
+	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed' if sys.version_info < (3, 11) else 0)"
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q --upgrade pip
+	$(PIP) install -q -c constraints.txt torch torchvision
+	$(PIP) install -q --no-cache-dir -c constraints.txt onedl-mmcv
+	$(PIP) install -q -c constraints.txt -e ".[test]"
+	$(PY) tools/doctor.py
+	touch $@
+
+quickstart: setup
+	$(PY) tools/quickstart.py --work-dir $(WORK)
+
+test: setup
+	$(PY) -m pytest
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build *.egg-info

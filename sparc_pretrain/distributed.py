@@ -1,0 +1,76 @@
+"""The only module that knows about processes: rank, world size, reductions and gather with
+gradient.
+
+On one process everything here is the identity, so callers never branch on the world size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather as _all_gather_with_gradient
+
+
+def rank() -> int:
+    """This process's number, 0 on a single process."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together, 1 on a single process."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather(x: Tensor) -> Tensor:
+    """Concatenate `x` [B,...] of every rank along dim 0 -> [W*B,...], in rank order, with gradient.
+
+    The backward pass sums the gradients that every rank sends to a slice, so a loss that is the
+    mean over ranks has the gradient of the single-process loss. Every rank must pass the same
+    shape.
+    """
+    if world_size() == 1:
+        return x
+    return torch.cat(_all_gather_with_gradient(x.contiguous()), dim=0)
+
+
+def own_rows(count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Where this rank's `count` rows stand in what `gather` returns: [count] long."""
+    return torch.arange(count, device=device) + rank() * count
+
+
+def total(x: Tensor) -> Tensor:
+    """Sum of `x` over the ranks, without gradient; `x` itself is left alone."""
+    summed = x.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(summed)
+    return summed
+
+
+def everywhere(flag: bool, device: torch.device | str = "cpu") -> bool:
+    """True when `flag` is true on every rank."""
+    if world_size() == 1:
+        return bool(flag)
+    votes = torch.tensor([int(flag)], dtype=torch.int32, device=device)
+    dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+    return bool(votes.item())
+
+
+def anywhere(flag: bool, device: torch.device | str = "cpu") -> bool:
+    """True when `flag` is true on at least one rank."""
+    return not everywhere(not flag, device)
+
+
+def gather_objects(value: object) -> list:
+    """`value` of every rank, in rank order, on every rank (small picklable objects only)."""
+    if world_size() == 1:
+        return [value]
+    values: list = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    if world_size() > 1:
+        dist.barrier()

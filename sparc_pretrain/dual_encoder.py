@@ -1,0 +1,198 @@
+"""DualEncoder: two towers and the adapters g_v, h_v, g_t -> Features; read from and written to run
+folders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparc_pretrain import __version__, run_folder
+from sparc_pretrain.data.tokenizer import Tokenizer
+from sparc_pretrain.towers.text import TextTower
+from sparc_pretrain.towers.vision import VisionTower
+from sparc_pretrain.types import Features, ImageFeatures, TextFeatures
+
+# ImageNet's statistics over [0,1] pixels: what mm configs and timm's ViTs expect of a normalised
+# image.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class Adapters(nn.Module):
+    """SPARC's maps into the shared space (sec. 3): g_v and g_t linear, h_v one non-linear layer on
+    the global image path.
+
+    Args: vision_width Dv, text_width Dt (0 = no text tower), width D; global_head: h_v =
+    Linear(Dv,Dv) + GELU, else identity.
+    """
+
+    def __init__(self, vision_width: int, text_width: int, width: int, global_head: bool = True):
+        super().__init__()
+        self.g_v = nn.Linear(vision_width, width)
+        self.g_t = nn.Linear(text_width, width) if text_width else None
+        self.h_v = (
+            nn.Sequential(nn.Linear(vision_width, vision_width), nn.GELU())
+            if global_head
+            else nn.Identity()
+        )
+
+
+class DualEncoder(nn.Module):
+    """Images and captions into one space.
+
+    Args:
+        vision, text: the towers (text None: a vision-only folder).
+        width: D of the shared space (the paper's: 512).
+        global_head: use h_v on the pooled image.
+        mean, std: of pixels in [0,1], per channel.
+        tokenizer: turns captions into ids; needed by `encode_text` on strings.
+    """
+
+    def __init__(
+        self,
+        vision: VisionTower,
+        text: TextTower | None,
+        width: int = 512,
+        global_head: bool = True,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
+        super().__init__()
+        self.vision, self.text, self.tokenizer = vision, text, tokenizer
+        self.width, self.global_head = width, global_head
+        self.adapters = Adapters(vision.width, text.width if text else 0, width, global_head)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.objective_config: dict[str, Any] = {}
+
+    def forward(self, image: Tensor, ids: Tensor, mask: Tensor, special: Tensor) -> Features:
+        """image [B,3,H,W] (uint8, or float already normalised), ids/mask/special [B,T] -> Features."""
+        return Features.of(self.image_features(image), self.text_features(ids, mask, special))
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """uint8 pixels [B,3,H,W] -> float with the run's mean and std; float input is returned as
+        it is.
+        """
+        if image.dtype != torch.uint8:
+            return image
+        return (image.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+    def image_features(self, image: Tensor) -> ImageFeatures:
+        """v_p = g_v(f_v(x)_p) without h_v, and v = g_v(h_v(mean_p f_v(x)_p)) (spec of SPARC, sec.
+        3).
+        """
+        states = self.vision(self.normalize(image))
+        pooled = self.adapters.g_v(self.adapters.h_v(self.vision.pool(states)))
+        return ImageFeatures(image=pooled, patches=self.adapters.g_v(states), patch_states=states)
+
+    def text_features(self, ids: Tensor, mask: Tensor, special: Tensor) -> TextFeatures:
+        """t_l = g_t(f_t(x)_l), and t = g_t(mean over real tokens)."""
+        if self.text is None:
+            raise ValueError("this run has no text tower")
+        states = self.text(ids, mask)
+        return TextFeatures(
+            text=self.adapters.g_t(self.text.pool(states, mask)),
+            tokens=self.adapters.g_t(states),
+            mask=mask,
+            special=special,
+            token_states=states,
+        )
+
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
+        """Global image embedding [B,D] of images [B,3,H,W]; `normalize` makes unit vectors."""
+        return _unit(self.image_features(image).image, normalize)
+
+    def encode_patches(self, image: Tensor, head: str = "local", normalize: bool = False) -> Tensor:
+        """Patch embeddings [B,P,D]: `local` = g_v (the fine-grained loss's path), `global` = g_v
+        after h_v per patch
+        (zero-shot segmentation, App. D.7)."""
+        if head not in ("local", "global"):
+            raise ValueError(f"head {head!r}: use 'local' or 'global'")
+        states = self.vision(self.normalize(image))
+        if head == "global":
+            states = self.adapters.h_v(states)
+        return _unit(self.adapters.g_v(states), normalize)
+
+    def encode_text(
+        self, text: list[str] | Tensor, mask: Tensor | None = None, normalize: bool = False
+    ) -> Tensor:
+        """Global text embedding [B,D] of strings, or of ids [B,T] with their mask [B,T]."""
+        if not isinstance(text, Tensor):
+            ids, mask, _ = self.tokenize(text)
+        else:
+            ids = text
+            mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+        return _unit(self.text_features(ids, mask, torch.zeros_like(mask)).text, normalize)
+
+    def tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Strings -> ids, mask, special [B,T] on the model's device, padded to the longest."""
+        if self.tokenizer is None or self.text is None:
+            raise ValueError(
+                "this model has no tokenizer; load it with DualEncoder.from_pretrained"
+            )
+        encoded = self.tokenizer.batch(list(texts), self.text.max_tokens)
+        return tuple(x.to(self.mean.device) for x in encoded)
+
+    def config(self) -> dict[str, Any]:
+        """The run folder's config.json, without what only the training knows."""
+        return {
+            "vision": self.vision.config(),
+            "text": self.text.config() if self.text else None,
+            "width": self.width,
+            "global_head": self.global_head,
+            "mean": [round(v, 6) for v in self.mean.flatten().tolist()],
+            "std": [round(v, 6) for v in self.std.flatten().tolist()],
+            "interpolation": "bicubic",
+            "objective": self.objective_config,
+            "code_version": __version__,
+        }
+
+    def save_pretrained(
+        self, folder: str | Path, extra: dict[str, Any] | None = None
+    ) -> run_folder.RunFolder:
+        """Write a run folder; `extra` adds keys to config.json (objective, samples_seen)."""
+        tokenizer = self.tokenizer.to_json() if self.tokenizer else None
+        return run_folder.write(
+            folder, {**self.config(), **(extra or {})}, self.state_dict(), tokenizer
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> DualEncoder:
+        """The model of a run folder, in eval mode; every weight must be there and no other.
+
+        Raises:
+            FileNotFoundError, run_folder.InvalidRunFolder: see `run_folder.open_run`; also when
+            weights do not fit.
+        """
+        run = run_folder.open_run(folder)
+        config = run.config
+        tokenizer = Tokenizer.load(run.path) if (run.path / run_folder.TOKENIZER).exists() else None
+        model = cls(
+            VisionTower.from_config(config["vision"]),
+            TextTower.from_config(config["text"]) if config["text"] else None,
+            config["width"],
+            config.get("global_head", True),
+            config["mean"],
+            config["std"],
+            tokenizer,
+        )
+        weights = {k: v for k, v in run.weights().items() if not k.startswith("objective.")}
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise run_folder.InvalidRunFolder(
+                f"{run.path}: weights do not fit its config: {error}"
+            ) from None
+        model.objective_config = config["objective"]
+        return model.eval()
+
+
+def _unit(x: Tensor, normalize: bool) -> Tensor:
+    return F.normalize(x, dim=-1) if normalize else x

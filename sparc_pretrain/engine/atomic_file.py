@@ -1,0 +1,72 @@
+"""Writing a file so that a crash, a kill or a full disk never damages what was there before."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+PARTIAL = ".partial"
+
+
+def crash_point(name: str) -> None:
+    """Die by SIGKILL when the environment variable SPARC_CRASH_AT names this point (for tests)."""
+    if os.environ.get("SPARC_CRASH_AT") == name:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def atomic_write(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file so that `path` holds either its old content or all of the new one, also after a
+    power cut.
+
+    Args:
+        path: the file to write; its folder must exist.
+        write: fills the open temporary file, which lies in the same folder.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class HashingStream:
+    """What torch.save writes to: hashes on the way, and keeps an OSError until the end, because
+    torch aborts the whole process when a write fails under it.
+    """
+
+    def __init__(self, file: BinaryIO, crash_after: int) -> None:
+        self.file, self.crash_after = file, crash_after
+        self.size, self.sha = 0, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        length = memoryview(data).nbytes
+        if self.error is None:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.error = error
+            self.sha.update(data)
+            self.size += length
+            if self.size > self.crash_after:
+                self.file.flush()
+                crash_point("ckpt.mid_write")
+        return length
+
+    def flush(self) -> None:
+        """torch.save flushes; `atomic_write` does it when an error can be raised."""

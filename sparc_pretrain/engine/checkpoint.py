@@ -1,0 +1,240 @@
+"""Checkpoints as files: written atomically with a manifest as commit marker, verified and found.
+
+`NAME.pth` counts only once `NAME.pth.manifest.json` (file, size, sha256, iter) describes it. When a
+checkpoint is written again under the same name, its manifest first lists both contents, so there is
+no moment at which neither the old nor the new bytes are valid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+from sparc_pretrain.engine.atomic_file import PARTIAL, HashingStream, atomic_write, crash_point
+from sparc_pretrain.engine.plain_data import UnsafeCheckpoint, load
+
+__all__ = [
+    "CorruptCheckpoint",
+    "UnsafeCheckpoint",
+    "atomic_write",
+    "committed",
+    "crash_point",
+    "delete",
+    "find_valid",
+    "load",
+    "manifest_path",
+    "numbered",
+    "point_to",
+    "progress",
+    "save",
+    "set_aside",
+    "sha256",
+    "sweep",
+    "verify",
+]
+
+MANIFEST = ".manifest.json"
+POINTER = "last_checkpoint"
+NUMBERED = re.compile(r"(?:iter|epoch)_(\d+)\.pth")
+HASH_BLOCK = 1 << 22
+
+
+class CorruptCheckpoint(ValueError):
+    """The file's bytes are not those its manifest promises, or it was never committed."""
+
+
+def save(state: dict[str, Any], path: str | Path) -> None:
+    """Stream `state` to `path` atomically, then write its manifest.
+
+    Raises:
+        OSError: with the needed and the free bytes in its message; whatever `path` held before is
+            then intact and still valid.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    needed = _tensor_bytes(state)
+    entry: dict[str, Any] = {"file": path.name}
+    meta = state.get("meta")
+    if isinstance(meta, dict) and isinstance(meta.get("iter"), int):
+        entry["iter"] = meta["iter"]
+
+    def write(file: BinaryIO) -> None:
+        stream = HashingStream(file, crash_after=needed // 2)
+        torch.save(state, stream)
+        if stream.error is not None:
+            raise stream.error
+        entry.update(size=stream.size, sha256=stream.sha.hexdigest())
+        old = _read_manifest(path)
+        if old is not None and path.exists():
+            _write_manifest(path, {**old, "next": entry})
+        file.flush()
+        crash_point("ckpt.before_rename")
+
+    try:
+        atomic_write(path, write)
+        crash_point("ckpt.before_manifest")
+        _write_manifest(path, entry)
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(
+            error.errno,
+            f"cannot write {path}: needs about {needed:,} bytes, {free:,} are free in its folder "
+            f"({error.strerror}); earlier checkpoints are intact, make room and resume",
+        ) from error
+
+
+def verify(path: str | Path) -> None:
+    """Check the size and sha256 of `path` against its manifest.
+
+    Raises:
+        CorruptCheckpoint: they differ, or there is no manifest.
+        FileNotFoundError: no such checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    manifest = _read_manifest(path)
+    if manifest is None:
+        raise CorruptCheckpoint(
+            f"{path} has no readable manifest ({path.name}{MANIFEST}): it was never finished"
+        )
+    size = path.stat().st_size
+    accepted = [e for e in (manifest, manifest.get("next")) if isinstance(e, dict)]
+    if not any(size == entry.get("size") for entry in accepted):
+        raise CorruptCheckpoint(
+            f"{path} is damaged: {size:,} bytes instead of {manifest.get('size')}"
+        )
+    sha = sha256(path)
+    if not any(sha == entry.get("sha256") for entry in accepted):
+        raise CorruptCheckpoint(f"{path} is damaged: its sha256 is not the one in its manifest")
+
+
+def find_valid(work_dir: str | Path) -> Path | None:
+    """The newest checkpoint of `work_dir` that passes `verify`, or None.
+
+    The pointer ``last_checkpoint`` only hints at a second folder to look into; it may be missing,
+    empty or stale. Checkpoints that are passed over are logged by name.
+    """
+    folders = {Path(work_dir).resolve(): None}
+    hint = _read_pointer(Path(work_dir))
+    if hint is not None:
+        folders[hint.parent.resolve()] = None
+    found = [path for folder in folders for path in numbered(folder)]
+    for path in sorted(found, key=progress, reverse=True):
+        try:
+            verify(path)
+        except (CorruptCheckpoint, OSError) as error:
+            print_log(f"checkpoint passed over: {error}", "current", logging.WARNING)
+            continue
+        return path
+    return None
+
+
+def numbered(folder: str | Path) -> list[Path]:
+    """The files ``iter_N.pth`` and ``epoch_N.pth`` of `folder`, valid or not, oldest first."""
+    if not Path(folder).is_dir():
+        return []
+    names = [p for p in Path(folder).iterdir() if NUMBERED.fullmatch(p.name) and p.is_file()]
+    return sorted(names, key=progress)
+
+
+def progress(path: Path) -> tuple[int, int]:
+    """How far training was: the iteration, as its manifest says, and the number in the name."""
+    match = NUMBERED.fullmatch(path.name)
+    number = int(match[1]) if match else -1
+    iteration = (_read_manifest(path) or {}).get("iter")
+    return (iteration if isinstance(iteration, int) else number, number)
+
+
+def committed(path: Path) -> bool:
+    """Whether `path` has a manifest (a cheap look, see `verify`)."""
+    return _read_manifest(path) is not None
+
+
+def delete(path: Path) -> None:
+    """Remove a checkpoint, then its manifest."""
+    path.unlink(missing_ok=True)
+    crash_point("ckpt.mid_delete")
+    manifest_path(path).unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a checkpoint and its manifest to ``NAME.pth.aside``, which nothing looks for."""
+    aside = path.with_name(path.name + ".aside")
+    if manifest_path(path).exists():
+        os.replace(manifest_path(path), manifest_path(aside))
+    os.replace(path, aside)
+    return aside
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove what a killed process left: unfinished files, and manifests without a checkpoint."""
+    for path in Path(folder).glob(f"*{PARTIAL}"):
+        path.unlink(missing_ok=True)
+    for path in Path(folder).glob(f"*.pth{MANIFEST}"):
+        if not path.with_name(path.name.removesuffix(MANIFEST)).exists():
+            path.unlink(missing_ok=True)
+
+
+def point_to(path: str | Path, work_dir: str | Path) -> None:
+    """Write the pointer ``last_checkpoint``."""
+    atomic_write(Path(work_dir) / POINTER, lambda file: _write_text(file, str(path)))
+
+
+def manifest_path(path: Path) -> Path:
+    """Where the manifest of a checkpoint lies."""
+    return path.with_name(path.name + MANIFEST)
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, read in blocks."""
+    sha = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(HASH_BLOCK):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def _tensor_bytes(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(_tensor_bytes(v) for v in value.values())
+    if isinstance(value, (list, tuple)):
+        return sum(_tensor_bytes(v) for v in value)
+    return 0
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    try:
+        manifest = json.loads(manifest_path(path).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) else None
+
+
+def _write_manifest(path: Path, entry: dict[str, Any]) -> None:
+    text = json.dumps(entry, indent=1)
+    atomic_write(manifest_path(path), lambda file: _write_text(file, text))
+
+
+def _write_text(file: BinaryIO, text: str) -> None:
+    file.write(text.encode("utf-8"))
+
+
+def _read_pointer(work_dir: Path) -> Path | None:
+    try:
+        text = (work_dir / POINTER).read_text("utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return Path(text) if text else None

@@ -1,0 +1,233 @@
+"""Every patch of mmengine that training needs, in one place; and what to resume from.
+
+Each patch says why it is here and when it can go. mmengine's parts are looked up at call time, so
+`install` only has to run before the first Runner is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from inspect import isclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import mmengine.fileio.handlers.yaml_handler as yaml_handler
+import mmengine.hub
+import mmengine.hub.hub
+import mmengine.runner
+import mmengine.runner.checkpoint as mm_checkpoint
+import mmengine.runner.runner as mm_runner
+import mmengine.utils
+import mmengine.utils.package_utils as package_utils
+import torch
+import yaml
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.registry import MODEL_WRAPPERS
+from mmengine.runner import Runner
+from torch.nn.parallel import DistributedDataParallel
+
+from sparc_pretrain.distributed import gather_objects, rank
+from sparc_pretrain.engine.checkpoint import CorruptCheckpoint, find_valid, load, save, verify
+from sparc_pretrain.engine.checkpoint import committed as has_manifest
+from sparc_pretrain.engine.launcher import init_distributed
+from sparc_pretrain.engine.plain_data import load_plain
+
+__all__ = ["drop_config_text", "init_distributed", "install", "resolve_resume"]
+
+RESUMABLE = ("meta", "state_dict", "message_hub", "optimizer")
+
+
+def install() -> None:
+    """Patch mmengine; calling it again changes nothing."""
+    if mm_checkpoint._safe_torch_load is _strict_torch_load:
+        return
+
+    # mmengine retries a refused pickle with weights_only=False. Goes when that fallback goes.
+    mm_checkpoint._safe_torch_load = _strict_torch_load
+    # torch.hub's loader, used for http(s) and torchvision:// weights, unpickles anything.
+    mm_checkpoint.load_url = _strict_load_url
+    # Runner.resume and the inferencers execute config text found in a checkpoint. Goes when
+    # mmengine stops calling Config.fromstring on it.
+    loader = mm_checkpoint.CheckpointLoader
+    loader.load_checkpoint = classmethod(_without_code(loader.load_checkpoint.__func__))
+
+    # mmengine writes in place, from a second copy in memory, without fsync or checksum. Goes when
+    # it writes atomically.
+    original_save = mm_checkpoint.save_checkpoint
+    for module in (mm_checkpoint, mm_runner, mmengine.runner):
+        module.save_checkpoint = _durable_save(original_save)
+    # mmengine believes the pointer file, also when it is empty or names a deleted file.
+    for module in (mm_checkpoint, mm_runner, mmengine.runner):
+        module.find_latest_checkpoint = _find_latest
+
+    # A checkpoint of another model fails in the depths of torch, on many lines.
+    Runner.resume = _one_line_mismatch(Runner.resume)
+
+    # YAML configs are read with the full loader, which runs code. Goes with a safe default.
+    yaml_handler.Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    # mmengine.hub pip-installs packages in the middle of a run, over the ones that are there.
+    for module in (package_utils, mmengine.utils, mmengine.hub.hub):
+        module.install_package = _refuse_install
+    for module in (mmengine.hub, mmengine.hub.hub):
+        module.get_config = module.get_model = _refuse_hub
+
+    # On a machine without accelerator DistributedDataParallel must not get device_ids. Goes when
+    # Runner.wrap_model looks at the device.
+    Runner.wrap_model = _cpu_aware(Runner.wrap_model)
+
+
+def resolve_resume(work_dir: str | Path, resume: str | Path | None) -> Path | None:
+    """The verified checkpoint to resume from, the same on every rank; None starts from scratch.
+
+    Args:
+        work_dir: searched when `resume` is "auto".
+        resume: None, "auto", or the path of a checkpoint.
+
+    Raises:
+        ValueError: the file is damaged, or is not a checkpoint that training can resume from.
+        FileNotFoundError: no such file.
+    """
+    chosen: Path | None = None
+    error: Exception | None = None
+    if rank() == 0 and resume is not None:
+        try:
+            chosen = find_valid(work_dir) if str(resume) == "auto" else _checked(Path(resume))
+        except (ValueError, OSError) as caught:
+            error = caught
+    # One rank reads and hashes the file; the others get its verdict.
+    kind, message, path = gather_objects((type(error), str(error), chosen))[0]
+    if error is not None:
+        raise error
+    if issubclass(kind, Exception):
+        raise (kind if kind in (FileNotFoundError, CorruptCheckpoint) else ValueError)(message)
+    return path
+
+
+def _checked(path: Path) -> Path:
+    path = path.expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file: give --resume a checkpoint, or auto")
+    if has_manifest(path):
+        verify(path)
+    else:
+        print_log(f"{path} has no manifest, so damage to it cannot be noticed", "current")
+    missing = [key for key in RESUMABLE if key not in load(path)]
+    if missing:
+        raise ValueError(
+            f"{path} cannot be resumed from: it lacks {', '.join(missing)}; for its weights alone, "
+            "use load_from"
+        )
+    return path.resolve()
+
+
+def _strict_torch_load(
+    file: Any, map_location: Any = None, weights_only: bool | None = None
+) -> Any:
+    """Stands for mmengine's `_safe_torch_load`; `weights_only` is always true."""
+    if isinstance(file, (str, Path)):
+        return load(file, map_location)
+    return load_plain(file, getattr(file, "name", "the downloaded checkpoint"), map_location)
+
+
+def _strict_load_url(
+    url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True
+) -> Any:
+    folder = Path(model_dir or Path(torch.hub.get_dir()) / "checkpoints")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / Path(urlparse(url).path).name
+    if not file.exists():
+        torch.hub.download_url_to_file(url, str(file), progress=progress)
+    return load(file, map_location)
+
+
+def _without_code(original: Callable) -> Callable:
+    @wraps(original)
+    def load_checkpoint(cls: type, *args: Any, **kwargs: Any) -> Any:
+        checkpoint = original(cls, *args, **kwargs)
+        if isinstance(checkpoint, dict):
+            drop_config_text(checkpoint)
+        return checkpoint
+
+    return load_checkpoint
+
+
+def drop_config_text(checkpoint: dict[str, Any]) -> str | None:
+    """Remove, in place, the config texts mmengine would execute; returns the one of ``meta``."""
+    text = None
+    meta = checkpoint.get("meta")
+    if isinstance(meta, dict):
+        text = meta.pop("cfg", None)
+        meta.pop("config", None)
+    hub = checkpoint.get("message_hub")
+    info = hub.get("runtime_info") if isinstance(hub, dict) else None
+    if isinstance(info, dict):
+        info.pop("cfg", None)
+    return text if isinstance(text, str) else None
+
+
+def _durable_save(original: Callable) -> Callable:
+    @wraps(original)
+    def save_checkpoint(
+        checkpoint: dict, filename: str, file_client_args: Any = None, backend_args: Any = None
+    ) -> None:
+        if file_client_args or backend_args or "://" in str(filename):
+            original(checkpoint, filename, file_client_args, backend_args)
+        else:
+            save(checkpoint, filename)
+
+    return save_checkpoint
+
+
+def _one_line_mismatch(original: Callable) -> Callable:
+    @wraps(original)
+    def resume(self: Runner, filename: str, *args: Any, **kwargs: Any) -> None:
+        self._resume = True  # hooks ask for it, also when a script calls resume itself
+        try:
+            original(self, filename, *args, **kwargs)
+        except (RuntimeError, KeyError) as error:
+            if isinstance(error, KeyError) or "size mismatch" in str(error):
+                first = " ".join(str(error).split())[:200]
+                raise ValueError(f"cannot resume from {filename}: {first}") from error
+            raise
+
+    return resume
+
+
+def _find_latest(path: str) -> str | None:
+    found = find_valid(path)
+    return None if found is None else str(found)
+
+
+def _refuse_install(package: str) -> None:
+    raise ImportError(f"{package} is missing, and nothing is installed during a run: install it")
+
+
+def _refuse_hub(*args: Any, **kwargs: Any) -> None:
+    raise ImportError(
+        "mmengine.hub would install packages over the ones in use; load the config with "
+        "mmengine.Config.fromfile from the installed package instead"
+    )
+
+
+def _cpu_aware(original: Callable) -> Callable:
+    @wraps(original)
+    def wrap_model(self: Runner, model_wrapper_cfg: dict | None, model: torch.nn.Module) -> Any:
+        if self.distributed and not torch.cuda.is_available() and not is_model_wrapper(model):
+            cfg = dict(
+                model_wrapper_cfg
+                or dict(
+                    broadcast_buffers=False,
+                    find_unused_parameters=self.cfg.get("find_unused_parameters", False),
+                )
+            )
+            kind = cfg.setdefault("type", "MMDistributedDataParallel")
+            wrapper = MODEL_WRAPPERS.get(kind) if isinstance(kind, str) else kind
+            if isclass(wrapper) and issubclass(wrapper, DistributedDataParallel):
+                model_wrapper_cfg = {**cfg, "device_ids": None}
+        return original(self, model_wrapper_cfg, model)
+
+    return wrap_model

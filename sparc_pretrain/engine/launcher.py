@@ -1,0 +1,69 @@
+"""The start of torch.distributed, on machines with and without GPUs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from datetime import timedelta
+from typing import Literal
+
+import mmengine.dist
+import torch
+import torch.distributed as dist
+
+DEFAULT_TIMEOUT = 600.0  # seconds a collective may take before the run ends with an error
+DEFAULT_PORT = "29500"
+
+
+def init_distributed(
+    launcher: Literal["none", "pytorch", "slurm", "mpi"], timeout: float | None = None
+) -> None:
+    """Start torch.distributed before the Runner is built: gloo without a GPU, else mmengine's nccl.
+
+    Args:
+        launcher: what started the processes; "pytorch" is torchrun.
+        timeout: seconds a collective may take; default SPARC_DIST_TIMEOUT, else 600.
+
+    Raises:
+        ValueError: the launcher is unknown, or does not fit the environment.
+    """
+    if launcher == "none":
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("torchrun started several processes: add --launcher pytorch")
+        return
+    if launcher not in ("pytorch", "slurm", "mpi"):
+        raise ValueError(f"launcher {launcher!r} is none of none, pytorch, slurm, mpi")
+    if dist.is_initialized():
+        return
+    seconds = float(timeout or os.environ.get("SPARC_DIST_TIMEOUT", DEFAULT_TIMEOUT))
+    _export_ranks(launcher)
+    if torch.cuda.is_available():
+        mmengine.dist.init_dist(launcher, backend="nccl", timeout=seconds)
+    else:
+        dist.init_process_group("gloo", timeout=timedelta(seconds=seconds))
+
+
+def _export_ranks(launcher: str) -> None:
+    """Put what slurm or mpi say about this process where torch.distributed looks for it."""
+    names = {
+        "pytorch": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+        "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+        "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    }[launcher]
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        remedy = {
+            "pytorch": "start with torchrun --nproc-per-node N",
+            "slurm": "start with srun",
+            "mpi": "start with mpirun",
+        }[launcher]
+        raise ValueError(f"launcher {launcher} needs {', '.join(missing)}: {remedy}")
+    for name, source in zip(("RANK", "WORLD_SIZE", "LOCAL_RANK"), names, strict=True):
+        os.environ[name] = os.environ[source]
+    if launcher == "slurm" and "MASTER_ADDR" not in os.environ:
+        nodes = ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]]
+        os.environ["MASTER_ADDR"] = subprocess.check_output(nodes, text=True).split()[0]
+    if launcher != "pytorch":
+        os.environ.setdefault("MASTER_PORT", DEFAULT_PORT)
+        if "MASTER_ADDR" not in os.environ:
+            raise ValueError("set MASTER_ADDR to the host name of the first node")

@@ -1,0 +1,128 @@
+"""From a short pre-training config to a complete mmengine one: `data`, `tokenizer` and `schedule`
+become loader and loops.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from sparc_pretrain.data.dataset import PairDataset
+from sparc_pretrain.data.shards import expand
+from sparc_pretrain.data.tokenizer import Tokenizer
+from sparc_pretrain.distributed import barrier, rank, world_size
+
+SCENES_COMMAND = "python tools/data.py scenes --out data/scenes --train 2000 --val 200 --size 128"
+# Captions read to train a tokenizer: enough for 32k merges, read in seconds.
+TOKENIZER_CAPTIONS = 2_000_000
+
+
+def complete(cfg: Config, accumulate: int | None = None, amp: bool = False) -> Config:
+    """Derive train_dataloader, train_cfg and param_scheduler, and make the tokenizer, in place.
+
+    Args:
+        cfg: a config like ``configs/sparc.py`` with ``work_dir`` set. accumulate, amp: the
+            tool's flags.
+
+    Returns:
+        cfg. The tokenizer is in ``WORK_DIR/tokenizer.json``; rank 0 makes it, an existing one is
+        kept.
+
+    Raises:
+        FileNotFoundError: shards are missing (the command that makes the built-in ones is named).
+        ValueError: batch sizes that do not divide.
+    """
+    data, schedule = cfg.data, cfg.schedule
+    sources = check_sources(data.sources)
+    accumulate = accumulate or cfg.model.get("accumulate", 1)
+    local = data.global_batch // world_size()
+    if local * world_size() != data.global_batch or local % accumulate:
+        raise ValueError(
+            f"data.global_batch={data.global_batch} does not divide into {world_size()} processes x "
+            f"{accumulate} micro-batches"
+        )
+    tokenizer = make_tokenizer(Path(cfg.work_dir), dict(cfg.tokenizer), sources)
+    path = str(Path(cfg.work_dir) / "tokenizer.json")
+    cfg.model.accumulate = accumulate
+    cfg.model.tokenizer = path
+    cfg.model.text.update(vocab_size=tokenizer.vocab_size, max_tokens=data.max_tokens)
+    cfg.model.vision.update(img_size=data.image_size)
+    cfg.optim_wrapper.amp = amp or cfg.optim_wrapper.get("amp", False)
+
+    seed = cfg.get("randomness", {}).get("seed") or 0
+    workers = data.get("workers", 0)
+    cfg.train_dataloader = dict(
+        batch_size=local,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=True,
+        drop_last=True,
+        collate_fn=dict(type="sparc_collate"),
+        sampler=dict(
+            type="PairSampler",
+            seed=seed,
+            mode=data.get("mode", "alternate"),
+            global_batch=data.global_batch,
+        ),
+        dataset=dict(
+            type="PairDataset",
+            sources=sources,
+            tokenizer=path,
+            image_size=data.image_size,
+            max_tokens=data.max_tokens,
+            seed=seed,
+            **data.get("dataset", {}),
+        ),
+    )
+    cfg.model_wrapper_cfg = dict(type="DistributedPretrainer")
+    steps, warmup = schedule.steps, schedule.warmup
+    if not 0 <= warmup < steps:
+        raise ValueError(f"schedule.warmup={warmup} must be below schedule.steps={steps}")
+    cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=steps, val_interval=steps + 1)
+    cfg.param_scheduler = [
+        dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=warmup),
+        dict(type="CosineAnnealingLR", by_epoch=False, begin=warmup, end=steps, eta_min=0.0),
+    ][0 if warmup else 1 :]
+    return cfg
+
+
+def check_sources(sources: Any) -> list[dict]:
+    """Normalise ``data.sources`` (a path or brace pattern, or a list of dicts) and check that the
+    shards exist.
+    """
+    entries = [sources] if isinstance(sources, (str, dict)) else list(sources)
+    entries = [dict(shards=e) if isinstance(e, str) else dict(e) for e in entries]
+    for entry in entries:
+        try:
+            expand(entry["shards"])
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error}. Make the built-in data with: {SCENES_COMMAND} ; then add "
+                "--cfg-options data.sources='data/scenes/shards/train-*.tar'"
+            ) from None
+    return entries
+
+
+def make_tokenizer(work_dir: Path, spec: dict[str, Any], sources: list[dict]) -> Tokenizer:
+    """The run's tokenizer, from ``WORK_DIR/tokenizer.json`` if there, else made as `spec` says and
+    put there.
+
+    Args:
+        spec: ``dict(train=VOCAB_SIZE)`` on the shards' captions, or ``dict(load='open_clip' |
+            folder | name)``.
+    """
+    path = work_dir / "tokenizer.json"
+    if rank() == 0 and not path.exists():
+        if spec.keys() == {"train"}:
+            captions = PairDataset.captions(sources, limit=TOKENIZER_CAPTIONS)
+            tokenizer = Tokenizer.train(captions, spec["train"])
+        elif spec.keys() == {"load"}:
+            name = spec["load"]
+            tokenizer = Tokenizer.open_clip() if name == "open_clip" else Tokenizer.load(name)
+        else:
+            raise ValueError(f"tokenizer={spec}: use dict(train=VOCAB_SIZE) or dict(load=NAME)")
+        tokenizer.save(work_dir)
+    barrier()
+    return Tokenizer.load(path)

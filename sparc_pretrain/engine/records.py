@@ -1,0 +1,87 @@
+"""metrics.json: what every evaluation leaves behind, with enough beside the numbers to know what
+they are of.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sparc_pretrain import __version__
+from sparc_pretrain.engine.atomic_file import atomic_write
+from sparc_pretrain.run_folder import RunFolder
+
+PACKAGES = (
+    "torch torchvision timm transformers numpy onedl-mmengine onedl-mmcv onedl-mmdetection "
+    "onedl-mmsegmentation hotcoco pycocoevalcap"
+).split()
+
+
+def ancestry(run: RunFolder | None) -> dict[str, Any] | None:
+    """Which pre-training a backbone comes from; None = random initialisation."""
+    if run is None:
+        return None
+    objective = (run.config.get("objective") or {}).get("type")
+    seen = run.config.get("samples_seen")
+    return {"run": run.name, "sha256": run.sha256, "objective": objective, "samples_seen": seen}
+
+
+def write_metrics(
+    path: str | Path,
+    task: str,
+    metrics: dict[str, float],
+    protocol: dict[str, Any],
+    backbone: dict[str, Any] | None,
+    config: str | None = None,
+    checkpoint: str | None = None,
+    data: str | None = None,
+    seconds: float | None = None,
+) -> dict[str, Any]:
+    """Write one evaluation's record to `path` (atomically) and return it.
+
+    Args:
+        task: e.g. 'retrieval', 'detection'. metrics: name -> number; NaN becomes null.
+        protocol: how the numbers were made. backbone: see `ancestry`. data: what was evaluated on.
+    """
+    record = {
+        "task": task,
+        "metrics": {k: _number(v) for k, v in metrics.items() if _is_number(v)},
+        "protocol": protocol,
+        "backbone": backbone,
+        "config": config,
+        "checkpoint": checkpoint,
+        "data": data,
+        "seconds": seconds,
+        "versions": {"sparc_pretrain": __version__, **_versions()},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    text = json.dumps(record, indent=1, default=str).encode()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, lambda file: file.write(text))
+    return record
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _number(value: Any) -> float | None:
+    return None if math.isnan(float(value)) else float(value)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

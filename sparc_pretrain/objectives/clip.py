@@ -1,0 +1,39 @@
+"""CLIP: the global contrast alone (Radford et al., arXiv 2103.00020), SPARC's like-for-like
+baseline.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from sparc_pretrain.objectives.contrastive import Temperature, info_nce, unit
+from sparc_pretrain.registry import OBJECTIVES
+from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures
+
+
+@OBJECTIVES.register_module()
+class Clip(nn.Module):
+    """Symmetric InfoNCE over the batch with a learned temperature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = Temperature()
+
+    def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
+        """features of [b] pairs -> {"global_loss", "scale"}."""
+        return self.coupled(features.image, features.text)
+
+    def coupled(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+        """The terms that couple all pairs of a batch, from global embeddings [b,D] alone."""
+        scale = self.temperature()
+        return {"global_loss": info_nce(image, text, scale), "scale": scale.detach()}
+
+    def paired(
+        self, features: Features, batch: Batch, whole: Batch | None = None
+    ) -> dict[str, Tensor]:
+        """The terms that need one pair at a time: none."""
+        return {}
+
+    def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """How the model is read: cosine of the global embeddings, [I,T]."""
+        return unit(image.image) @ unit(text.text).T

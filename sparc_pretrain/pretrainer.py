@@ -1,0 +1,244 @@
+"""Pretrainer: Batch -> Features -> losses, and one exact optimizer step for any number of micro-
+batches and processes.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from mmengine.model import BaseDataPreprocessor, BaseModel, MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from sparc_pretrain import run_folder
+from sparc_pretrain.data.tokenizer import Tokenizer
+from sparc_pretrain.dual_encoder import MEAN, STD, DualEncoder
+from sparc_pretrain.registry import MODEL_WRAPPERS, MODELS, OBJECTIVES
+from sparc_pretrain.towers.text import TextTower
+from sparc_pretrain.towers.vision import VisionTower
+from sparc_pretrain.types import Batch
+
+Losses = dict[str, Tensor]
+
+
+class BatchToDevice(BaseDataPreprocessor):
+    """Moves a Batch to the model's device; pixels stay uint8 until the encoder normalises them
+    there.
+    """
+
+    def forward(self, data: Batch, training: bool = False) -> Batch:
+        """Batch -> the same Batch on the device."""
+        return data.to(self.device, non_blocking=True)
+
+
+@MODELS.register_module()
+class Pretrainer(BaseModel):
+    """A dual encoder under an objective, as mmengine's Runner trains it.
+
+    Args:
+        vision, text: arguments of VisionTower and TextTower. objective: config of a registered
+            objective.
+        width, global_head, mean, std: of the DualEncoder.
+        tokenizer: tokenizer.json that travels in the run folder.
+        accumulate: micro-batches per step. Exact: global embeddings are cached, the objective's
+            coupled terms see them all, its paired terms are computed inside each micro-batch, and
+            the gradients equal one
+            big batch's.
+        grad_checkpointing: recompute the vision blocks in the backward pass.
+        init_from: a run folder to start from. locked: 'vision' or 'text', a tower that is not
+            trained (LiT, arXiv 2111.07991).
+
+    Raises:
+        ValueError: accumulation with an objective that has no `coupled`/`paired` parts, an
+            unknown locked tower, or weights of `init_from` that do not fit.
+    """
+
+    def __init__(
+        self,
+        vision: dict[str, Any],
+        text: dict[str, Any],
+        objective: dict[str, Any],
+        width: int = 512,
+        global_head: bool = True,
+        mean: tuple[float, ...] = MEAN,
+        std: tuple[float, ...] = STD,
+        tokenizer: str | None = None,
+        accumulate: int = 1,
+        grad_checkpointing: bool = False,
+        init_from: str | None = None,
+        locked: str | None = None,
+    ) -> None:
+        super().__init__(BatchToDevice())
+        if locked not in (None, "vision", "text"):
+            raise ValueError(f"locked={locked!r}: use 'vision', 'text' or nothing")
+        words = Tokenizer.load(tokenizer) if tokenizer else None
+        self.encoder = DualEncoder(
+            VisionTower(**vision), TextTower(**text), width, global_head, mean, std, words
+        )
+        self.objective_config = dict(objective)
+        self.objective = OBJECTIVES.build(dict(objective))
+        if accumulate > 1 and not hasattr(self.objective, "coupled"):
+            raise ValueError(f"{objective['type']} cannot be accumulated exactly: use accumulate=1")
+        self.accumulate = accumulate
+        self.encoder.vision.grad_checkpointing = grad_checkpointing
+        self.init_from, self.locked = init_from, locked
+        if locked:
+            getattr(self.encoder, locked).requires_grad_(False)
+
+    def init_weights(self) -> None:
+        """Take the weights of `init_from`; called by the Runner before a checkpoint is resumed."""
+        if self.init_from:
+            run = run_folder.open_run(self.init_from)
+            weights = {k: v for k, v in run.weights().items() if not k.startswith("objective.")}
+            try:
+                self.encoder.load_state_dict(weights)
+            except RuntimeError as error:
+                raise ValueError(f"init_from={run.path}: {error}") from None
+
+    def train(self, mode: bool = True) -> Pretrainer:
+        """Training mode; a locked tower stays in eval mode."""
+        super().train(mode)
+        if self.locked:
+            getattr(self.encoder, self.locked).eval()
+        return self
+
+    def forward(self, batch: Batch, mode: str = "loss", **kwargs) -> Losses | Any:
+        """mode 'loss': Batch -> losses; 'part': one micro-batch, see `_part`; 'tensor': Batch ->
+        Features.
+        """
+        if mode == "part":
+            return self._part(batch, **kwargs)
+        features = self.encoder(batch.image, batch.ids, batch.mask, batch.special)
+        if mode == "tensor":
+            return features
+        with _no_autocast(batch):
+            return self.objective(features, batch)
+
+    def train_step(self, data: Batch, optim_wrapper: OptimWrapper) -> Losses:
+        """One optimizer step on this process alone."""
+        return self.optimize(self, data, optim_wrapper)
+
+    def optimize(self, model: nn.Module, data: Batch, optim_wrapper: OptimWrapper) -> Losses:
+        """One optimizer step; `model` is this module or its distributed wrapper."""
+        batch = self.data_preprocessor(data, True)
+        if self.accumulate == 1:
+            with optim_wrapper.optim_context(model):
+                losses = model(batch, mode="loss")
+            loss, log = self.parse_losses(losses)
+            optim_wrapper.update_params(loss)
+            return log
+        parts = batch.chunk(self.accumulate)
+        states, image, text = self._cache(parts, model, optim_wrapper)
+        image_grad, text_grad = self._coupled_gradients(image, text)
+        size, logs = len(parts[0]), []
+        for i, part in enumerate(parts):
+            last = i == len(parts) - 1
+            rows = slice(i * size, (i + 1) * size)
+            quiet = model.no_sync() if not last and hasattr(model, "no_sync") else nullcontext()
+            _set_random_state(states[i])
+            with quiet:
+                with optim_wrapper.optim_context(model):
+                    losses = model(
+                        part,
+                        mode="part",
+                        gradients=(image_grad[rows], text_grad[rows]),
+                        whole=batch,
+                        cached=(image, text) if last else None,
+                    )
+                surrogate = losses.pop("surrogate")
+                loss, log = self.parse_losses(losses)
+                optim_wrapper.backward(loss + surrogate)
+            logs.append(log)
+        optim_wrapper.step()
+        optim_wrapper.zero_grad()
+        return _join(logs)
+
+    @torch.no_grad()
+    def _cache(
+        self, parts: list[Batch], model: nn.Module, optim_wrapper: OptimWrapper
+    ) -> tuple[list, Tensor, Tensor]:
+        """First pass: random state before each micro-batch, and the global embeddings [b,D] of them
+        all.
+        """
+        states, images, texts = [], [], []
+        for part in parts:
+            states.append(_random_state(part.image.device))
+            with optim_wrapper.optim_context(model):
+                features = self(part, mode="tensor")
+            images.append(features.image)
+            texts.append(features.text)
+        return states, torch.cat(images), torch.cat(texts)
+
+    def _coupled_gradients(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients [b,D] of the coupled terms with respect to the cached global embeddings."""
+        image, text = image.detach().requires_grad_(), text.detach().requires_grad_()
+        loss, _ = self.parse_losses(self.objective.coupled(image, text))
+        return torch.autograd.grad(loss, (image, text))
+
+    def _part(
+        self,
+        part: Batch,
+        gradients: tuple[Tensor, Tensor],
+        whole: Batch,
+        cached: tuple[Tensor, Tensor] | None,
+    ) -> Losses:
+        """Second pass over one micro-batch.
+
+        `surrogate` has the gradient of the coupled terms with respect to the towers; the last
+        micro-batch (`cached` given) also computes the coupled terms from the cache, for the
+        objective's own
+        parameters and the log.
+        """
+        features = self.encoder(part.image, part.ids, part.mask, part.special)
+        with _no_autocast(part):
+            losses = dict(self.objective.paired(features, part, whole))
+            if cached is not None:
+                losses.update(self.objective.coupled(*cached))
+            pairs = zip((features.image, features.text), gradients, strict=True)
+            losses["surrogate"] = sum((value * grad).sum() for value, grad in pairs)
+        return losses
+
+    def run_config(self, samples_seen: int) -> dict[str, Any]:
+        """config.json of this model's run folder."""
+        self.encoder.objective_config = self.objective_config
+        return {**self.encoder.config(), "samples_seen": samples_seen}
+
+    def run_weights(self) -> dict[str, Tensor]:
+        """The run folder's tensors: vision.*, text.*, adapters.*, objective.*."""
+        objective = {f"objective.{k}": v for k, v in self.objective.state_dict().items()}
+        return {**self.encoder.state_dict(), **objective}
+
+
+@MODEL_WRAPPERS.register_module()
+class DistributedPretrainer(MMDistributedDataParallel):
+    """DistributedDataParallel around a Pretrainer: gradients are averaged over ranks once per step."""
+
+    def train_step(self, data: Batch, optim_wrapper: OptimWrapper) -> Losses:
+        """One optimizer step of all processes."""
+        return self.module.optimize(self, data, optim_wrapper)
+
+
+def _no_autocast(batch: Batch) -> torch.autocast:
+    return torch.autocast(batch.image.device.type, enabled=False)
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), cuda
+
+
+def _set_random_state(state: tuple[Tensor, Tensor | None]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1])
+
+
+def _join(logs: list[Losses]) -> Losses:
+    """Losses of micro-batches add up (their divisor is the batch's), everything else is averaged."""
+    joined: Losses = {}
+    for key in {k for log in logs for k in log}:
+        values = torch.stack([log[key].detach() for log in logs if key in log])
+        joined[key] = values.sum() if key.endswith("loss") else values.mean()
+    return joined

@@ -1,0 +1,216 @@
+"""The one format that travels: a folder with config.json, model.safetensors, tokenizer.json,
+README.md and manifest.json.
+
+Files and dicts only; who makes modules of them is `dual_encoder` (pre-training, zero-shot) and
+`transfer.backbone`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT = 1
+CONFIG, WEIGHTS, TOKENIZER, CARD, MANIFEST = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "README.md",
+    "manifest.json",
+)
+REQUIRED_KEYS = ("format", "vision", "text", "width", "mean", "std", "interpolation", "objective")
+
+
+class InvalidRunFolder(ValueError):
+    """The folder is not a run folder, is incomplete, or its bytes are not those of its manifest."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder that was opened: its path (symlinks resolved), config and identity (sha256 of
+    manifest.json).
+    """
+
+    path: Path
+    config: dict[str, Any]
+    sha256: str
+
+    def weights(self, prefix: str = "") -> dict[str, Tensor]:
+        """The tensors whose name starts with `prefix`, the prefix cut off (fp32)."""
+        with safe_open(self.path / WEIGHTS, framework="pt") as file:
+            names = [n for n in file.keys() if n.startswith(prefix)]  # noqa: SIM118 (not a dict)
+            return {n.removeprefix(prefix): file.get_tensor(n) for n in names}
+
+    @property
+    def name(self) -> str:
+        """A short name for tables: the work dir's and the folder's."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+
+def open_run(folder: str | Path) -> RunFolder:
+    """Open a run folder (or a work dir that holds ``run``).
+
+    Raises:
+        FileNotFoundError: no such folder. InvalidRunFolder: not a run folder, or an unknown
+            format version.
+    """
+    path = Path(folder)
+    if not (path / MANIFEST).exists() and (path / "run" / MANIFEST).exists():
+        path = path / "run"
+    if not path.exists():
+        raise FileNotFoundError(f"no run folder at {folder}: pre-training writes WORK_DIR/run")
+    path = path.resolve()
+    try:
+        manifest = (path / MANIFEST).read_bytes()
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InvalidRunFolder(
+            f"{path} is not a run folder: {Path(error.filename).name} is missing"
+        ) from None
+    except (NotADirectoryError, ValueError) as error:
+        raise InvalidRunFolder(f"{path} is not a run folder: {error}") from None
+    missing = [key for key in REQUIRED_KEYS if key not in config]
+    if missing or config["format"] != FORMAT:
+        raise InvalidRunFolder(
+            f"{path / CONFIG}: format {config.get('format')} where this code reads {FORMAT}, "
+            f"missing keys {missing}"
+        )
+    return RunFolder(path, config, hashlib.sha256(manifest).hexdigest())
+
+
+def verify(folder: str | Path) -> RunFolder:
+    """Check every byte of a run folder against its manifest.
+
+    Raises:
+        InvalidRunFolder: naming the first file that is missing, changed or unreadable.
+    """
+    run = open_run(folder)
+    listed = json.loads((run.path / MANIFEST).read_text(encoding="utf-8"))["files"]
+    for name, entry in listed.items():
+        file = run.path / name
+        if not file.is_file():
+            raise InvalidRunFolder(f"{file} is missing")
+        if file.stat().st_size != entry["size"] or _sha256(file) != entry["sha256"]:
+            raise InvalidRunFolder(f"{file} is damaged: its sha256 is not the manifest's")
+    try:
+        run.weights("adapters.")
+    except SafetensorError as error:
+        raise InvalidRunFolder(f"{run.path / WEIGHTS} cannot be read: {error}") from None
+    return run
+
+
+def write(
+    folder: str | Path, config: dict[str, Any], weights: dict[str, Tensor], tokenizer: str | None
+) -> RunFolder:
+    """Write a whole run folder; the manifest goes last, so a folder without it does not count.
+
+    Args:
+        folder: the place; an existing folder there is replaced by renaming, never written into.
+        config: see architecture; `format` is set here. weights: name -> tensor, stored as fp32.
+        tokenizer: the text of tokenizer.json, None for a vision-only run.
+    """
+    folder = Path(folder)
+    draft = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    config = {"format": FORMAT, **config}
+    save_file(
+        {k: v.detach().float().cpu().contiguous() for k, v in weights.items()}, draft / WEIGHTS
+    )
+    texts = {CONFIG: json.dumps(config, indent=1, sort_keys=True), CARD: model_card(config)}
+    if tokenizer is not None:
+        texts[TOKENIZER] = tokenizer
+    for name, text in texts.items():
+        (draft / name).write_text(text, encoding="utf-8")
+    files = {
+        p.name: {"size": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(draft.iterdir())
+    }
+    (draft / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1))
+    for file in draft.iterdir():
+        _sync(file)
+    _sync(draft)
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+        os.replace(draft, folder)
+        shutil.rmtree(old)
+    else:
+        os.replace(draft, folder)
+    _sync(folder.parent)
+    return open_run(folder)
+
+
+def publish(
+    work_dir: str | Path,
+    step: int,
+    config: dict[str, Any],
+    weights: dict[str, Tensor],
+    tokenizer: str | None,
+) -> RunFolder:
+    """Write ``WORK_DIR/run-STEP`` whole, swap the symlink ``WORK_DIR/run`` to it, then delete the
+    older ones.
+
+    A reader finds either the old folder or the new one under ``run``, never a half-written one.
+    """
+    work_dir = Path(work_dir)
+    run = write(work_dir / f"run-{step}", config, weights, tokenizer)
+    link = work_dir / ".run.link"
+    link.unlink(missing_ok=True)
+    link.symlink_to(run.path.name, target_is_directory=True)
+    os.replace(link, work_dir / "run")
+    _sync(work_dir)
+    for old in work_dir.glob("run-*"):
+        if old.is_dir() and old.name != run.path.name:
+            shutil.rmtree(old)
+    return run
+
+
+def model_card(config: dict[str, Any]) -> str:
+    """A README for the folder: what it is, how it was made, how to use it."""
+    vision, objective = config["vision"], config["objective"]
+    name = objective.get("type", "?") if objective else "none"
+    text = config["text"] or {}
+    return f"""# {name} backbone: {vision["arch"]} at {vision["img_size"]} px
+
+| | |
+|---|---|
+| vision tower | {vision["arch"]}, width {vision["width"]}, patch {vision["patch"]} |
+| text tower | width {text.get("width")}, {text.get("layers")} layers, {text.get("max_tokens")} tokens |
+| shared width | {config["width"]} |
+| objective | {json.dumps(objective)} |
+| image-text pairs seen | {config.get("samples_seen")} |
+| code | sparc_pretrain {config.get("code_version")} |
+
+```python
+from sparc_pretrain.dual_encoder import DualEncoder
+model = DualEncoder.from_pretrained("{"path/to/this/folder"}")
+```
+In any MMDetection or MMSegmentation config: `custom_imports = dict(imports=['transfer'])` and
+`backbone=dict(type='sparc.SparcViT', run='path/to/this/folder')`.
+
+Weights only know what their training captions said; check them on your own data before relying on
+them.
+"""
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

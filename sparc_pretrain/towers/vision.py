@@ -1,0 +1,204 @@
+"""VisionTower: pixels -> patch states. A timm ViT, read as patches [B,P,Dv] or as maps [B,Dv,h,w]
+at chosen depths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from timm.layers import resample_patch_embed
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+# Above this many patches the fused kernel is used on a CPU as well: the plain one needs P*P memory
+# per head.
+PLAIN_ATTENTION_PATCHES = 1024
+
+
+class VisionTower(nn.Module):
+    """A timm Vision Transformer without class token and average pooled, as SPARC trains it (App.
+    D.3).
+
+    Args:
+        arch: a timm ViT name, e.g. ``vit_base_patch16_224``.
+        img_size: side in pixels of the training image; any size that the patch divides works at
+            run time, the position embeddings are then resampled (timm's bicubic, antialiased).
+        drop_path_rate: stochastic depth.
+        overrides: further arguments of timm's VisionTransformer, e.g. ``dict(depth=6,
+            patch_size=8)``.
+
+    Raises:
+        ValueError: `arch` is not a Vision Transformer that timm knows.
+    """
+
+    def __init__(
+        self,
+        arch: str = "vit_base_patch16_224",
+        img_size: int = 224,
+        drop_path_rate: float = 0.0,
+        overrides: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(arch) or not arch.startswith(("vit_", "deit")):
+            near = timm.list_models(f"*{arch.removeprefix('vit_')[:8]}*")[:4]
+            raise ValueError(f"timm has no Vision Transformer {arch!r}; near names: {near}")
+        self.arch = arch
+        self.img_size = int(img_size)
+        self.overrides = dict(overrides or {})
+        options = {"class_token": False, "global_pool": "avg", "fc_norm": False, **self.overrides}
+        self.net = timm.create_model(
+            arch,
+            pretrained=False,
+            num_classes=0,
+            img_size=self.img_size,
+            drop_path_rate=drop_path_rate,
+            dynamic_img_size=True,
+            **options,
+        )
+        self.grad_checkpointing = False
+
+    @property
+    def width(self) -> int:
+        """Dv, the number of channels of a patch state."""
+        return self.net.embed_dim
+
+    @property
+    def depth(self) -> int:
+        """Number of transformer blocks."""
+        return len(self.net.blocks)
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels, the stride of the maps."""
+        return self.net.patch_embed.patch_size[0]
+
+    def config(self) -> dict[str, Any]:
+        """What a run folder needs to build this tower again (see run_folder)."""
+        return {
+            "arch": self.arch,
+            "width": self.width,
+            "patch": self.patch,
+            "img_size": self.img_size,
+            "class_token": self.net.has_class_token,
+            "reg_tokens": self.net.num_reg_tokens,
+            "pool": self.net.global_pool,
+            "pre_norm": not isinstance(self.net.norm_pre, nn.Identity),
+            "act": type(self.net.blocks[0].mlp.act).__name__,
+            "overrides": self.overrides,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], drop_path_rate: float = 0.0) -> VisionTower:
+        """Build the tower that `config()` described.
+
+        Raises:
+            ValueError: the tower that was built is not the one described (another timm version,
+                an edited file).
+        """
+        tower = cls(config["arch"], config["img_size"], drop_path_rate, config.get("overrides"))
+        built = tower.config()
+        wrong = {k: (config[k], built[k]) for k in built if k in config and config[k] != built[k]}
+        if wrong:
+            raise ValueError(
+                f"this timm builds another {config['arch']}: (wanted, built) = {wrong}"
+            )
+        return tower
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image [B,3,H,W] float, normalised -> patch states [B,P,Dv] after the final norm, P = H*W
+        / patch^2.
+        """
+        x, _ = self._embed(image)
+        for block in self.net.blocks:
+            x = self._run(block, x)
+        return self.net.norm(x)[:, self.net.num_prefix_tokens :]
+
+    def pool(self, states: Tensor) -> Tensor:
+        """Patch states [B,P,Dv] -> image state [B,Dv]: the mean over patches."""
+        return states.mean(dim=1)
+
+    def maps(
+        self,
+        image: Tensor,
+        indices: Sequence[int],
+        window: int = 0,
+        global_blocks: Sequence[int] = (),
+    ) -> list[Tensor]:
+        """Feature maps [B,Dv,h,w] after the blocks `indices`, all through the tower's final norm.
+
+        Args:
+            image: [B,3,H,W] float, normalised; H and W multiples of the patch.
+            indices: block numbers, ascending from 0; negative ones count from the end.
+            window: side in patches of attention windows (ViTDet, arXiv 2203.16527, sec. 3); 0 =
+                attention over the whole image.
+            global_blocks: with windows, the blocks that still attend to the whole image.
+
+        Raises:
+            ValueError: an index out of range, or windows on a tower with prefix tokens.
+        """
+        wanted = [i % self.depth if -self.depth <= i < self.depth else None for i in indices]
+        if None in wanted:
+            raise ValueError(f"out_indices {list(indices)}: the tower has {self.depth} blocks")
+        if window and self.net.num_prefix_tokens:
+            raise ValueError("window attention needs a tower without class or register tokens")
+        x, (h, w) = self._embed(image)
+        maps: dict[int, Tensor] = {}
+        for i, block in enumerate(self.net.blocks[: max(wanted) + 1]):
+            if window and i not in global_blocks:
+                x = self._run(lambda y, b=block: _windowed(b, y, h, w, window), x)
+            else:
+                x = self._run(block, x)
+            if i in wanted:
+                patches = self.net.norm(x)[:, self.net.num_prefix_tokens :]
+                maps[i] = patches.transpose(1, 2).reshape(x.shape[0], -1, h, w)
+        return [maps[i] for i in wanted]
+
+    def _embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        x = self.net.patch_embed(image)  # [B,h,w,Dv]: timm keeps the grid when sizes are dynamic
+        h, w = x.shape[1:3]
+        # CPU flash attention's backward is a third of a bf16 step; plain attention is 1.25-1.3x
+        # faster there.
+        fused = image.is_cuda or h * w > PLAIN_ATTENTION_PATCHES
+        for block in self.net.blocks:
+            block.attn.fused_attn = fused
+        return self.net.norm_pre(self.net.patch_drop(self.net._pos_embed(x))), (h, w)
+
+    def _run(self, block: Any, x: Tensor) -> Tensor:
+        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, x, use_reentrant=False)
+        return block(x)
+
+
+def _windowed(block: nn.Module, x: Tensor, h: int, w: int, window: int) -> Tensor:
+    """A timm block whose attention sees windows of `window` x `window` patches; x [B,h*w,D] ->
+    [B,h*w,D].
+
+    The map is padded after the norm with zeros at the right and bottom, as in ViTDet.
+    """
+    b, _, d = x.shape
+    y = block.norm1(x).reshape(b, h, w, d)
+    down, right = -h % window, -w % window
+    y = F.pad(y, (0, 0, 0, right, 0, down))
+    rows, columns = (h + down) // window, (w + right) // window
+    y = y.reshape(b, rows, window, columns, window, d).transpose(2, 3)
+    y = block.attn(y.reshape(-1, window * window, d))
+    y = y.reshape(b, rows, columns, window, window, d).transpose(2, 3)
+    y = y.reshape(b, h + down, w + right, d)[:, :h, :w].reshape(b, h * w, d)
+    x = x + block.drop_path1(block.ls1(y))
+    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+
+def resample_patch(weights: dict[str, Tensor], old: int, new: int) -> dict[str, Tensor]:
+    """A tower's weights with its patch embedding resampled from `old` to `new` pixels a side
+    (timm's pseudo-inverse resize, FlexiViT, arXiv 2212.08013); position embeddings are left to the
+    run
+    time.
+    """
+    if old == new:
+        return weights
+    name = "net.patch_embed.proj.weight"
+    return {**weights, name: resample_patch_embed(weights[name], [new, new])}

@@ -1,0 +1,272 @@
+"""A training run of a second on CPU, with everything that makes resuming hard: dropout, EMA, AdamW,
+warm-up, validation, workers. Not a test; the tests of this folder start it, also in children.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import uuid
+from pathlib import Path
+
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import HOOKS, METRICS
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import Dataset
+
+from sparc_pretrain.distributed import rank
+from sparc_pretrain.engine import foreign, preempt, random_state  # noqa: F401 (register hooks)
+
+BATCH = 4
+SECONDS = 60
+
+
+class Stop(Exception):
+    """A crash of the run that leaves the process alive."""
+
+
+class Numbers(Dataset):
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> dict:
+        generator = torch.Generator().manual_seed(index)
+        return {"x": torch.randn(8, generator=generator), "index": index}
+
+
+class ToyModel(BaseModel):
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(8, width), nn.Dropout(0.3), nn.BatchNorm1d(width), nn.Linear(width, 1)
+        )
+
+    def forward(self, x, index, mode="tensor"):
+        if mode == "loss":
+            return {"loss": self.net(x).square().mean() + 0.1 * self.net(x).mean()}
+        return [{"value": v} for v in self.net(x).flatten().tolist()]
+
+
+@METRICS.register_module(force=True)
+class ToyMetric(BaseMetric):
+    def process(self, data_batch, data_samples):
+        torch.rand(3)  # an evaluation that moves the generator
+        self.results += [sample["value"] for sample in data_samples]
+
+    def compute_metrics(self, results):
+        return {"value": sum(results) / len(results)}
+
+
+@HOOKS.register_module(force=True)
+class ToyHook(Hook):
+    """Writes down every step, and does what a test asks for at a given step or moment."""
+
+    priority = "LOWEST"
+
+    def __init__(self, stop=None, signals=None, crash=None, limit=None) -> None:
+        self.stop, self.signals = stop, signals or {}
+        self.crash, self.limit = crash, limit
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        step = runner.iter + 1
+        if self.crash and step == self.crash[0]:
+            os.environ["SPARC_CRASH_AT"] = self.crash[1]
+        if self.limit and step == self.limit[0]:
+            import resource
+
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.limit[1], hard))
+        self._signal(f"step {step}")
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        step = runner.iter + 1
+        record = {
+            "step": step,
+            "index": [int(i) for i in data_batch["index"]],
+            "loss": float(outputs["loss"]).hex(),
+        }
+        with open(Path(runner.work_dir) / f"seen-{rank()}.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+        if step == self.stop:
+            raise Stop
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        self._signal(f"val {runner.iter}")
+
+    def _signal(self, moment):
+        for number in self.signals.get(f"rank {rank()} {moment}", []):
+            os.kill(os.getpid(), number)
+
+
+def make_runner(
+    work_dir,
+    steps=14,
+    workers=0,
+    resume=None,
+    load_from=None,
+    validate=False,
+    epochs=None,
+    width=16,
+    launcher="none",
+    checkpoint=None,
+    preempt_hook=None,
+    **toy,
+) -> Runner:
+    saver = dict(
+        type="sparc.CheckpointHook",
+        **{"by_epoch": epochs is not None, "interval": 1 if epochs else 5, **(checkpoint or {})},
+    )
+    loader = dict(
+        batch_size=BATCH,
+        num_workers=workers,
+        dataset=Numbers(),
+        collate_fn=dict(type="default_collate"),
+    )
+    train = dict(type="IterBasedTrainLoop", max_iters=steps, val_interval=5)
+    sampler = dict(type="InfiniteSampler", seed=3)
+    if epochs:
+        train = dict(type="EpochBasedTrainLoop", max_epochs=epochs)
+        sampler = dict(type="DefaultSampler", shuffle=True, seed=3)
+    val = {}
+    if validate:
+        val = dict(
+            val_dataloader=dict(
+                batch_size=16,
+                dataset=Numbers(),
+                collate_fn=dict(type="default_collate"),
+                sampler=dict(type="DefaultSampler"),
+            ),
+            val_evaluator=dict(type="ToyMetric"),
+            val_cfg=dict(),
+        )
+    torch.manual_seed(0)
+    return Runner(
+        model=ToyModel(width),
+        work_dir=str(work_dir),
+        train_dataloader={**loader, "sampler": sampler},
+        train_cfg=train,
+        optim_wrapper=dict(
+            optimizer=dict(type="AdamW", lr=0.01), clip_grad=dict(max_norm=1.0, norm_type=2)
+        ),
+        param_scheduler=[
+            dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=4),
+            dict(type="CosineAnnealingLR", by_epoch=False, begin=4, T_max=10, eta_min=1e-4),
+        ],
+        default_hooks=dict(checkpoint=saver, logger=dict(type="LoggerHook", interval=1)),
+        custom_hooks=[
+            dict(type="EMAHook"),
+            dict(type="sparc.RandomStateHook"),
+            dict(type="ToyHook", **toy),
+            dict(type="sparc.PreemptHook", **(preempt_hook or {})),
+        ],
+        randomness=dict(seed=7),
+        log_level="WARNING",
+        experiment_name=uuid.uuid4().hex,
+        load_from=None if resume is None and load_from is None else str(resume or load_from),
+        resume=resume is not None,
+        launcher=launcher,
+        **val,
+    )
+
+
+def train(work_dir, resume=None, **kwargs) -> Runner:
+    """Run to the end, or to what stops it; `resume` as for tools/pretrain.py."""
+    foreign.install()
+    found = foreign.resolve_resume(work_dir, resume)
+    runner = make_runner(work_dir, resume=found, **kwargs)
+    runner.train()
+    return runner
+
+
+def state_hash(runner: Runner) -> str:
+    """One hash of weights, moving averages, optimizer and schedulers."""
+    ema = next(h for h in runner.hooks if type(h).__name__ == "EMAHook")
+    states = [
+        runner.model.state_dict(),
+        ema.ema_model.state_dict(),
+        runner.optim_wrapper.state_dict(),
+        [s.state_dict() for s in runner.param_schedulers],
+    ]
+    sha = hashlib.sha256()
+
+    def feed(value):
+        if isinstance(value, torch.Tensor):
+            sha.update(value.detach().contiguous().numpy().tobytes())
+        elif isinstance(value, dict):
+            for key in sorted(value, key=str):
+                sha.update(str(key).removeprefix("module.").encode())
+                feed(value[key])
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                feed(item)
+        elif not callable(value):
+            sha.update(repr(value).encode())
+
+    feed(states)
+    return sha.hexdigest()
+
+
+def seen(work_dir, number=0) -> dict[int, dict]:
+    """step -> what was trained on, last; a step that was done twice must have been the same."""
+    records: dict[int, dict] = {}
+    for line in (Path(work_dir) / f"seen-{number}.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        assert records.setdefault(record["step"], record) == record, "a repeated step differs"
+    return records
+
+
+def _child(environment, kwargs) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    if environment.get("RANK"):
+        foreign.init_distributed("pytorch")
+    try:
+        runner = train(**kwargs)
+    except Exception as error:
+        path = Path(kwargs["work_dir"]) / f"error-{os.environ.get('RANK', '0')}.txt"
+        path.write_text(f"{type(error).__name__}: {error}")
+        sys.exit(2)
+    (Path(kwargs["work_dir"]) / f"hash-{rank()}.txt").write_text(state_hash(runner))
+
+
+def spawn(ranks=1, **kwargs) -> list[int]:
+    """Train in `ranks` child processes; their exit codes (minus the signal when killed)."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["toy_run"])  # one import of torch for all children
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = []
+    for number in range(ranks):
+        environment = {}
+        if ranks > 1:
+            kwargs["launcher"] = "pytorch"
+            environment = dict(
+                RANK=str(number),
+                LOCAL_RANK=str(number),
+                WORLD_SIZE=str(ranks),
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(port),
+                SPARC_DIST_TIMEOUT=str(SECONDS),
+            )
+        children.append(context.Process(target=_child, args=(environment, dict(kwargs))))
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(SECONDS)
+        if child.is_alive():
+            child.kill()
+            child.join()
+    return [child.exitcode for child in children]
+
+
+KILLED = -signal.SIGKILL

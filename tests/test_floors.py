@@ -1,0 +1,94 @@
+"""Imports go down only: the floors of CONTRIBUTING.md, read from the source."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = {
+    "sparc_pretrain": 0,  # the package itself: its version
+    "sparc_pretrain.types": 0,
+    "sparc_pretrain.registry": 0,
+    "sparc_pretrain.distributed": 0,
+    "sparc_pretrain.data": 1,
+    "sparc_pretrain.data.dataset": 2,
+    "sparc_pretrain.towers": 1,
+    "sparc_pretrain.run_folder": 1,
+    "sparc_pretrain.dual_encoder": 2,
+    "sparc_pretrain.objectives": 2,
+    "sparc_pretrain.pretrainer": 3,
+    "sparc_pretrain.zeroshot": 3,
+    "sparc_pretrain.engine": 3,
+    "transfer": 4,
+    "tools": 5,
+}
+# Modules of one floor that may use each other: files of one folder, and dataset's parts.
+MM = ("mmcv", "mmdet", "mmseg")
+
+
+def modules() -> list[Path]:
+    return [
+        p for top in ("sparc_pretrain", "transfer", "tools") for p in (ROOT / top).rglob("*.py")
+    ]
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def floor_of(module: str) -> int | None:
+    """The floor of the longest known prefix, None for outside libraries."""
+    while module:
+        if module in FLOORS:
+            return FLOORS[module]
+        module = module.rpartition(".")[0]
+    return None
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_imports_go_down_only(path):
+    module, floor = name_of(path), floor_of(name_of(path))
+    assert floor is not None, f"{module} has no floor: add it to FLOORS"
+    for imported in imports_of(path):
+        top = imported.split(".")[0]
+        assert top != "tools", f"{module} imports {imported}: nothing imports tools"
+        if floor < 4:
+            assert top not in MM, f"{module} imports {imported}"
+        other = floor_of(imported)
+        assert other is None or other <= floor, f"{module} (floor {floor}) imports {imported}"
+        if floor == 4:
+            for upper in ("sparc_pretrain.objectives", "sparc_pretrain.pretrainer"):
+                assert not imported.startswith(upper), f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "sparc_pretrain/objectives").glob("*.py")), ids=name_of
+)
+def test_an_objective_imports_only_what_objectives_may(path):
+    allowed = ("types", "distributed", "registry", "objectives.contrastive")
+    for imported in imports_of(path):
+        if imported.startswith("sparc_pretrain.") and path.name != "__init__.py":
+            inner = imported.removeprefix("sparc_pretrain.")
+            assert inner.startswith(allowed) or inner == "objectives", imported
+
+
+def test_no_directory_of_the_packages_is_missed_by_the_installer():
+    for top in ("sparc_pretrain", "transfer"):
+        for folder in {p.parent for p in (ROOT / top).rglob("*.py")}:
+            assert (folder / "__init__.py").exists(), folder

@@ -1,0 +1,72 @@
+"""Pre-train a backbone on captioned images.
+
+python tools/pretrain.py configs/quickstart/sparc.py
+torchrun --nproc-per-node 8 tools/pretrain.py configs/sparc.py --launcher pytorch --amp
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+from sparc_pretrain.engine import door, foreign
+from sparc_pretrain.engine.recipe import complete
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config file, e.g. configs/sparc.py")
+    parser.add_argument("--work-dir", help="checkpoints, logs and the run folder go there")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        help="continue from PATH, or from the newest valid checkpoint of the work dir (auto)",
+    )
+    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--accumulate", type=int, help="micro-batches per step (exact)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile both towers")
+    parser.add_argument("--launcher", choices=foreign.LAUNCHERS, default="none")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Build what the config says and train it; exit code 0, or 75 when stopped by a signal."""
+    args = parse(argv)
+    foreign.install()
+    foreign.init_distributed(args.launcher)
+    cfg = load(args)
+    runner = Runner.from_cfg(cfg)
+    if args.compile:
+        runner.model.encoder.vision.compile()
+        runner.model.encoder.text.compile(dynamic=True)
+    runner.train()
+    return 0
+
+
+def load(args: argparse.Namespace) -> Config:
+    """The complete config of a command line."""
+    if not Path(args.config).is_file():
+        raise FileNotFoundError(f"no config file {args.config}")
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
+    door.check_config(cfg)
+    door.writable(cfg.work_dir)
+    complete(cfg, args.accumulate, args.amp)
+    checkpoint = foreign.resolve_resume(cfg.work_dir, args.resume)
+    cfg.resume, cfg.load_from = checkpoint is not None, str(checkpoint) if checkpoint else None
+    return cfg
+
+
+if __name__ == "__main__":
+    door.guard(main)

@@ -1,0 +1,57 @@
+"""Evaluate a fine-tuned checkpoint; mmdet's flags. Writes WORK_DIR/metrics.json.
+
+python tools/test.py configs/quickstart/det.py work_dirs/det/epoch_4.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import DictAction
+from mmengine.runner import Runner
+
+from sparc_pretrain.engine import door, foreign
+from transfer import recipe
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "config", help="config file (or the copy in the work dir)"
+    )
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("--backbone", metavar="RUN", help="run folder the checkpoint was made from")
+    parser.add_argument("--work-dir", help="metrics.json and pictures go there")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
+    parser.add_argument("--launcher", choices=foreign.LAUNCHERS, default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Test as the config says."""
+    args = parse(argv)
+    foreign.init_distributed(args.launcher)
+    if not Path(args.checkpoint).is_file():
+        raise FileNotFoundError(f"no checkpoint {args.checkpoint}")
+    work_dir = args.work_dir or str(Path(args.checkpoint).parent / "test")
+    cfg = recipe.load(args.config, args.cfg_options, work_dir, args.backbone)
+    recipe.check_files(cfg, ("test_dataloader",))
+    cfg.launcher, cfg.checkpoint = args.launcher, args.checkpoint
+    if args.launcher == "none":
+        recipe.single_process_norms(cfg.model)
+    runner = Runner.from_cfg(cfg)
+    try:
+        runner.load_checkpoint(args.checkpoint, strict=True)
+    except RuntimeError as error:  # mmengine itself would go on with what fits
+        raise ValueError(f"{args.checkpoint} does not fit {args.config}: {error}") from None
+    runner.test()
+    return 0
+
+
+if __name__ == "__main__":
+    door.guard(main)

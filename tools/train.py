@@ -1,0 +1,71 @@
+"""Fine-tune a detector, segmentor or captioner with a SPARC backbone; mmdet's flags, plus
+--backbone.
+
+    python tools/train.py configs/quickstart/det.py --backbone work_dirs/sparc/run
+    torchrun --nproc-per-node 8 tools/train.py configs/det/sparc_lvis.py --backbone RUN --launcher
+    pytorch --amp
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from mmengine.config import DictAction
+from mmengine.runner import Runner
+
+from sparc_pretrain.engine import door, foreign
+from transfer import recipe
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config file")
+    parser.add_argument("--backbone", metavar="RUN", help="run folder whose backbone is used")
+    parser.add_argument(
+        "--from-scratch",
+        action="store_true",
+        help="with --backbone: its architecture, but random weights (the baseline)",
+    )
+    parser.add_argument("--work-dir", help="checkpoints, logs and metrics.json go there")
+    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--auto-scale-lr", action="store_true", help="scale lr to the batch size")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        help="continue from PATH, or from the newest valid checkpoint of the work dir (auto)",
+    )
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
+    parser.add_argument("--launcher", choices=foreign.LAUNCHERS, default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, validating as the config says; metrics.json holds the last validation."""
+    args = parse(argv)
+    foreign.init_distributed(args.launcher)
+    cfg = recipe.load(
+        args.config, args.cfg_options, args.work_dir, args.backbone, args.from_scratch
+    )
+    recipe.check_files(cfg, ("train_dataloader", "val_dataloader"))
+    cfg.launcher = args.launcher
+    if args.launcher == "none":
+        recipe.single_process_norms(cfg.model)
+    cfg.optim_wrapper.amp = args.amp or cfg.optim_wrapper.get("amp", False)
+    if args.auto_scale_lr:
+        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+            raise ValueError("--auto-scale-lr: the config has no auto_scale_lr.base_batch_size")
+        cfg.auto_scale_lr.enable = True
+    checkpoint = foreign.resolve_resume(cfg.work_dir, args.resume)
+    if checkpoint is not None:
+        cfg.resume, cfg.load_from = True, str(checkpoint)
+    Runner.from_cfg(cfg).train()
+    return 0
+
+
+if __name__ == "__main__":
+    door.guard(main)

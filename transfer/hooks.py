@@ -1,0 +1,132 @@
+"""Runner hooks of transfer: data against heads at the start, metrics.json and pictures after every
+evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import mmcv
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from sparc_pretrain.distributed import rank
+from sparc_pretrain.engine.records import write_metrics
+from sparc_pretrain.registry import HOOKS
+
+# Heads that classify something else than the data set's categories.
+OTHER_CLASSES = (
+    "RPNHead",
+    "GARPNHead",
+    "EmbeddingRPNHead",
+    "FusedSemanticHead",
+    "DeformableDETRHead",
+)
+
+
+@HOOKS.register_module()
+class DataCheckHook(Hook):
+    """Stops before the first step when a data set is empty or its categories are not the head's."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Raises ValueError naming both counts."""
+        dataset = runner.train_dataloader.dataset
+        if len(dataset) == 0:
+            raise ValueError(f"the training data set is empty: {_source(dataset)}")
+        inner = dataset
+        while hasattr(inner, "dataset"):
+            inner = inner.dataset
+        classes = (getattr(inner, "metainfo", None) or {}).get("classes")
+        if not classes:
+            return
+        found = getattr(inner, "cat_ids", None)
+        if found is not None and len(found) != len(classes):
+            raise ValueError(
+                f"{_source(inner)} holds {len(found)} of the {len(classes)} categories that the config's "
+                "metainfo.classes names: the names must match"
+            )
+        for name, module in runner.model.named_modules():
+            count = getattr(module, "num_classes", None)
+            checked = isinstance(count, int) and type(module).__name__ not in OTHER_CLASSES
+            if checked and count != len(classes) and "rpn" not in name:
+                raise ValueError(
+                    f"{name} ({type(module).__name__}) has num_classes={count}, the data set "
+                    f"{len(classes)} categories: set num_classes={len(classes)}"
+                )
+
+
+@HOOKS.register_module()
+class RecordHook(Hook):
+    """Writes WORK_DIR/metrics.json after validation and test, and pictures of the first images.
+
+    Args:
+        pictures: how many images are drawn beside the truth into WORK_DIR/pictures.
+    """
+
+    priority = "LOW"
+
+    def __init__(self, pictures: int = 8) -> None:
+        self.pictures, self.drawn, self.started = pictures, 0, 0.0
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Count pictures and seconds from here."""
+        self.drawn, self.started = 0, time.perf_counter()
+
+    before_test_epoch = before_val_epoch
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Draw what was predicted, where the model has a visualizer for it."""
+        if rank() != 0 or not hasattr(runner.visualizer, "dataset_meta"):
+            return
+        for sample in outputs:
+            if self.drawn >= self.pictures or not hasattr(sample, "img_path"):
+                return
+            folder = Path(runner.work_dir) / "pictures"
+            folder.mkdir(exist_ok=True)
+            image = mmcv.imread(sample.img_path, channel_order="rgb")
+            runner.visualizer.add_datasample(
+                "prediction", image, sample, out_file=str(folder / f"{self.drawn:02d}.png")
+            )
+            self.drawn += 1
+
+    after_test_iter = after_val_iter
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Write the record."""
+        self._record(runner, metrics, runner.cfg.get("val_evaluator"), runner.val_dataloader)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Write the record."""
+        self._record(runner, metrics, runner.cfg.get("test_evaluator"), runner.test_dataloader)
+
+    def _record(self, runner: Runner, metrics: dict | None, evaluator: Any, loader: Any) -> None:
+        if rank() != 0 or not metrics:
+            return
+        cfg = runner.cfg
+        write_metrics(
+            Path(runner.work_dir) / "metrics.json",
+            task=cfg.get("task") or type(runner.model).__name__,
+            metrics=metrics,
+            protocol={
+                "evaluator": json.loads(json.dumps(evaluator, default=str)),
+                "iterations": runner.iter,
+            },
+            backbone=cfg.get("ancestry"),
+            config=cfg.get("config_name"),
+            checkpoint=str(cfg.get("checkpoint") or f"iteration {runner.iter}"),
+            data=_source(loader.dataset),
+            seconds=round(time.perf_counter() - self.started, 1),
+        )
+
+
+def _source(dataset: Any) -> str:
+    """Where a data set was read from."""
+    while hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    prefix = getattr(dataset, "data_prefix", None) or {}
+    return str(getattr(dataset, "ann_file", "") or ", ".join(str(v) for v in prefix.values()))

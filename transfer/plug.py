@@ -1,0 +1,76 @@
+"""(mm config with a SparcViT, run folder) -> the same config on that run's backbone, its ancestry
+written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from sparc_pretrain import run_folder
+from sparc_pretrain.engine.records import ancestry
+
+BACKBONE = ("SparcViT", "sparc.SparcViT")
+
+
+def plug(cfg: Config, run: str | Path, scratch: bool = False) -> Config:
+    """Put a run's backbone into every SparcViT of `cfg`, in place.
+
+    Architecture and pixel statistics are written inline, so a fine-tuned checkpoint is tested
+    without the run folder; widths of the parts that read the backbone's maps follow.
+
+    Args:
+        cfg: an mmdet, mmseg or captioning config whose backbone is a SparcViT.
+        run: run folder or its work dir. scratch: the run's architecture, but random weights
+            (the baseline).
+
+    Raises:
+        ValueError: the config has no SparcViT. FileNotFoundError, InvalidRunFolder: no such run.
+    """
+    opened = run_folder.verify(run)
+    vision = opened.config["vision"]
+    owners = [d for d in _dicts(cfg.model) if d.get("backbone", {}).get("type") in BACKBONE]
+    if not owners:
+        raise ValueError(
+            "the config's backbone is not a SparcViT: give it backbone=dict(type='sparc.SparcViT', ...), "
+            "see configs/det/sparc_coco.py"
+        )
+    for owner in owners:
+        before = owner.backbone.get("vision", {}).get("width")
+        owner.backbone.vision = ConfigDict(vision)
+        owner.backbone.run = None if scratch else str(opened.path)
+        for part in ("neck", "decode_head", "auxiliary_head"):
+            for reader in _dicts(owner.get(part) or {}):
+                _follow(reader, before, vision["width"])
+        _follow(owner, before, vision["width"])
+    for part in _dicts(cfg.model):
+        if "mean" in part and "std" in part:
+            part.mean = [255 * v for v in opened.config["mean"]]
+            part.std = [255 * v for v in opened.config["std"]]
+    cfg.ancestry = None if scratch else ancestry(opened)
+    return cfg
+
+
+def _follow(reader: ConfigDict, before: int | None, after: int) -> None:
+    """Replace the old backbone width by the new one where `reader` takes its input."""
+    value = reader.get("in_channels")
+    if before is None or value is None:
+        return
+    if value == before:
+        reader.in_channels = after
+    elif isinstance(value, (list, tuple)):
+        reader.in_channels = [after if v == before else v for v in value]
+
+
+def _dicts(node: Any) -> Iterator[ConfigDict]:
+    """`node` and every dict below it."""
+    if isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from _dicts(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _dicts(value)

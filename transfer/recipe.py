@@ -1,0 +1,117 @@
+"""From an mm config and a command line to a config that our engine trains and tests safely."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.utils import get_installed_path
+
+from sparc_pretrain.engine import door
+from transfer import mm
+from transfer.plug import plug
+
+# The engine's rules for any mm config: random state in checkpoints, signals, non-finite steps,
+# records.
+ENGINE_HOOKS = (
+    "sparc.RandomStateHook",
+    "sparc.PreemptHook",
+    "sparc.NonFiniteHook",
+    "sparc.DataCheckHook",
+    "sparc.RecordHook",
+)
+
+
+def load(
+    config: str,
+    options: dict[str, Any] | None,
+    work_dir: str | None,
+    backbone: str | None = None,
+    scratch: bool = False,
+) -> Config:
+    """Read a config (a path, or ``mmdet::...`` / ``mmseg::...``), put the backbone in, check it.
+
+    Raises:
+        FileNotFoundError: config or data are missing. ValueError: typos (the nearest name is
+            given).
+    """
+    if "::" not in config and not Path(config).is_file():
+        raise FileNotFoundError(f"no config file {config}")
+    if "::" in config:
+        package, name = config.split("::", 1)
+        config = str(Path(get_installed_path(package)) / ".mim" / "configs" / name)
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options or {})
+    if backbone:
+        plug(cfg, backbone, scratch)
+    cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(config).stem}"
+    cfg.config_name = os.path.relpath(config)
+    scope = cfg.get("default_scope", "mmdet")
+    if scope in mm.SCOPES:
+        mm.register(scope)
+    harden(cfg)
+    door.check_config(cfg)
+    door.writable(cfg.work_dir)
+    return cfg
+
+
+def harden(cfg: Config) -> Config:
+    """Give `cfg` the engine's checkpoints, optimizer guard and hooks, in place."""
+    hooks = cfg.setdefault("default_hooks", {})
+    checkpoint = hooks.setdefault("checkpoint", dict(type="CheckpointHook", interval=1))
+    if checkpoint.get("type") == "CheckpointHook":
+        checkpoint["type"] = "sparc.CheckpointHook"
+    present = {hook.get("type") for hook in cfg.get("custom_hooks") or []}
+    added = [dict(type=name) for name in ENGINE_HOOKS if name not in present]
+    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *added]
+    wrapper = cfg.get("optim_wrapper")
+    if wrapper and wrapper.get("type", "OptimWrapper") in ("OptimWrapper", "AmpOptimWrapper"):
+        wrapper["amp"] = wrapper.get("type") == "AmpOptimWrapper"
+        wrapper["type"] = "sparc.GuardedOptimWrapper"
+        for key in ("loss_scale", "dtype", "use_fp64"):
+            wrapper.pop(key, None)
+    return cfg
+
+
+def check_files(cfg: Config, loaders: tuple[str, ...]) -> None:
+    """Every annotation file and image folder that `loaders` name must be there.
+
+    Raises:
+        FileNotFoundError: naming the first that is missing and the key it came from.
+    """
+    for loader in loaders:
+        for dataset in _datasets(cfg.get(loader)):
+            root = Path(dataset.get("data_root") or "")
+            named = [("ann_file", dataset.get("ann_file"))]
+            named += list((dataset.get("data_prefix") or {}).items())
+            for key, value in named:
+                if isinstance(value, str) and value and not (root / value).exists():
+                    raise FileNotFoundError(f"{loader}: {key} {root / value} does not exist")
+
+
+def single_process_norms(node: Any) -> None:
+    """SyncBN -> BN everywhere below `node`, in place: one process without a group has nothing to
+    exchange.
+    """
+    if isinstance(node, dict):
+        if node.get("type") == "SyncBN":
+            node["type"] = "BN"
+        for value in node.values():
+            single_process_norms(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            single_process_norms(value)
+
+
+def _datasets(node: Any) -> Iterator[dict]:
+    if isinstance(node, dict):
+        if "data_prefix" in node or "ann_file" in node:
+            yield node
+        for value in node.values():
+            yield from _datasets(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _datasets(value)
