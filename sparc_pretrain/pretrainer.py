@@ -126,7 +126,7 @@ class Pretrainer(BaseModel):
         if self.accumulate == 1:
             with optim_wrapper.optim_context(model):
                 losses = model(batch, mode="loss")
-            loss, log = self.parse_losses(losses)
+            loss, log = _sum(losses)
             optim_wrapper.update_params(loss)
             return log
         parts = batch.chunk(self.accumulate)
@@ -148,7 +148,7 @@ class Pretrainer(BaseModel):
                         cached=(image, text) if last else None,
                     )
                 surrogate = losses.pop("surrogate")
-                loss, log = self.parse_losses(losses)
+                loss, log = _sum(losses)
                 optim_wrapper.backward(loss + surrogate)
             logs.append(log)
         optim_wrapper.step()
@@ -174,7 +174,7 @@ class Pretrainer(BaseModel):
     def _coupled_gradients(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients [b,D] of the coupled terms with respect to the cached global embeddings."""
         image, text = image.detach().requires_grad_(), text.detach().requires_grad_()
-        loss, _ = self.parse_losses(self.objective.coupled(image, text))
+        loss, _ = _sum(self.objective.coupled(image, text))
         return torch.autograd.grad(loss, (image, text))
 
     def _part(
@@ -233,6 +233,15 @@ def _set_random_state(state: tuple[Tensor, Tensor | None]) -> None:
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.cuda.set_rng_state(state[1])
+
+
+def _sum(losses: Losses) -> tuple[Tensor | float, Losses]:
+    """The sum of the entries that end in `_loss`, and everything, with that sum, for the log."""
+    loss = sum(value for key, value in losses.items() if key.endswith("_loss"))
+    log = {key: value.detach() for key, value in losses.items()}
+    if isinstance(loss, Tensor):
+        log["loss"] = loss.detach()
+    return loss, log
 
 
 def _join(logs: list[Losses]) -> Losses:

@@ -77,7 +77,7 @@ def open_run(folder: str | Path) -> RunFolder:
             f"{path} is not a run folder: {Path(error.filename).name} is missing"
         ) from None
     except (NotADirectoryError, ValueError) as error:
-        raise InvalidRunFolder(f"{path} is not a run folder: {error}") from None
+        raise InvalidRunFolder(f"{path / CONFIG} cannot be read: {error}") from None
     missing = [key for key in REQUIRED_KEYS if key not in config]
     if missing or config["format"] != FORMAT:
         raise InvalidRunFolder(

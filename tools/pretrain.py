@@ -13,6 +13,7 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from sparc_pretrain.engine import door, foreign
+from sparc_pretrain.engine.launcher import LAUNCHERS, init_distributed
 from sparc_pretrain.engine.recipe import complete
 
 
@@ -32,7 +33,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--accumulate", type=int, help="micro-batches per step (exact)")
     parser.add_argument("--compile", action="store_true", help="torch.compile both towers")
-    parser.add_argument("--launcher", choices=foreign.LAUNCHERS, default="none")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="none")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     """Build what the config says and train it; exit code 0, or 75 when stopped by a signal."""
     args = parse(argv)
     foreign.install()
-    foreign.init_distributed(args.launcher)
+    init_distributed(args.launcher)
     cfg = load(args)
     runner = Runner.from_cfg(cfg)
     if args.compile:

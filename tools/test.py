@@ -12,6 +12,7 @@ from mmengine.config import DictAction
 from mmengine.runner import Runner
 
 from sparc_pretrain.engine import door, foreign
+from sparc_pretrain.engine.launcher import LAUNCHERS, init_distributed
 from transfer import recipe
 
 
@@ -27,7 +28,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--backbone", metavar="RUN", help="run folder the checkpoint was made from")
     parser.add_argument("--work-dir", help="metrics.json and pictures go there")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
-    parser.add_argument("--launcher", choices=foreign.LAUNCHERS, default="none")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -35,7 +36,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Test as the config says."""
     args = parse(argv)
-    foreign.init_distributed(args.launcher)
+    init_distributed(args.launcher)
     if not Path(args.checkpoint).is_file():
         raise FileNotFoundError(f"no checkpoint {args.checkpoint}")
     work_dir = args.work_dir or str(Path(args.checkpoint).parent / "test")

@@ -14,6 +14,7 @@ from mmengine.config import DictAction
 from mmengine.runner import Runner
 
 from sparc_pretrain.engine import door, foreign
+from sparc_pretrain.engine.launcher import LAUNCHERS, init_distributed
 from transfer import recipe
 
 
@@ -39,7 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="continue from PATH, or from the newest valid checkpoint of the work dir (auto)",
     )
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
-    parser.add_argument("--launcher", choices=foreign.LAUNCHERS, default="none")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -47,7 +48,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Train, validating as the config says; metrics.json holds the last validation."""
     args = parse(argv)
-    foreign.init_distributed(args.launcher)
+    init_distributed(args.launcher)
     cfg = recipe.load(
         args.config, args.cfg_options, args.work_dir, args.backbone, args.from_scratch
     )

@@ -1,7 +1,12 @@
 """From a run folder to detectors, segmentors and captioners; the only package that imports mmcv,
-mmdet or mmseg.
+mmdet or mmseg. Importing it registers everything under the scope ``sparc``.
 
 ``transfer.mm`` comes first: it mends the foreign packages before anything of theirs is imported.
 """
 
-from transfer import mm  # noqa: F401
+from transfer import mm  # isort: split
+
+from sparc_pretrain import engine
+from transfer import backbone, hooks, layer_decay, pyramid
+
+__all__ = ["backbone", "engine", "hooks", "layer_decay", "mm", "pyramid"]

@@ -13,9 +13,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, distribution
+from types import ModuleType
+from typing import Any
 
+import numpy
 from mmengine.config import utils as config_utils
 
 from sparc_pretrain.engine import foreign
@@ -69,10 +73,10 @@ def _installed(name: str) -> bool:
 
 def register(*scopes: str) -> None:
     """Imports ``mmdet`` or ``mmseg`` as far as needed for all their classes to be in the
-    registries; silent, idempotent.
+    registries, and mends what they brought with them; silent, idempotent.
 
     The default scope is left alone: name it in the config (``default_scope = 'mmdet'``), or write
-        ``mmdet.`` before types.
+    ``mmdet.`` before types.
 
     Args:
         scopes: ``"mmdet"``, ``"mmseg"`` or both.
@@ -86,6 +90,27 @@ def register(*scopes: str) -> None:
             raise ValueError(f"scope {scope!r}: must be one of {', '.join(SCOPES)}")
         for part in PARTS:
             _import_quietly(scope, part)
+    mend_lvis()
+
+
+class _OldNumpy(ModuleType):
+    """numpy with the name ``float``, which numpy 1.24 dropped."""
+
+    float = float
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(numpy, name)
+
+
+def mend_lvis() -> None:
+    """Lets mmdet's LVISMetric run, if mmdet's import brought ``lvis`` with it. Idempotent.
+
+    Reason: ``lvis`` 0.5.3, the last release, says ``np.float`` in ``lvis/eval.py``.
+    Delete when: a release of lvis runs on numpy 2, or mmdet evaluates LVIS without it.
+    """
+    module = sys.modules.get("lvis.eval")
+    if module is not None and not isinstance(module.np, _OldNumpy):
+        module.np = _OldNumpy("numpy")
 
 
 def _import_quietly(scope: str, part: str) -> None:

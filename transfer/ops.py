@@ -65,7 +65,7 @@ class StandIn(ModuleType):
         def missing(*_: Any, **__: Any) -> NoReturn:
             raise NotImplementedError(
                 f"mmcv op '{name}' has no torchvision stand-in; "
-                f"compile mmcv against torch <= 2.13: {compile_command()}"
+                f"compile mmcv (torch <= 2.13): {compile_command()}"
             )
 
         missing.__name__ = name
@@ -150,13 +150,14 @@ def _compiled(required: bool) -> ModuleType:
             if isinstance(present, StandIn):
                 sys.modules[EXTENSION] = present
             raise ImportError(
-                f"no compiled mmcv kernels ({error}); unset {SWITCH} or build them: "
-                f"{compile_command()}"
+                f"no compiled mmcv kernels ({error}); unset {SWITCH} or, with torch <= 2.13, build "
+                f"them: {compile_command()}"
             ) from error
         if not absent:
             warnings.warn(
                 f"mmcv's compiled kernels do not load ({error}): most likely built against another "
-                f"torch. Torchvision's take their place; to mend it: {compile_command()}",
+                f"torch. Torchvision's take their place; to mend it (torch <= 2.13): "
+                f"{compile_command()}",
                 RuntimeWarning,
                 stacklevel=3,
             )

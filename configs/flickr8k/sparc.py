@@ -7,8 +7,8 @@
 _base_ = '../quickstart/sparc.py'
 
 tokenizer = dict(train=6000)
-# 1,800 steps x 128 pairs = 230,400 pairs, 38 passes over 5,996 photographs
-schedule = dict(steps=1_800, warmup=200)
+# 1,000 steps x 128 pairs = 128,000 pairs, 21 passes over 5,996 photographs
+schedule = dict(steps=1_000, warmup=100)
 data = dict(
     sources='data/flickr8k_shards/train/*.tar',
     global_batch=128,

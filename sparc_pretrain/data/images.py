@@ -1,9 +1,11 @@
-"""Image bytes -> uint8 pixels: bounded, header first, and crops drawn from the sample's own generator.
+"""Image bytes -> uint8 pixels: bounded, header first, and crops drawn from the sample's own
+generator.
 
 What is accepted: JPEG, PNG, GIF and WebP, told by their first bytes, whatever the file is called.
-Everything becomes RGB with 8 bits: grey is repeated, CMYK and palettes are converted, 16-bit PNGs keep their
-upper byte, transparency is dropped (as PIL's convert("RGB") does), of an animation the first frame is used,
-and EXIF orientation is applied (JPEG, PNG). Truncated data is refused. Pixels stay uint8; the model normalises.
+Everything becomes RGB with 8 bits: grey is repeated, CMYK and palettes are converted, 16-bit PNGs
+keep their upper byte, transparency is dropped (as PIL's convert("RGB") does), of an animation the
+first frame is used, and EXIF orientation is applied (JPEG, PNG). Truncated data is refused. Pixels
+stay uint8; the model normalises.
 """
 
 from __future__ import annotations
@@ -27,11 +29,14 @@ RATIO = (3 / 4, 4 / 3)
 
 
 class BadImage(ValueError):
-    """These bytes are no image that can be used; the message is the reason, short and without names."""
+    """These bytes are no image that can be used; the message is the reason, short and without
+    names.
+    """
 
 
 def read_size(data: bytes) -> tuple[str, int, int]:
-    """(format, width, height) from the header alone; format is jpeg, png, gif, webp or webp animation.
+    """(format, width, height) from the header alone; format is jpeg, png, gif, webp or webp
+    animation.
 
     Raises BadImage for other data and for a cut header.
     """
@@ -90,13 +95,14 @@ def decode(
     min_side: int = MIN_SIDE,
     max_aspect: float = MAX_ASPECT,
 ) -> Tensor:
-    """Image bytes -> [3,H,W] uint8, upright. The size is read from the header before anything is decoded.
+    """Image bytes -> [3,H,W] uint8, upright. The size is read from the header before anything is
+    decoded.
 
-    Raises BadImage: not an image, truncated, more than `max_pixels`, a side below `min_side` pixels, or one
-    side more than `max_aspect` times the other.
+    Raises BadImage: not an image, truncated, more than `max_pixels`, a side below `min_side`
+    pixels, or one side more than `max_aspect` times the other.
     """
     kind, width, height = read_size(data)
-    _check_size(width, height, max_pixels, min_side, max_aspect)
+    check(width, height, max_pixels, min_side, max_aspect)
     if kind in ("gif", "webp animation"):  # torchvision would decode all frames
         image = _first_frame(data, max_pixels)
     else:
@@ -113,7 +119,15 @@ def decode(
     return image
 
 
-def _check_size(w: int, h: int, max_pixels: float, min_side: int, max_aspect: float) -> None:
+def check(
+    width: int,
+    height: int,
+    max_pixels: float = MAX_PIXELS,
+    min_side: int = MIN_SIDE,
+    max_aspect: float = MAX_ASPECT,
+) -> None:
+    """Raise BadImage for a size that `decode` refuses."""
+    w, h = width, height
     if w * h > max_pixels:
         raise BadImage("too many pixels")
     if min(w, h) < max(min_side, 1):
@@ -142,9 +156,11 @@ def crop_box(
     ratio: tuple[float, float],
     generator: np.random.Generator,
 ) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a random crop: area share in `scale`, aspect in `ratio` (log-uniform).
+    """(top, left, height, width) of a random crop: area share in `scale`, aspect in `ratio`
+    (log-uniform).
 
-    The rule of torchvision's RandomResizedCrop: ten tries, then the largest central crop within `ratio`.
+    The rule of torchvision's RandomResizedCrop: ten tries, then the largest central crop within
+    `ratio`.
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(10):
@@ -176,8 +192,8 @@ def train_crop(
 def eval_resize(image: Tensor, size: int, how: str = "crop") -> Tensor:
     """[3,H,W] uint8 -> [3,size,size] uint8, bicubic, antialiased, nothing random.
 
-    how='crop': shorter side to `size`, then the centre; how='squash': both sides to `size`, all content kept.
-    Raises ValueError for another `how`.
+    how='crop': shorter side to `size`, then the centre; how='squash': both sides to `size`, all
+    content kept. Raises ValueError for another `how`.
     """
     if how == "squash":
         return _resize(image, [size, size])
@@ -191,7 +207,9 @@ def eval_resize(image: Tensor, size: int, how: str = "crop") -> Tensor:
 
 
 def shrink(image: Tensor, shorter: int) -> Tensor:
-    """[3,H,W] uint8 with its shorter side brought down to `shorter`; a smaller image is left as it is."""
+    """[3,H,W] uint8 with its shorter side brought down to `shorter`; a smaller image is left as it
+    is.
+    """
     height, width = image.shape[-2:]
     if min(height, width) <= shorter:
         return image

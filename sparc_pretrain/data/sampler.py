@@ -1,8 +1,8 @@
 """The order of training samples: a pure function of (seed, position), for any number of processes.
 
-Position p of the global stream belongs to global batch `p // global_batch`. Rank r of W takes the positions
-r, r + W, ..., so the same global batches come out for every W at one global batch, and a run can be resumed
-at any position in constant time, with another W too.
+Position p of the global stream belongs to global batch `p // global_batch`. Rank r of W takes the
+positions r, r + W, ..., so the same global batches come out for every W at one global batch, and a
+run can be resumed at any position in constant time, with another W too.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class SizedSources(Protocol):
 class SourceOrder:
     """One source's endless stream: every sample once per epoch, shuffled in blocks of shards.
 
-    The shards are shuffled, each `shards_per_block` neighbours form a block, and samples are shuffled
-    within it: reads stay local, and no permutation is ever larger than a block.
+    The shards are shuffled, each `shards_per_block` neighbours form a block, and samples are
+    shuffled within it: reads stay local, and no permutation is ever larger than a block.
     """
 
     def __init__(self, sizes: np.ndarray, seed: tuple[int, ...], shards_per_block: int) -> None:
@@ -46,7 +46,9 @@ class SourceOrder:
         self._block: tuple[tuple[int, int], np.ndarray] | None = None
 
     def __call__(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Samples [n] of the stream, n ascending -> (index within the source, epoch), both [len(n)]."""
+        """Samples [n] of the stream, n ascending -> (index within the source, epoch), both
+        [len(n)].
+        """
         epoch, offset = np.divmod(n, self.total)
         index = np.empty_like(n)
         for e in np.unique(epoch).tolist():
@@ -82,8 +84,8 @@ class SourceOrder:
 class Schedule:
     """Which source each draw comes from: a shuffled cycle that holds each source by its weight.
 
-    A draw is a global batch or a sample. `counts_before` [L,S] makes the number of earlier draws from a
-    source a table look-up. Raises ValueError for weights that are not positive.
+    A draw is a global batch or a sample. `counts_before` [L,S] makes the number of earlier draws
+    from a source a table look-up. Raises ValueError for weights that are not positive.
     """
 
     def __init__(self, weights: list[float], seed: int) -> None:
@@ -110,10 +112,11 @@ class Schedule:
 
 @DATA_SAMPLERS.register_module()
 class PairSampler(Sampler):
-    """Endless `(index, visit)` pairs for `PairDataset`; `visit` counts the epochs of the sample's source.
+    """Endless `(index, visit)` pairs for `PairDataset`; `visit` counts the epochs of the sample's
+    source.
 
-    mode='alternate': each global batch of `global_batch` samples comes from one source (as in the paper);
-    mode='mixed': every sample is drawn from a source of its own. Weights count draws.
+    mode='alternate': each global batch of `global_batch` samples comes from one source (as in the
+    paper); mode='mixed': every sample is drawn from a source of its own. Weights count draws.
 
     Raises ValueError for an unknown mode, or without `global_batch` when several sources alternate.
     """
@@ -171,7 +174,8 @@ class PairSampler(Sampler):
             at += step
 
     def skip(self, num_samples: int) -> None:
-        """Start the next iteration at this rank's sample `num_samples`, counted from the very beginning.
+        """Start the next iteration at this rank's sample `num_samples`, counted from the very
+        beginning.
 
         This is what mmengine calls on resume. Raises ValueError for a negative number.
         """

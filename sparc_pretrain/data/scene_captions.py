@@ -133,8 +133,7 @@ def _long(facts: SceneFacts, random: Random) -> str:
         start = f"{NUMBERS[len(facts.objects)]} objects {place(facts.background)}: "
         if random.random() < 0.5:
             return start + _listed(_counted(_salient(facts)))
-        attributes = random.sample(ATTRIBUTES, random.randint(0, 3))
-        return start + _listed([_phrase(fact, attributes) for fact in _salient(facts)])
+        return start + _listed([_phrase(fact, _some(random)) for fact in _salient(facts)])
     first = random.choice(facts.relations)
     used = {first.subject, first.target}
     second = random.choice([r for r in facts.relations if {r.subject, r.target} != used])
@@ -148,7 +147,7 @@ def _long(facts: SceneFacts, random: Random) -> str:
 
 
 def write_captions(facts: SceneFacts, random: Random) -> list[str]:
-    """Five true captions with five different numbers of words.
+    """Five true captions with five different numbers of words, the full list being the longest.
 
     In this order: one or two objects; a pair and its relation; the full list; the background first;
     two relations, or the number of objects and what they are.
@@ -160,13 +159,15 @@ def write_captions(facts: SceneFacts, random: Random) -> list[str]:
         _place_first,
         _long,
     )
-    captions: dict[int, str] = {}
-    lengths: set[int] = set()
-    for kind in (2, 0, 1, 3, 4):  # the full list has a single form, so it chooses first
-        # ends: each of the others can take at least five lengths, and at most four are used
+    full = _full(facts, random)
+    captions = {2: full}
+    lengths = {len(full.split())}
+    for kind in (0, 1, 3, 4):
+        # ends: each of the four can take at least four lengths below that of the full list, and at
+        # most three of these are taken by the others
         while True:
             text = kinds[kind](facts, random)
-            if len(text.split()) not in lengths:
+            if len(text.split()) not in lengths and len(text.split()) < len(full.split()):
                 break
         lengths.add(len(text.split()))
         captions[kind] = text

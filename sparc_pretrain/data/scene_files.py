@@ -34,9 +34,7 @@ from sparc_pretrain.data.scene_paint import BACKGROUNDS
 from sparc_pretrain.data.scene_render import SEMANTIC_CLASSES, render_scene
 from sparc_pretrain.data.scene_shapes import CATEGORIES
 
-VAL_START = (
-    500_000  # scenes of val have their own indices, so that neither split depends on the other
-)
+VAL_START = 500_000  # val has its own scene indices, so that neither split depends on the other
 VERSION = 1  # of the drawings: raise it when the same arguments give other bytes
 _ADE_NAMES = {"train": "training", "val": "validation"}
 _JPEG = [
@@ -47,11 +45,21 @@ _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 4]
 _UNFINISHED = "scenes.unfinished.json"
 
 
-def _write_json(path: Path, value: Any) -> None:
+def _write_json(path: Path, value: Json) -> None:
     """Whole or not at all."""
     draft = path.with_name(path.name + ".tmp")
     draft.write_text(json.dumps(value), encoding="utf-8")
     os.replace(draft, path)
+
+
+def _read_json(path: Path) -> Json:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}); delete its folder or choose another"
+        ) from None
+    return value if isinstance(value, dict) else {}
 
 
 def _encode(suffix: str, picture: np.ndarray, options: list[int]) -> bytes:
@@ -68,7 +76,8 @@ def encode_jpeg(image: np.ndarray) -> bytes:
 
 def _link(source: Path, target: Path) -> None:
     """The same file under a second name; a copy where the file system has no links."""
-    target.unlink(missing_ok=True)
+    if target.is_symlink() or target.exists():
+        target.unlink()
     try:
         os.link(source, target)
     except OSError:
@@ -134,10 +143,11 @@ def _folders(out: Path, split: str) -> list[Path]:
 
 def _complete(out: Path, arguments: Json) -> dict[str, int] | None:
     """The counts of the data set at `out` if it is the asked one, with all its files."""
-    record = json.loads((out / "scenes.json").read_text(encoding="utf-8"))
-    if record["arguments"] != arguments:
+    record = _read_json(out / "scenes.json")
+    if record.get("arguments") != arguments:
         raise FileExistsError(
-            f"{out} holds other scenes ({record['arguments']}); choose another folder or delete it"
+            f"{out} holds other scenes ({record.get('arguments')}); choose another folder or "
+            "delete it"
         )
     kinds = ("instances", "lvis_v1", "captions")
     files = [out / "annotations" / f"{k}_{s}.json" for k in kinds for s in _ADE_NAMES]
@@ -174,17 +184,17 @@ def write_scenes(
         counts = _complete(out, arguments)
         if counts is not None:
             return counts
-        (out / "scenes.json").unlink()
     elif out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; choose a folder")
     elif out.is_dir() and any(out.iterdir()):
         note = out / _UNFINISHED
-        if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != arguments:
+        if not note.is_file() or _read_json(note) != arguments:
             raise FileExistsError(f"{out} holds other files; choose another folder or delete it")
     folders = [out, out / "annotations"]
     for folder in folders + [f for split in _ADE_NAMES for f in _folders(out, split)]:
         folder.mkdir(parents=True, exist_ok=True)
     _write_json(out / _UNFINISHED, arguments)
+    (out / "scenes.json").unlink(missing_ok=True)  # after the note: one of the two is always there
 
     done = 0
 

@@ -54,6 +54,23 @@ def pattern(texture: str, height: int, width: int, period: float, phase: float) 
     return np.clip(0.5 + edge * wave, 0, 1).astype(np.float32)
 
 
+def _tones(colour: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The texture's second colour [3], and base, light, dark and outline [4,3].
+
+    Black and white lean to their own side, so that a texture does not make both of them grey.
+    """
+    bright = float(colour @ np.array([0.3, 0.59, 0.11], np.float32))
+    if bright < 60:
+        shares = (0.42, 0.5, 0.2, 0.38)
+        second, light, dark, outline = (_mix(colour, _CREAM, share) for share in shares)
+    else:
+        light = _mix(colour, _CREAM, 0.72) if bright < 220 else np.array([168, 196, 222])
+        dark, outline = colour * 0.6, colour * 0.34
+        second = dark if bright > 170 else _mix(colour, _CREAM, 0.66)
+        second = colour * 0.7 if bright > 220 else second
+    return second, np.stack([colour, light, dark, outline]).astype(np.float32)
+
+
 def paint_object(
     picture: np.ndarray,
     cover: np.ndarray,
@@ -74,16 +91,7 @@ def paint_object(
     view = picture[corner[1] : corner[1] + height, corner[0] : corner[0] + width]
     soft = cv2.GaussianBlur(alpha, (0, 0), 1.8 * unit)
 
-    bright = float(colour @ np.array([0.3, 0.59, 0.11], np.float32))
-    second = colour * 0.6 if bright > 170 else _mix(colour, _CREAM, 0.66)
-    tones = np.stack(
-        [
-            colour,
-            _mix(colour, _CREAM, 0.72) if bright < 220 else np.array([168, 196, 222], np.float32),
-            colour * 0.6 if bright > 60 else _mix(colour, _CREAM, 0.3),
-            colour * 0.34 if bright > 60 else _mix(colour, _CREAM, 0.5),
-        ]
-    )
+    second, tones = _tones(colour)
     ink = cv2.transform(cover, tones.T)
     if texture != "plain":
         share = cover[..., 0] * pattern(texture, height, width, period, phase)

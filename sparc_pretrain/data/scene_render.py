@@ -75,7 +75,7 @@ class Scene:
     image       [H,W,3] uint8 RGB
     background  one of BACKGROUNDS
     semantic    [H,W] uint8, label k + 1 for SEMANTIC_CLASSES[k]: the category on objects, the
-                background elsewhere; 0 on the rim pixels that an object shares with what lies behind
+                background elsewhere; 0 on rim pixels that an object shares with what is behind it
     captions    five, see `write_captions`
     """
 

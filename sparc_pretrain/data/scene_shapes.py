@@ -28,8 +28,8 @@ def draw_shape(
     """Draws one object.
 
     `extent` is the longer side in pixels without the outline, `outline` the line's width in pixels,
-    `margin` the empty pixels left on each side. Returns the share of every pixel that each of `TONES`
-    covers, [h,w,4] float32 in [0,1], and their sum [h,w]. KeyError for an unknown category.
+    `margin` the empty pixels left on each side. Returns the share of every pixel that each of
+    `TONES` covers, [h,w,4] float32 in [0,1], and their sum [h,w]. KeyError for an unknown category.
     """
     points, ends = _vertices(name)
     points = turn(points * ((-1.0, 1.0) if flip else (1.0, 1.0)), degrees)

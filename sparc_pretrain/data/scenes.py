@@ -64,7 +64,7 @@ def contact_sheet(
     width, height = size + 2 * inset, size + 2 * inset + lines * line + inset
     sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    letters = int(size / font.getlength("a small red star on a") * 20)
+    letters = int(size / font.getlength("a small red star on a") * 19)
     for number in range(rows * columns):
         scene = render_scene(seed, number, size)
         x = gap + number % columns * (width + gap)

@@ -1,0 +1,5 @@
+"""Parts of mmengine's Runner made safe and exact; importing the package registers them."""
+
+from sparc_pretrain.engine import checkpoint_hook, hooks, optim, preempt, random_state
+
+__all__ = ["checkpoint_hook", "hooks", "optim", "preempt", "random_state"]

@@ -80,14 +80,14 @@ class CheckpointHook(MMCheckpointHook):
         if rank() == 0:
             files.sweep(self.out_dir)
             for path in files.numbered(self.out_dir):
-                if files.progress(path)[0] > runner.iter:
+                if not files.committed(path):
+                    runner.logger.warning(f"{path} has no manifest and will not be resumed from")
+                elif files.progress(path)[0] > runner.iter:
                     aside = files.set_aside(path)
                     runner.logger.warning(
                         f"{path.name} is ahead of this run, which starts at iteration "
                         f"{runner.iter}; it is now {aside.name}"
                     )
-                elif not files.committed(path):
-                    runner.logger.warning(f"{path} has no manifest and will not be resumed from")
         self.saved_iter = runner.iter or None
         self._last_save = time.monotonic()
 

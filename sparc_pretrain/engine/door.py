@@ -50,6 +50,10 @@ KNOWN_KEYS = [
     "data",
 ]
 
+OUR_PACKAGES = ("sparc_pretrain.", "transfer.")
+# Keys that mmengine's builders take out before the class sees its arguments.
+BUILDER_KEYS = {"type", "_scope_", "constructor", "paramwise_cfg", "priority"}
+
 
 def guard(main: Callable[[], int | None]) -> NoReturn:
     """Run a tool's `main` and exit: with its return value, or with 2 and one line on stderr for a
@@ -59,8 +63,11 @@ def guard(main: Callable[[], int | None]) -> NoReturn:
     """
     try:
         code = main()
-    except USER_ERRORS as error:
-        if os.environ.get("SPARC_TRACEBACK") == "1":
+    except (*USER_ERRORS, TypeError) as error:
+        wrong_argument = "unexpected keyword argument" in str(error)
+        if os.environ.get("SPARC_TRACEBACK") == "1" or (
+            isinstance(error, TypeError) and not wrong_argument
+        ):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
@@ -148,7 +155,8 @@ def _check(value: Any, where: str, known: dict[str, list[Any]]) -> None:
         if isinstance(kind, str):
             if kind not in known and not _torch_name(kind):
                 raise ValueError(f"{where}.type: {kind!r} is not registered{nearest(kind, known)}")
-            _check_arguments(value, where, known.get(kind, []))
+            ours = [c for c in known.get(kind, []) if c.__module__.startswith(OUR_PACKAGES)]
+            _check_arguments(value, where, ours)
         for key, item in value.items():
             _check(item, f"{where}.{key}", known)
 
@@ -175,7 +183,7 @@ def _check_arguments(value: dict, where: str, candidates: list[Any]) -> None:
             open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
             if not open_ended:
                 break
-        extra = [k for k in value if k not in names and k not in ("type", "_scope_")]
+        extra = [k for k in value if k not in names | BUILDER_KEYS]
         if open_ended or not extra:
             return
         wrong.append((extra[0], names))

@@ -86,8 +86,12 @@ class DataHealthHook(Hook):
         self.seen = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Open WORK_DIR/bad_samples.jsonl."""
+        """Open WORK_DIR/bad_samples.jsonl and list damaged shards."""
         self.health = DataHealth(Path(runner.work_dir) / "bad_samples.jsonl", self.max_bad)
+        bad_shards = runner.train_dataloader.dataset.bad_shards
+        self.health.note_shards(bad_shards, write=rank() == 0)
+        for bad in bad_shards:
+            runner.logger.warning(f"{bad.shard}: {bad.reason}")
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Batch = None, outputs: dict | None = None

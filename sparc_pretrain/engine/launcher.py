@@ -11,6 +11,7 @@ import mmengine.dist
 import torch
 import torch.distributed as dist
 
+LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 DEFAULT_TIMEOUT = 600.0  # seconds a collective may take before the run ends with an error
 DEFAULT_PORT = "29500"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
 from sparc_pretrain.data.dataset import PairDataset
@@ -57,17 +58,17 @@ def complete(cfg: Config, accumulate: int | None = None, amp: bool = False) -> C
         batch_size=local,
         num_workers=workers,
         persistent_workers=workers > 0,
-        pin_memory=True,
+        pin_memory=torch.cuda.is_available(),
         drop_last=True,
         collate_fn=dict(type="sparc_collate"),
         sampler=dict(
-            type="PairSampler",
+            type="sparc.PairSampler",
             seed=seed,
             mode=data.get("mode", "alternate"),
             global_batch=data.global_batch,
         ),
         dataset=dict(
-            type="PairDataset",
+            type="sparc.PairDataset",
             sources=sources,
             tokenizer=path,
             image_size=data.image_size,
@@ -76,7 +77,7 @@ def complete(cfg: Config, accumulate: int | None = None, amp: bool = False) -> C
             **data.get("dataset", {}),
         ),
     )
-    cfg.model_wrapper_cfg = dict(type="DistributedPretrainer")
+    cfg.model_wrapper_cfg = dict(type="sparc.DistributedPretrainer")
     steps, warmup = schedule.steps, schedule.warmup
     if not 0 <= warmup < steps:
         raise ValueError(f"schedule.warmup={warmup} must be below schedule.steps={steps}")

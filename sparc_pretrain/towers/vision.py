@@ -4,6 +4,7 @@ at chosen depths.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ class VisionTower(nn.Module):
     ) -> None:
         super().__init__()
         if not timm.is_model(arch) or not arch.startswith(("vit_", "deit")):
-            near = timm.list_models(f"*{arch.removeprefix('vit_')[:8]}*")[:4]
+            near = difflib.get_close_matches(arch, timm.list_models("vit_*"), n=4)
             raise ValueError(f"timm has no Vision Transformer {arch!r}; near names: {near}")
         self.arch = arch
         self.img_size = int(img_size)

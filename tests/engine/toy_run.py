@@ -4,6 +4,7 @@ warm-up, validation, workers. Not a test; the tests of this folder start it, als
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -12,8 +13,10 @@ import signal
 import socket
 import sys
 import uuid
+from multiprocessing import forkserver
 from pathlib import Path
 
+import pytest
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
@@ -92,7 +95,7 @@ class ToyHook(Hook):
         record = {
             "step": step,
             "index": [int(i) for i in data_batch["index"]],
-            "loss": float(outputs["loss"]).hex(),
+            "loss": outputs["loss"].item().hex(),
         }
         with open(Path(runner.work_dir) / f"seen-{rank()}.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
@@ -103,6 +106,9 @@ class ToyHook(Hook):
         self._signal(f"val {runner.iter}")
 
     def _signal(self, moment):
+        for number in self.signals.get(f"workers {moment}", []):
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, number)
         for number in self.signals.get(f"rank {rank()} {moment}", []):
             os.kill(os.getpid(), number)
 
@@ -122,8 +128,8 @@ def make_runner(
     **toy,
 ) -> Runner:
     saver = dict(
-        type="sparc.CheckpointHook",
-        **{"by_epoch": epochs is not None, "interval": 1 if epochs else 5, **(checkpoint or {})},
+        {"type": "sparc.CheckpointHook", "by_epoch": epochs is not None},
+        **{"interval": 1 if epochs else 5, **(checkpoint or {})},
     )
     loader = dict(
         batch_size=BATCH,
@@ -174,6 +180,7 @@ def make_runner(
         load_from=None if resume is None and load_from is None else str(resume or load_from),
         resume=resume is not None,
         launcher=launcher,
+        cfg=dict(purpose="a toy"),
         **val,
     )
 
@@ -183,7 +190,24 @@ def train(work_dir, resume=None, **kwargs) -> Runner:
     foreign.install()
     found = foreign.resolve_resume(work_dir, resume)
     runner = make_runner(work_dir, resume=found, **kwargs)
-    runner.train()
+    stopped, threads = False, torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        runner.train()
+        (Path(work_dir) / f"hash-{rank()}.txt").write_text(state_hash(runner))
+    except Stop:
+        stopped = True
+    finally:
+        torch.set_num_threads(threads)
+    # Loader workers that the garbage collector ends at a bad moment take five seconds to go.
+    loop = runner.train_loop
+    iterators = [getattr(loop, "dataloader_iterator", None), loop.dataloader]
+    for iterator in (getattr(i, "_iterator", None) for i in iterators):
+        if hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
+    gc.collect()
+    if stopped:
+        raise Stop
     return runner
 
 
@@ -226,22 +250,25 @@ def seen(work_dir, number=0) -> dict[int, dict]:
 
 def _child(environment, kwargs) -> None:
     os.environ.update(environment)
-    torch.set_num_threads(1)
     if environment.get("RANK"):
         foreign.init_distributed("pytorch")
     try:
-        runner = train(**kwargs)
+        train(**kwargs)
     except Exception as error:
         path = Path(kwargs["work_dir"]) / f"error-{os.environ.get('RANK', '0')}.txt"
         path.write_text(f"{type(error).__name__}: {error}")
         sys.exit(2)
-    (Path(kwargs["work_dir"]) / f"hash-{rank()}.txt").write_text(state_hash(runner))
 
 
 def spawn(ranks=1, **kwargs) -> list[int]:
     """Train in `ranks` child processes; their exit codes (minus the signal when killed)."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["toy_run"])  # one import of torch for all children
+    # One import of torch for all children; Python 3.11's fork server does not know our sys.path.
+    context.set_forkserver_preload(["toy_run"])
+    with pytest.MonkeyPatch.context() as patch:
+        here = Path(__file__).parent
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parents[1])]))
+        forkserver.ensure_running()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -100,6 +101,26 @@ model = dict(
     model.eval()
     results = model(**model.data_preprocessor({"inputs": [image]}), mode="predict")
     assert results[0].pred_sem_seg.data.shape == (1, 64, 64)
+
+
+def test_the_lvis_package_evaluates_on_numpy_2(tmp_path: Path) -> None:
+    lvis = pytest.importorskip("lvis")
+    mm.register("mmdet")
+    mm.register("mmdet")
+    box = {"image_id": 1, "category_id": 1, "bbox": [10.0, 10.0, 50.0, 40.0], "area": 2000.0}
+    truth = {
+        "images": [
+            {"id": 1, "neg_category_ids": [], "not_exhaustive_category_ids": [], "height": 100}
+        ],
+        "categories": [{"id": 1, "name": "cat", "frequency": "f"}],
+        "annotations": [{**box, "id": 1, "segmentation": [[10, 10, 60, 10, 60, 50, 10, 50]]}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    annotations = lvis.LVIS(str(tmp_path / "truth.json"))
+    found = lvis.LVISResults(annotations, [{**box, "score": 0.9}])
+    evaluation = lvis.LVISEval(annotations, found, "bbox")
+    evaluation.run()
+    assert evaluation.get_results()["AP"] == pytest.approx(1.0)
 
 
 def test_advice_to_pip_install_names_the_fork_and_not_the_package_that_would_overwrite_it() -> None:

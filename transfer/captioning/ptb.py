@@ -19,10 +19,10 @@ import re
 from collections.abc import Iterable
 
 # the list of pycocoevalcap/tokenizer/ptbtokenizer.py
-PUNCTUATION = frozenset(
-    ("''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-")
-    + (".", "?", "!", ",", ":", "-", "--", "...", ";")
-)
+PUNCTUATION = frozenset([
+    "''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-",
+    ".", "?", "!", ",", ":", "-", "--", "...", ";",
+])  # fmt: skip
 # words that keep their full stop: always, only when capitalised, only before a number
 ABBREVIATIONS = """
 adj adm adv al ala alex apr ariz assn assoc asst atty attys aug ave bhd bldg blvd brig bros calif

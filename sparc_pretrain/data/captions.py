@@ -1,0 +1,212 @@
+"""Captions: from annotation files (COCO, Karpathy, Flickr, CSV, TSV, JSONL) and from stored
+samples.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sparc_pretrain.data.shard_index import RawSample
+
+IMAGE_COLUMNS = ("image", "file_name", "filename", "image_name", "filepath", "path", "url")
+CAPTION_COLUMNS = ("caption", "captions", "comment", "text", "title", "sentence")
+KINDS = "COCO captions JSON, Karpathy JSON, Flickr token.txt, CSV, TSV or JSONL"
+
+
+class BadCaption(ValueError):
+    """This sample has no caption that can be used; the message is the reason."""
+
+
+def read_captions(file: str | Path, split: str | None = None) -> dict[str, list[str]]:
+    """File name of each image -> its captions, stripped, in the file's order.
+
+    The kind of file is told by its suffix and content. An image without any non-blank caption keeps
+    an empty list. `split` (of a Karpathy file) may join several: 'train+restval'.
+
+    Raises FileNotFoundError; ValueError naming file and line (or entry) for what cannot be read,
+    for a `split` that the file does not have, and when there is no caption at all.
+    """
+    path = Path(file)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    found: dict[str, list[str]] = {}
+    for image, caption in _pairs(path, text, split):
+        if not (isinstance(image, str) and isinstance(caption, str)):
+            raise ValueError(
+                f"{path}: image {image!r} has a caption {caption!r}; both must be texts"
+            )
+        texts = found.setdefault(image, [])
+        if caption.strip():
+            texts.append(caption.strip())
+    if not any(found.values()):
+        raise ValueError(f"{path} has no caption; known kinds: {KINDS}")
+    return found
+
+
+def stored_captions(raw: RawSample) -> list[str]:
+    """The usable captions of a sample in a shard, stripped; of several, blank ones are left out.
+
+    Raises BadCaption: missing, not UTF-8, broken JSON, or empty.
+    """
+    if raw.text is None:
+        raise BadCaption("no caption")
+    try:
+        text = raw.text.decode("utf-8")
+        texts = _from_json(text) if raw.is_json else [text]
+        "".join(texts).encode()  # JSON can name lone surrogates, which no encoding can hold
+    except UnicodeError:
+        raise BadCaption("caption is not UTF-8") from None
+    texts = [one for one in (text.strip() for text in texts) if one]
+    if not texts:
+        raise BadCaption("caption is empty")
+    return texts
+
+
+def _from_json(text: str) -> list[str]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadCaption("caption JSON is broken") from None
+    if not isinstance(found, dict):
+        raise BadCaption("caption JSON is not an object")
+    found = found.get("captions") or found.get("caption")
+    return [one for one in (found if isinstance(found, list) else [found]) if isinstance(one, str)]
+
+
+def _pairs(path: Path, text: str, split: str | None) -> Iterator[tuple[str, str]]:
+    """(image, caption) pairs; an image without captions comes with a blank one."""
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        return _json(path, text, split)
+    if split is not None:
+        raise ValueError(f"{path}: only a Karpathy JSON has splits; leave --split out")
+    if suffix in (".jsonl", ".ndjson"):
+        return _json_lines(path, text)
+    first = text.split("\n", 1)[0]
+    if "#" in first.split("\t")[0] and "\t" in first:
+        return _flickr(path, text)
+    if suffix in (".csv", ".tsv", ".txt"):
+        return _table(path, text, "\t" if suffix == ".tsv" or "\t" in first else ",")
+    raise ValueError(f"{path}: unknown kind of caption file; known kinds: {KINDS}")
+
+
+def _json(path: Path, text: str, split: str | None) -> Iterator[tuple[str, str]]:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    images = data.get("images") if isinstance(data, dict) else None
+    if not isinstance(images, list):
+        raise ValueError(f"{path} has no list 'images'; it is neither COCO nor Karpathy JSON")
+    if "annotations" in data:
+        if split is not None:
+            raise ValueError(f"{path}: COCO files have no splits; leave --split out")
+        yield from _coco(path, images, data["annotations"])
+    else:
+        yield from _karpathy(path, images, split)
+
+
+def _coco(path: Path, images: list[Any], annotations: list[Any]) -> Iterator[tuple[str, str]]:
+    names = {}
+    for n, image in enumerate(images):
+        names[_field(path, "images", n, image, "id")] = _field(
+            path, "images", n, image, "file_name"
+        )
+    yield from ((name, "") for name in names.values())
+    for n, annotation in enumerate(annotations):
+        image_id = _field(path, "annotations", n, annotation, "image_id")
+        caption = _field(path, "annotations", n, annotation, "caption")
+        if image_id not in names:
+            raise ValueError(f"{path}: annotations[{n}] is of the unknown image {image_id}")
+        yield names[image_id], caption
+
+
+def _karpathy(path: Path, images: list[Any], split: str | None) -> Iterator[tuple[str, str]]:
+    wanted = set(split.split("+")) if split else None
+    known = {str(image.get("split")) for image in images if isinstance(image, dict)}
+    if wanted and not wanted <= known:
+        raise ValueError(f"{path} has the splits {', '.join(sorted(known))}, not {split!r}")
+    for n, image in enumerate(images):
+        name = _field(path, "images", n, image, "filename")
+        if wanted and str(image.get("split")) not in wanted:
+            continue
+        name = f"{image['filepath']}/{name}" if image.get("filepath") else name
+        yield name, ""
+        for sentence in _field(path, "images", n, image, "sentences"):
+            yield name, _field(path, "sentences of images", n, sentence, "raw")
+
+
+def _field(path: Path, where: str, n: int, entry: Any, key: str) -> Any:
+    if not isinstance(entry, dict) or key not in entry:
+        raise ValueError(f"{path}: {where}[{n}] has no {key!r}")
+    return entry[key]
+
+
+def _json_lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    for n, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise ValueError(f"{path}, line {n}: not JSON") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {n}: not a JSON object")
+        image = next((row[key] for key in IMAGE_COLUMNS if key in row), None)
+        texts = next((row[key] for key in CAPTION_COLUMNS if key in row), None)
+        texts = texts if isinstance(texts, list) else [texts]
+        if not isinstance(image, str) or not all(isinstance(one, str) for one in texts):
+            raise ValueError(f"{path}, line {n}: needs 'image' and 'caption' (texts)")
+        yield image, ""
+        yield from ((image, one) for one in texts)
+
+
+def _flickr(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    for n, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        name, tab, caption = line.partition("\t")
+        image, mark, number = name.rpartition("#")
+        if not tab or not mark or not number.strip().isdigit():
+            raise ValueError(f"{path}, line {n}: expected 'name.jpg#0<TAB>caption'")
+        yield image, caption
+
+
+def _table(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, str]]:
+    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
+    columns: tuple[int, int] | None = None
+    try:
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            if columns is None:
+                columns, is_header = _columns(path, row)
+                if is_header:
+                    continue
+            if len(row) <= max(columns):
+                raise ValueError(f"{path}, line {reader.line_num}: {len(row)} columns are too few")
+            yield row[columns[0]].strip(), row[columns[1]]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+
+
+def _columns(path: Path, row: list[str]) -> tuple[tuple[int, int], bool]:
+    """((image column, caption column), whether the first row is a header)."""
+    names = [cell.strip().lower() for cell in row]
+    image = next((names.index(name) for name in IMAGE_COLUMNS if name in names), None)
+    caption = next((names.index(name) for name in CAPTION_COLUMNS if name in names), None)
+    if image is not None and caption is not None:
+        return (image, caption), True
+    if len(row) == 2 and Path(names[0]).suffix:
+        return (0, 1), False
+    raise ValueError(
+        f"{path}, line 1: no header with the columns 'image' and 'caption', but {row[:4]}"
+    )

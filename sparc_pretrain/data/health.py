@@ -1,0 +1,75 @@
+"""Bad samples of a run: counted, listed, limited."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from sparc_pretrain.types import BadSample
+
+FIRST_LOOK = 1000  # samples before the share of bad ones is judged, and tries before we give up
+
+
+class TooManyBadSamples(ValueError):
+    """More samples or shards are unusable than allowed; the message says which and why."""
+
+
+class DataHealth:
+    """What a run has met of bad samples: counted per reason, listed, limited.
+
+    Each bad sample is listed once in `file` (JSON lines: shard, key, reason). From 1,000 samples
+    on, `update` raises TooManyBadSamples when more than `max_bad` of the samples read were bad; an
+    unusable replacement was read too.
+    """
+
+    def __init__(self, file: str | Path | None = None, max_bad: float = 0.01) -> None:
+        self.file = Path(file) if file else None
+        self.max_bad = max_bad
+        self.seen = 0
+        self.reasons: Counter[str] = Counter()
+        self._listed: set[BadSample] = set()
+
+    @property
+    def bad(self) -> int:
+        """How many of the samples read were bad."""
+        return sum(self.reasons.values())
+
+    def note_shards(self, bad_shards: Sequence[BadSample], write: bool = True) -> None:
+        """List damaged tars; they do not count as samples."""
+        self._list(bad_shards, write)
+
+    def update(self, skipped: Sequence[BadSample], seen: int, write: bool = True) -> None:
+        """Count `seen` good samples and the `skipped` ones met with them; list these if `write`.
+
+        Raises TooManyBadSamples above the limit.
+        """
+        self.seen += seen + len(skipped)
+        self.reasons += count(skipped)
+        self._list(skipped, write)
+        if self.seen >= FIRST_LOOK and self.bad > self.max_bad * self.seen:
+            listed = f", listed in {self.file}" if self.file else ""
+            raise TooManyBadSamples(
+                f"{self.bad} of {self.seen} samples are bad ({self.summary()}){listed}; "
+                f"clean the shards or raise max_bad, now {self.max_bad:g}"
+            )
+
+    def summary(self) -> str:
+        """The reasons, most frequent first, in one line."""
+        return ", ".join(f"{why}: {n}" for why, n in self.reasons.most_common()) or "none bad"
+
+    def _list(self, bad: Sequence[BadSample], write: bool) -> None:
+        new = [one for one in dict.fromkeys(bad) if one not in self._listed]
+        self._listed.update(new)
+        if new and write and self.file:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.file, "a", encoding="utf-8") as file:
+                for one in new:
+                    line = dict(shard=one.shard, key=one.key, reason=one.reason)
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def count(bad: Sequence[BadSample]) -> Counter[str]:
+    """How often each reason occurs."""
+    return Counter(one.reason for one in bad)

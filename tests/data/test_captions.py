@@ -1,0 +1,155 @@
+"""Caption files of every kind are read, and mistakes in them are told with file and line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sparc_pretrain.data.captions import BadCaption, read_captions, stored_captions
+from sparc_pretrain.data.shard_index import RawSample
+
+WANT = {"a.jpg": ["one, dog", "two"], "b.jpg": ["three ü"]}
+COCO = {
+    "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "b.jpg"}],
+    "annotations": [
+        {"image_id": 7, "caption": "one, dog"},
+        {"image_id": 9, "caption": " three ü\n"},
+        {"image_id": 7, "caption": "two"},
+    ],
+}
+KARPATHY = {
+    "images": [
+        {"filename": "a.jpg", "split": "train", "sentences": [{"raw": "one, dog"}, {"raw": "two"}]},
+        {"filename": "b.jpg", "split": "restval", "sentences": [{"raw": "three ü"}]},
+        {
+            "filename": "c.jpg",
+            "split": "val",
+            "sentences": [{"raw": "four"}],
+            "filepath": "val2014",
+        },
+    ]
+}
+
+
+def write(folder: Path, name: str, content) -> Path:
+    path = folder / name
+    text = content if isinstance(content, str) else json.dumps(content)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+FILES = {
+    "coco.json": COCO,
+    "Flickr8k.token.txt": "a.jpg#0\tone, dog\na.jpg#1\ttwo\n\nb.jpg#0\tthree ü\n",
+    "results.token": "a.jpg#0\tone, dog\na.jpg#1\ttwo\nb.jpg#0\tthree ü",
+    "header.csv": 'image,caption\na.jpg,"one, dog"\na.jpg,two\nb.jpg,three ü\n',
+    "swapped.csv": '\ufeffid,Caption,File_Name\r\n1,"one, dog",a.jpg\r\n'
+    "2,two,a.jpg\r\n3,three ü,b.jpg\r\n",
+    "bare.csv": 'a.jpg,"one, dog"\na.jpg,two\nb.jpg,three ü\n',
+    "header.tsv": "caption\timage\none, dog\ta.jpg\ntwo\ta.jpg\nthree ü\tb.jpg\n",
+    "tabs.txt": "a.jpg\tone, dog\na.jpg\ttwo\nb.jpg\tthree ü\n",
+    "lines.jsonl": '{"image": "a.jpg", "captions": ["one, dog", "two"]}\n\n'
+    '{"file_name": "b.jpg", "text": "three ü"}\n',
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_kind_of_file_gives_the_same_captions(tmp_path, name):
+    assert read_captions(write(tmp_path, name, FILES[name])) == WANT
+
+
+def test_a_karpathy_file_is_read_by_split(tmp_path):
+    path = write(tmp_path, "dataset_coco.json", KARPATHY)
+    assert read_captions(path, "train+restval") == WANT
+    assert read_captions(path, "val") == {"val2014/c.jpg": ["four"]}
+    assert len(read_captions(path)) == 3
+    with pytest.raises(ValueError, match="restval, train, val, not 'test'"):
+        read_captions(path, "test")
+
+
+def test_images_without_a_usable_caption_keep_an_empty_list(tmp_path):
+    coco = {"images": COCO["images"], "annotations": COCO["annotations"][:1]}
+    coco["annotations"] = [*coco["annotations"], {"image_id": 9, "caption": "  "}]
+    assert read_captions(write(tmp_path, "c.json", coco)) == {"a.jpg": ["one, dog"], "b.jpg": []}
+
+
+def test_a_quoted_field_may_span_lines(tmp_path):
+    path = write(tmp_path, "c.csv", 'image,caption\na.jpg,"one\ntwo"\n')
+    assert read_captions(path) == {"a.jpg": ["one\ntwo"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("c.json", "{", "c.json is not JSON"),
+        ("c.json", {"annotations": []}, "no list 'images'"),
+        ("c.json", [], "no list 'images'"),
+        ("c.json", {"images": [{"id": 1}], "annotations": []}, r"images\[0\] has no 'file_name'"),
+        ("c.json", COCO | {"annotations": [{"image_id": 1, "caption": ""}]}, "unknown image 1"),
+        ("c.json", COCO | {"annotations": [{"image_id": 7}]}, r"annotations\[0\] has no 'caption'"),
+        ("c.json", COCO | {"annotations": [{"image_id": 7, "caption": 5}]}, "must be texts"),
+        ("c.json", COCO | {"annotations": []}, "no caption"),
+        ("c.json", {"images": [{"filename": "a"}]}, "no 'sentences'"),
+        ("c.jsonl", '{"image": "a", "caption": "b"}\n{', "line 2: not JSON"),
+        ("c.jsonl", '{"image": "a"}', "line 1: needs"),
+        ("c.jsonl", "[]", "line 1: not a JSON object"),
+        ("c.token", "a.jpg#0\tone\nb.jpg two", "line 2: expected"),
+        ("c.csv", "image,caption\na.jpg\n", "line 2: 1 columns"),
+        ("c.csv", "name,words\na,b\n", "line 1: no header"),
+        ("c.csv", "", "has no caption"),
+        ("c.xml", "<a/>", "unknown kind"),
+    ],
+)
+def test_mistakes_are_told_with_file_and_place(tmp_path, name, content, message):
+    path = write(tmp_path, name, content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_captions(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_split_of_a_file_without_splits_is_refused(tmp_path):
+    for name in ("coco.json", "bare.csv"):
+        with pytest.raises(ValueError, match="split"):
+            read_captions(write(tmp_path, name, FILES[name]), "train")
+
+
+def test_text_that_is_not_utf_8_is_refused(tmp_path):
+    (tmp_path / "c.csv").write_bytes(b"a.jpg,caf\xe9\n")
+    with pytest.raises(ValueError, match="not UTF-8"):
+        read_captions(tmp_path / "c.csv")
+
+
+def stored(text: bytes | None, is_json: bool = False) -> RawSample:
+    return RawSample("k", b"", text, is_json)
+
+
+def test_stored_captions_are_stripped_and_blank_ones_left_out():
+    assert stored_captions(stored(b" a dog \n")) == ["a dog"]
+    assert stored_captions(stored(b'{"captions": ["a", " ", 5, "b"]}', True)) == ["a", "b"]
+    assert stored_captions(stored(b'{"caption": "a", "url": "x"}', True)) == ["a"]
+    assert stored_captions(stored(b'{"caption": ["a"], "captions": []}', True)) == ["a"]
+    assert stored_captions(stored("🐶 a\0b שלום".encode())) == ["🐶 a\0b שלום"]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_json", "reason"),
+    [
+        (None, False, "no caption"),
+        (b"", False, "empty"),
+        (b" \n\t ", False, "empty"),
+        (b"caf\xe9", False, "UTF-8"),
+        (b'{"caption": "caf\xe9"}', True, "UTF-8"),
+        (b'{"caption": "\\ud800"}', True, "UTF-8"),
+        (b"{", True, "broken"),
+        (b"[" * 100_000, True, "broken"),
+        (b"[]", True, "not an object"),
+        (b"{}", True, "empty"),
+        (b'{"caption": null}', True, "empty"),
+        (b'{"caption": {"a": 1}}', True, "empty"),
+    ],
+)
+def test_unusable_stored_captions_are_refused_with_the_reason(text, is_json, reason):
+    with pytest.raises(BadCaption, match=reason):
+        stored_captions(stored(text, is_json))

@@ -1,0 +1,210 @@
+"""Images: bounded, told by their content, upright, 8-bit RGB; crops are the sample's own."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from sparc_pretrain.data import images
+from sparc_pretrain.data.images import (
+    BadImage,
+    crop_box,
+    decode,
+    eval_resize,
+    read_size,
+    train_crop,
+)
+
+
+def picture(width: int = 60, height: int = 40) -> Image.Image:
+    y, x = np.mgrid[:height, :width]
+    channels = [x * 255 // width, y * 255 // height, (x + y) % 200]
+    return Image.fromarray(np.stack(channels, -1).astype(np.uint8))
+
+
+def encode(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def as_pil_sees(data: bytes) -> torch.Tensor:
+    with Image.open(io.BytesIO(data)) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+FORMATS = {
+    "jpeg": lambda: encode(picture(), "JPEG", quality=95),
+    "progressive jpeg": lambda: encode(picture(), "JPEG", progressive=True),
+    "grey jpeg": lambda: encode(picture().convert("L"), "JPEG"),
+    "png": lambda: encode(picture(), "PNG"),
+    "alpha png": lambda: encode(picture().convert("RGBA"), "PNG"),
+    "grey alpha png": lambda: encode(picture().convert("LA"), "PNG"),
+    "palette png": lambda: encode(picture().convert("P"), "PNG"),
+    "1-bit png": lambda: encode(picture().convert("1"), "PNG"),
+    "gif": lambda: encode(picture(), "GIF"),
+    "webp": lambda: encode(picture(), "WEBP", lossless=True),
+    "lossy webp": lambda: encode(picture(), "WEBP"),
+    "alpha webp": lambda: encode(picture().convert("RGBA"), "WEBP", lossless=True),
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_accepted_kind_becomes_the_rgb_that_pil_sees(kind):
+    data = FORMATS[kind]()
+    assert read_size(data)[1:] == (60, 40)
+    image = decode(data)
+    assert image.shape == (3, 40, 60) and image.dtype == torch.uint8
+    assert (image.int() - as_pil_sees(data).int()).abs().float().mean() < 2.5
+
+
+def test_cmyk_is_converted():
+    image = decode(encode(picture().convert("CMYK"), "JPEG", quality=95))
+    want = torch.from_numpy(np.array(picture())).permute(2, 0, 1)
+    assert (image.int() - want.int()).abs().float().mean() < 4
+
+
+def test_sixteen_bit_png_keeps_the_upper_byte():
+    values = (np.arange(2400).reshape(40, 60) * 27).astype(np.uint16)
+    image = decode(encode(Image.fromarray(values), "PNG"))
+    assert image.dtype == torch.uint8
+    assert torch.equal(image[0], torch.from_numpy((values >> 8).astype(np.uint8)))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+def test_the_first_frame_of_an_animation_is_used(kind):
+    frames = [picture().rotate(90 * n) for n in range(1, 3)]
+    data = encode(picture(), kind, save_all=True, append_images=frames)
+    assert (decode(data).int() - as_pil_sees(data).int()).abs().float().mean() < 2
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x112] = 6
+    turned = decode(encode(picture(), "JPEG", exif=exif, quality=95))
+    assert turned.shape == (3, 60, 40)
+    plain = decode(encode(picture(), "JPEG", quality=95))
+    assert torch.equal(turned, plain.rot90(-1, (1, 2)))
+
+
+def bomb(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"<html>not found</html>", "not an image"),
+        (b"%PDF-1.7", "not an image"),
+        (FORMATS["jpeg"]()[:400], "truncated|cannot be decoded"),
+        (FORMATS["jpeg"]()[:20], "truncated"),
+        (FORMATS["png"]()[:18], "truncated header"),
+        (FORMATS["png"]()[:120], "png"),
+        (FORMATS["gif"]()[:100], "cannot be decoded"),
+        (FORMATS["webp"]()[:23], "truncated"),
+        (FORMATS["lossy webp"]()[:200], "webp"),
+        (b"\xff\xd8\xff\xd9", "broken header"),
+        (b"RIFF\0\0\0\0WEBPjunk" + b"\0" * 20, "broken header"),
+        (encode(picture(), "BMP"), "not an image"),
+        (encode(picture(1, 1), "PNG"), "too small"),
+        (encode(picture(60, 7), "PNG"), "too small"),
+        (encode(picture(1000, 9), "JPEG"), "long and thin"),
+    ],
+)
+def test_what_is_no_usable_image_is_refused_with_the_reason(data, reason):
+    with pytest.raises(BadImage, match=reason):
+        decode(data)
+
+
+def test_a_decompression_bomb_is_refused_from_its_header(monkeypatch):
+    monkeypatch.setattr(images, "decode_image", None)  # nothing is decoded
+    monkeypatch.setattr(images, "_first_frame", None)
+    with pytest.raises(BadImage, match="too many pixels"):
+        decode(bomb(16000, 16000))
+    with pytest.raises(BadImage, match="too many pixels"):
+        decode(b"GIF89a" + struct.pack("<HH", 65535, 65535) + b"\0" * 20)
+
+
+def test_the_limits_are_arguments():
+    data = FORMATS["png"]()
+    with pytest.raises(BadImage, match="too many"):
+        decode(data, max_pixels=2399)
+    assert decode(data, max_pixels=2400, min_side=40, max_aspect=1.5).shape == (3, 40, 60)
+    with pytest.raises(BadImage, match="small"):
+        decode(data, min_side=41)
+
+
+def test_the_global_state_of_pil_is_left_alone():
+    before = Image.MAX_IMAGE_PIXELS
+    decode(FORMATS["gif"]())
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_training_crop_depends_on_its_generator_alone():
+    image = decode(FORMATS["png"]())
+    one, two, other = (
+        train_crop(image, 32, (0.3, 1.0), generator=np.random.default_rng(s)) for s in (7, 7, 8)
+    )
+    assert one.shape == (3, 32, 32) and one.dtype == torch.uint8
+    assert torch.equal(one, two) and not torch.equal(one, other)
+
+
+def test_no_global_random_state_is_read_or_changed():
+    image = decode(FORMATS["png"]())
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
+    train_crop(image, 32, generator=np.random.default_rng(1))
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert (states[1] == np.random.get_state()[1]).all()
+
+
+@pytest.mark.parametrize("size", [(40, 60), (300, 31), (10, 900)])
+def test_crops_lie_inside_and_keep_to_area_and_aspect(size):
+    generator = np.random.default_rng(0)
+    height, width = size
+    for _ in range(200):
+        top, left, h, w = crop_box(height, width, (0.5, 1.0), (3 / 4, 4 / 3), generator)
+        assert top >= 0 and left >= 0 and h > 0 and w > 0
+        assert top + h <= height and left + w <= width
+        assert 0.7 < w / h < 1.4
+        if size == (40, 60):
+            assert 0.45 < h * w / (height * width) <= 1
+
+
+def test_the_training_crop_is_torchvision_s_antialiased_bicubic_one():
+    image = decode(FORMATS["png"]())
+    top, left, h, w = crop_box(40, 60, (0.9, 1.0), images.RATIO, np.random.default_rng(3))
+    want = v2.functional.resized_crop(
+        image.contiguous(), top, left, h, w, [24, 24], v2.InterpolationMode.BICUBIC, True
+    )
+    got = train_crop(image, 24, generator=np.random.default_rng(3))
+    assert (got.int() - want.int()).abs().max() <= 1
+
+
+def test_evaluation_crops_the_centre_or_squashes():
+    image = torch.zeros(3, 40, 80, dtype=torch.uint8)
+    image[:, :, :20] = 255  # the left quarter: cut off by a centre crop
+    assert eval_resize(image, 16).max() < 40
+    squashed = eval_resize(image, 16, "squash")
+    assert squashed.shape == (3, 16, 16) and squashed[:, :, :3].min() > 200
+    with pytest.raises(ValueError, match="how"):
+        eval_resize(image, 16, "stretch")
+
+
+def test_shrinking_keeps_the_aspect_and_never_enlarges():
+    image = decode(FORMATS["png"]())
+    assert images.shrink(image, 20).shape == (3, 20, 30)
+    assert images.shrink(image, 100) is image

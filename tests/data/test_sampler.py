@@ -1,0 +1,184 @@
+"""The order: a function of (seed, position), elastic, resumable, each sample once per epoch."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from sparc_pretrain.data.sampler import PairSampler, Schedule
+
+
+class Sources:
+    """Stands for a dataset: sizes of shards per source, weights."""
+
+    def __init__(self, *sizes: list[int], weights: list[float] | None = None) -> None:
+        self.shard_sizes = [np.asarray(one) for one in sizes]
+        self.weights = weights or [1.0] * len(sizes)
+
+
+ONE = Sources([5, 9, 0, 3, 11, 2, 8])
+TWO = Sources([5, 9, 3], [4, 4, 12, 20], weights=[1, 3])
+
+
+def sampler(sources: Sources = ONE, rank: int = 0, world: int = 1, **options) -> PairSampler:
+    made = PairSampler(sources, **{"seed": 3, "shards_per_block": 2, **options})
+    made.rank, made.world_size = rank, world
+    return made
+
+
+def take(made: PairSampler, n: int) -> list[tuple[int, int]]:
+    return list(islice(made, n))
+
+
+def test_every_sample_comes_exactly_once_per_epoch():
+    stream = take(sampler(), 38 * 5)
+    for epoch in range(5):
+        part = stream[38 * epoch : 38 * (epoch + 1)]
+        assert sorted(index for index, _ in part) == list(range(38))
+        assert {visit for _, visit in part} == {epoch}
+
+
+def test_epochs_and_seeds_differ_in_order():
+    stream = [index for index, _ in take(sampler(), 76)]
+    assert stream[:38] != stream[38:]
+    assert stream != [index for index, _ in take(sampler(seed=4), 76)]
+    assert stream[:38] != sorted(stream[:38])
+
+
+def test_the_same_seed_gives_the_same_order():
+    assert take(sampler(), 100) == take(sampler(), 100)
+    assert take(sampler(seed=None), 50) == take(sampler(seed=0), 50)
+
+
+@pytest.mark.parametrize("mode", ["alternate", "mixed"])
+def test_several_sources_each_show_every_sample_once_per_visit(mode):
+    stream = take(sampler(TWO, mode=mode, global_batch=8), 4000)
+    counts = Counter(stream)
+    assert set(counts.values()) == {1}
+    for first, size in ((0, 17), (17, 40)):
+        visits = [v for i, v in stream if first <= i < first + size]
+        assert visits == sorted(visits), "a source begins an epoch when the last one is over"
+        for visit in range(max(visits)):
+            assert visits.count(visit) == size
+
+
+def test_alternating_batches_come_from_one_source_by_weight():
+    stream = take(sampler(TWO, mode="alternate", global_batch=8), 8 * 400)
+    sources = [{int(i >= 17) for i, _ in stream[b : b + 8]} for b in range(0, len(stream), 8)]
+    assert all(len(one) == 1 for one in sources)
+    assert sum(one == {1} for one in sources) == 300
+
+
+def test_mixed_samples_follow_the_weights_in_every_stretch():
+    stream = take(sampler(TWO, mode="mixed"), 4000)
+    for start in range(0, 4000, 400):
+        assert sum(i >= 17 for i, _ in stream[start : start + 400]) == 300
+
+
+@pytest.mark.parametrize("sources", [ONE, TWO])
+@pytest.mark.parametrize("mode", ["alternate", "mixed"])
+def test_any_number_of_processes_sees_the_same_global_batches(sources, mode):
+    size, batches = 8, 30
+    whole = take(sampler(sources, mode=mode, global_batch=size), size * batches)
+    for world in (2, 4, 8):
+        ranks = [
+            take(sampler(sources, r, world, mode=mode, global_batch=size), size * batches // world)
+            for r in range(world)
+        ]
+        local = size // world
+        for b in range(batches):
+            together = [one for rank in ranks for one in rank[b * local : (b + 1) * local]]
+            assert sorted(together) == sorted(whole[b * size : (b + 1) * size])
+
+
+@pytest.mark.parametrize("mode", ["alternate", "mixed"])
+def test_skipping_equals_having_gone_there(mode):
+    for position in (0, 1, 17, 100, 4095, 4096, 5000):
+        options = dict(mode=mode, global_batch=8)
+        straight = take(sampler(TWO, 1, 2, **options), position + 50)[position:]
+        resumed = sampler(TWO, 1, 2, **options)
+        resumed.skip(position)
+        assert take(resumed, 50) == straight
+
+
+def test_a_run_resumed_with_other_processes_goes_on_with_the_same_batches():
+    size = 8
+    whole = take(sampler(TWO, global_batch=size), size * 20)
+    ranks = []
+    for rank in range(4):
+        resumed = sampler(TWO, rank, 4, global_batch=size)
+        resumed.skip(10 * size // 4)
+        ranks.append(take(resumed, 10 * size // 4))
+    for b in range(10):
+        together = [one for rank in ranks for one in rank[2 * b : 2 * b + 2]]
+        assert sorted(together) == sorted(whole[(10 + b) * size : (11 + b) * size])
+
+
+def test_skipping_a_trillion_samples_is_immediate():
+    made = sampler(TWO, global_batch=8)
+    start = time.perf_counter()
+    made.skip(10**12)
+    take(made, 10)
+    assert time.perf_counter() - start < 1
+
+
+def test_skip_counts_from_the_beginning_and_refuses_nonsense():
+    made = sampler()
+    made.skip(5)
+    made.skip(7)
+    assert take(made, 3) == take(sampler(), 10)[7:]
+    with pytest.raises(ValueError, match="-1"):
+        made.skip(-1)
+
+
+def test_blocks_keep_neighbouring_reads_in_few_shards():
+    made = sampler(Sources([10] * 40), shards_per_block=4)
+    shards = [index // 10 for index, _ in take(made, 400)]
+    for start in range(0, 400, 40):
+        assert len(set(shards[start : start + 40])) == 4
+    assert len(set(shards[:5])) > 1, "samples of a block's shards are mixed"
+
+
+def test_no_permutation_is_larger_than_a_block():
+    made = sampler(Sources([1000] * 1000), shards_per_block=2)
+    take(made, 5000)
+    assert len(made.orders[0]._block[1]) == 2000
+
+
+def test_it_is_fast_enough_for_any_loader():
+    made = sampler(Sources([10_000] * 300, [5_000] * 300), global_batch=4096, shards_per_block=32)
+    start = time.perf_counter()
+    take(made, 200_000)
+    assert time.perf_counter() - start < 1
+
+
+def test_wrong_arguments_are_refused_with_the_remedy():
+    with pytest.raises(ValueError, match="global_batch = batch_size"):
+        sampler(TWO)
+    with pytest.raises(ValueError, match="'mixed'"):
+        sampler(mode="random")
+    with pytest.raises(ValueError, match="shards_per_block"):
+        sampler(shards_per_block=0)
+    for weights in ([1, 0], [1, -1], [1, float("nan")], [1, float("inf")]):
+        with pytest.raises(ValueError, match="positive"):
+            sampler(Sources([1], [1], weights=weights), global_batch=1)
+    with pytest.raises(ValueError, match="never be drawn"):
+        sampler(Sources([1], [1], weights=[1, 1e-6]), global_batch=1)
+
+
+def test_the_schedule_agrees_with_counting():
+    schedule = Schedule([0.5, 0.3, 0.2], seed=1)
+    source, earlier = schedule(np.arange(1000))
+    seen: Counter[int] = Counter()
+    for s, n in zip(source.tolist(), earlier.tolist(), strict=True):
+        assert n == seen[s]
+        seen[s] += 1
+    assert seen == {0: 500, 1: 300, 2: 200}
+
+
+def test_its_length_is_the_share_of_one_process():
+    assert len(sampler()) == 38 and len(sampler(ONE, 0, 4)) == 10

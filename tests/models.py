@@ -1,0 +1,47 @@
+"""Small models and batches that several tests build."""
+
+from __future__ import annotations
+
+import torch
+
+from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.pretrainer import Pretrainer
+from sparc_pretrain.towers.text import TextTower
+from sparc_pretrain.towers.vision import VisionTower
+from sparc_pretrain.types import Batch
+
+VISION = dict(
+    arch="vit_tiny_patch16_224",
+    img_size=32,
+    overrides=dict(embed_dim=24, depth=2, num_heads=2, patch_size=8),
+)
+TEXT = dict(vocab_size=40, width=24, layers=1, heads=2, max_tokens=10)
+
+
+def encoder(tokenizer=None) -> DualEncoder:
+    """A dual encoder with 16 patches of 8 px at 32 px and D = 16."""
+    return DualEncoder(VisionTower(**VISION), TextTower(**TEXT), 16, tokenizer=tokenizer)
+
+
+def pretrainer(objective: dict | None = None, **options) -> Pretrainer:
+    """The same dual encoder under an objective."""
+    objective = objective or dict(type="Sparc")
+    return Pretrainer(vision=VISION, text=TEXT, objective=objective, width=16, **options)
+
+
+def batch(size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> Batch:
+    """Random images (float, as already normalised) with captions of uneven length."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(2, 10, (size,), generator=generator)
+    lengths[0] = 9
+    mask = torch.arange(9) < lengths[:, None]
+    special = torch.zeros_like(mask)
+    special[:, 0] = True
+    return Batch(
+        image=torch.randn(size, 3, 32, 32, generator=generator, dtype=dtype),
+        ids=torch.randint(1, 40, (size, 9), generator=generator) * mask,
+        mask=mask,
+        special=special,
+        key=[f"s:{i}" for i in range(size)],
+        caption=[""] * size,
+    )

@@ -1,0 +1,119 @@
+"""Run folders: round trip, verification, and what damage or a stranger's folder looks like."""
+
+import json
+
+import pytest
+import torch
+
+from sparc_pretrain import run_folder
+from sparc_pretrain.data.tokenizer import Tokenizer
+from sparc_pretrain.dual_encoder import DualEncoder
+from tests.models import encoder
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train(["a small red star", "a large blue house on grass"] * 5, 300)
+
+
+@pytest.fixture
+def model(tokenizer):
+    torch.manual_seed(0)
+    made = encoder(tokenizer)
+    made.objective_config = dict(type="Sparc")
+    return made.eval()
+
+
+def test_a_model_is_the_same_after_save_and_load(model, tmp_path):
+    model.save_pretrained(tmp_path / "run", dict(samples_seen=7))
+    again = DualEncoder.from_pretrained(tmp_path / "run")
+    image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(again.encode_image(image), model.encode_image(image))
+    ids = torch.randint(1, 40, (2, 5))
+    assert torch.equal(again.encode_text(ids), model.encode_text(ids))
+    assert again.objective_config == dict(type="Sparc")
+    config = run_folder.open_run(tmp_path / "run").config
+    assert config["samples_seen"] == 7 and config["vision"]["patch"] == 8
+
+
+def test_publishing_swaps_a_symlink_and_keeps_only_the_newest(model, tmp_path):
+    state = model.state_dict()
+    for step in (10, 20):
+        run = run_folder.publish(tmp_path, step, model.config(), state, None)
+    assert (tmp_path / "run").is_symlink() and (tmp_path / "run").resolve() == run.path
+    assert [p.name for p in tmp_path.glob("run-*")] == ["run-20"]
+    assert run_folder.open_run(tmp_path).sha256 == run_folder.verify(tmp_path / "run").sha256
+
+
+def test_the_identity_changes_with_the_weights(model, tmp_path):
+    first = model.save_pretrained(tmp_path / "a")
+    second = model.save_pretrained(tmp_path / "b")
+    model.adapters.g_v.bias.data += 1
+    third = model.save_pretrained(tmp_path / "c")
+    assert first.sha256 == second.sha256 != third.sha256
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_flipped_byte_is_found(model, tmp_path, name):
+    model.save_pretrained(tmp_path / "run")
+    run_folder.verify(tmp_path / "run")
+    path = tmp_path / "run" / name
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(run_folder.InvalidRunFolder, match=name):
+        run_folder.verify(tmp_path / "run")
+
+
+def test_a_half_written_folder_does_not_count(model, tmp_path):
+    model.save_pretrained(tmp_path / "run")
+    (tmp_path / "run" / "manifest.json").unlink()
+    with pytest.raises(run_folder.InvalidRunFolder, match=r"manifest\.json is missing"):
+        run_folder.open_run(tmp_path / "run")
+
+
+def test_a_missing_folder_another_folder_and_another_format_are_refused(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run_folder.open_run(tmp_path / "nowhere")
+    with pytest.raises(run_folder.InvalidRunFolder):
+        run_folder.open_run(tmp_path)
+    model.save_pretrained(tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    with pytest.raises(run_folder.InvalidRunFolder, match="format 99"):
+        run_folder.open_run(tmp_path / "run")
+
+
+def test_weights_that_do_not_fit_the_config_are_refused(model, tmp_path):
+    config = {**model.config(), "width": 8}
+    run_folder.write(tmp_path / "run", config, model.state_dict(), None)
+    with pytest.raises(run_folder.InvalidRunFolder, match="do not fit"):
+        DualEncoder.from_pretrained(tmp_path / "run")
+
+
+def test_encoders_agree_with_the_forward_pass(model, tokenizer):
+    image = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    ids = torch.randint(1, 40, (3, 6))
+    mask = torch.ones(3, 6, dtype=torch.bool)
+    features = model(image, ids, mask, torch.zeros_like(mask))
+    torch.testing.assert_close(model.encode_image(image), features.image)
+    torch.testing.assert_close(model.encode_patches(image), features.patches)
+    torch.testing.assert_close(model.encode_text(ids, mask), features.text)
+    unit = model.encode_patches(image, head="global", normalize=True)
+    torch.testing.assert_close(unit.norm(dim=-1), torch.ones(3, 16))
+    with pytest.raises(ValueError, match="head"):
+        model.encode_patches(image, head="middle")
+
+
+def test_the_global_path_goes_through_h_v_and_the_local_one_does_not(model):
+    image = torch.randn(1, 3, 32, 32)
+    states = model.vision(image)
+    wanted = model.adapters.g_v(model.adapters.h_v(states.mean(1)))
+    torch.testing.assert_close(model.encode_image(image), wanted)
+    torch.testing.assert_close(model.encode_patches(image), model.adapters.g_v(states))
+
+
+def test_pixels_are_normalised_with_the_runs_statistics(model):
+    pixels = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)
+    wanted = (128 / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(model.normalize(pixels)[0, :, 0, 0], wanted)

@@ -1,0 +1,170 @@
+"""Make training data.
+
+python tools/data.py shards --images DIR --captions FILE --out DIR [--resize 256]
+python tools/data.py scenes --out data/scenes --train 2000 --val 200 --size 128
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from torchvision.io import encode_jpeg
+from tqdm import tqdm
+
+from sparc_pretrain.data.captions import read_captions
+from sparc_pretrain.data.images import BadImage, check, decode, read_size, shrink
+from sparc_pretrain.data.shards import write_shards
+from sparc_pretrain.engine.door import guard
+
+JPEG_QUALITY = 95
+EXTENSION = {"jpeg": "jpg", "webp animation": "webp"}
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    shards = commands.add_parser("shards", help="images and a caption file -> tars")
+    shards.add_argument("--images", type=Path, required=True, help="folder of the images")
+    shards.add_argument(
+        "--captions",
+        type=Path,
+        required=True,
+        help="COCO or Karpathy JSON, Flickr token.txt, CSV, TSV or JSONL (image, caption)",
+    )
+    shards.add_argument("--split", help="of a Karpathy JSON, e.g. train or train+restval")
+    shards.add_argument("--out", type=Path, required=True, help="folder of the tars")
+    shards.add_argument("--prefix", default="shard-", help="of their names (default: shard-)")
+    shards.add_argument("--shard-size", type=int, default=1000, help="samples per tar")
+    shards.add_argument(
+        "--resize",
+        type=int,
+        help="bring larger images down to this shorter side in pixels (JPEG quality 95)",
+    )
+    shards.add_argument("--overwrite", action="store_true", help="replace tars of this prefix")
+    shards.set_defaults(run=make_shards)
+
+    scenes = commands.add_parser("scenes", help="the built-in rendered scenes, and their tars")
+    scenes.add_argument("--out", type=Path, required=True, help="folder of the data set")
+    scenes.add_argument("--train", type=int, default=2000, help="training images")
+    scenes.add_argument("--val", type=int, default=200, help="validation images")
+    scenes.add_argument("--size", type=int, default=128, help="side in pixels")
+    scenes.add_argument("--seed", type=int, default=0)
+    scenes.add_argument("--shard-size", type=int, default=500, help="samples per tar")
+    scenes.set_defaults(run=make_scenes)
+    return parser.parse_args(argv)
+
+
+def make_shards(args: argparse.Namespace) -> None:
+    """The subcommand `shards`."""
+    if args.resize is not None and args.resize < 1:
+        raise ValueError(f"--resize must be at least 1 pixel, not {args.resize}")
+    if not args.images.is_dir():
+        raise FileNotFoundError(f"--images {args.images} is not a folder")
+    captions = read_captions(args.captions, args.split)
+    skipped: Counter[str] = Counter()
+    found = pairs(args.images, tqdm(captions.items(), unit=" images"), args.resize, skipped)
+    first = next(found, None)  # before any old tar is replaced
+    if first is None:
+        raise ValueError(f"no pair in {args.images} and {args.captions}: {_summary(skipped)}")
+    tars = write_shards(
+        _after(first, found), args.out, args.shard_size, args.prefix, args.overwrite
+    )
+    print(f"{len(captions) - skipped.total()} pairs in {len(tars)} shards: {args.out}")
+    if skipped:
+        print(f"skipped {skipped.total()}: {_summary(skipped)}")
+
+
+def make_scenes(args: argparse.Namespace) -> None:
+    """The subcommand `scenes`: the data set in its own formats, then `shards/{train,val}-*.tar`."""
+    from sparc_pretrain.data.scenes import write_scenes
+
+    with tqdm(total=args.train + args.val, unit=" scenes") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.update(done - bar.n)
+
+        write_scenes(args.out, args.train, args.val, args.size, args.seed, progress)
+    for split in ("train", "val"):
+        captions = read_captions(args.out / "annotations" / f"captions_{split}.json")
+        found = pairs(args.out / "images" / split, captions.items(), None, Counter())
+        folder = args.out / "shards"
+        tars = write_shards(found, folder, args.shard_size, f"{split}-", overwrite=True)
+        print(f"{len(captions)} {split} pairs in {len(tars)} shards: {folder}/{split}-*.tar")
+
+
+def pairs(
+    images: Path,
+    captions: Iterable[tuple[str, list[str]]],
+    resize: int | None,
+    skipped: Counter[str],
+) -> Iterator[tuple[str, bytes, str, list[str]]]:
+    """What `write_shards` takes, from a folder of images; counts in `skipped` what cannot be used.
+
+    An image whose shorter side is above `resize` is made smaller; any other keeps its bytes.
+    """
+    folder = images.resolve()
+    used: set[str] = set()
+    for name, texts in captions:
+        if not texts:
+            skipped["no caption"] += 1
+            continue
+        path = _find(folder, name)
+        if path is None:
+            skipped["image file missing or outside of the folder"] += 1
+            continue
+        try:
+            data, extension = _load(path, resize)
+        except BadImage as error:
+            skipped[str(error)] += 1
+            continue
+        key = Path(name).with_suffix("").as_posix().strip("/").replace("/", "_").replace(".", "_")
+        while key in used:  # x.jpg and x.png
+            key += "_"
+        used.add(key)
+        yield key, data, extension, texts
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    """The image, by its whole name or by its last part; never outside of `folder`."""
+    for candidate in (folder / name, folder / Path(name).name):
+        path = candidate.resolve()
+        if path.is_relative_to(folder) and path.is_file():
+            return path
+    return None
+
+
+def _load(path: Path, resize: int | None) -> tuple[bytes, str]:
+    """(bytes, extension) to store. Raises BadImage."""
+    data = path.read_bytes()
+    kind, width, height = read_size(data)
+    check(width, height)
+    if resize is None or min(width, height) <= resize:
+        return data, EXTENSION.get(kind, kind)
+    image = shrink(decode(data), resize).contiguous()
+    return encode_jpeg(image, quality=JPEG_QUALITY).numpy().tobytes(), "jpg"
+
+
+def _after(first: tuple, rest: Iterator[tuple]) -> Iterator[tuple]:
+    yield first
+    yield from rest
+
+
+def _summary(skipped: Counter[str]) -> str:
+    return ", ".join(f"{reason}: {n}" for reason, n in skipped.most_common())
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse and run."""
+    args = parse(argv)
+    args.run(args)
+
+
+if __name__ == "__main__":
+    guard(main)

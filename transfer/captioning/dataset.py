@@ -1,0 +1,118 @@
+"""Image-caption pairs for training, images with all their references for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sparc_pretrain.data.captions import read_captions
+from sparc_pretrain.data.health import DataHealth
+from sparc_pretrain.data.images import MAX_PIXELS, BadImage, decode, eval_resize
+from sparc_pretrain.registry import DATASETS
+from sparc_pretrain.types import BadSample
+
+TRIES = 20  # neighbours looked at in place of an image that cannot be used
+
+
+@DATASETS.register_module()
+class CaptionDataset(Dataset):
+    """A caption file and a folder of images; nothing random (no flips: captions say left, right).
+
+    An item is `inputs` [3,size,size] uint8 and a `data_samples` with `image` (file name) and, in
+    training, `caption`: one item per caption; with `test_mode`, `references`: one item per image,
+    all its captions. Images whose captions are all blank are left out.
+
+    Args:
+        ann_file: COCO captions JSON, or any file that `read_captions` knows.
+        data_prefix: `dict(img=FOLDER)`; both are below `data_root`.
+        size: side of the images in pixels. how: 'squash' keeps all content, 'crop' the proportions.
+        split: of a Karpathy file. max_pixels: larger images are refused.
+        max_bad: share of bad images (of at least 1,000 items, per loader process) that stops
+            training.
+
+    A bad image stops an evaluation with a ValueError that names it (a score over fewer images is
+    another score); in training it is logged, counted in `health` and replaced by the next good one.
+
+    Raises:
+        FileNotFoundError: no such file, folder or first image. ValueError: no captions.
+    """
+
+    def __init__(
+        self,
+        ann_file: str,
+        data_prefix: Mapping[str, str],
+        data_root: str = "",
+        size: int = 224,
+        test_mode: bool = False,
+        how: str = "squash",
+        split: str | None = None,
+        max_pixels: float = MAX_PIXELS,
+        max_bad: float = 0.01,
+    ) -> None:
+        self.ann_file = str(Path(data_root) / ann_file)
+        self.folder = Path(data_root) / data_prefix["img"]
+        self.size, self.how, self.test_mode, self.max_pixels = size, how, test_mode, max_pixels
+        found = read_captions(self.ann_file, split)
+        captions = {name: texts for name, texts in found.items() if texts}
+        if len(captions) < len(found):
+            left_out = len(found) - len(captions)
+            print_log(f"{self.ann_file}: {left_out} images have no caption, left out", "current")
+        if test_mode:
+            self.items: list[tuple[str, list[str]]] = list(captions.items())
+        else:
+            self.items = [(name, [text]) for name, texts in captions.items() for text in texts]
+        first = self.folder / self.items[0][0]
+        if not first.is_file():
+            raise FileNotFoundError(f"no image {first}, the first one that {self.ann_file} names")
+        self.health = DataHealth(max_bad=max_bad)
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """What MMEngine hands to the metric."""
+        return {"task": "captioning", "ann_file": self.ann_file}
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """`inputs` and `data_samples`, see the class; works with MMEngine's default collate."""
+        image, index = self._good_image(index)
+        name, texts = self.items[index]
+        text = {"references": texts} if self.test_mode else {"caption": texts[0]}
+        return {
+            "inputs": image,
+            "data_samples": BaseDataElement(metainfo={"image": name, **text}),
+        }
+
+    def _good_image(self, index: int) -> tuple[Tensor, int]:
+        """The image of item `index`, or in training that of the next item that has a good one."""
+        skipped: dict[str, BadSample] = {}
+        for step in range(len(self.items)):
+            at = (index + step) % len(self.items)
+            name = self.items[at][0]
+            if name in skipped:  # the next caption of the same image
+                continue
+            try:
+                image = decode((self.folder / name).read_bytes(), self.max_pixels)
+            except (BadImage, OSError) as error:
+                reason = str(error) if isinstance(error, BadImage) else "cannot be read"
+                if self.test_mode:
+                    raise ValueError(f"{self.folder / name}: {reason}") from error
+                print_log(f"{self.folder / name}: {reason}; the next image is used", "current")
+                skipped[name] = BadSample(str(self.folder), name, reason)
+                if len(skipped) == TRIES:
+                    break
+                continue
+            self.health.update(list(skipped.values()), seen=1)
+            return eval_resize(image, self.size, self.how), at
+        first = next(iter(skipped.values()))
+        raise ValueError(
+            f"{len(skipped)} images in a row cannot be used, from {self.folder / first.key} on:"
+            f" {first.reason}"
+        )

@@ -1,0 +1,185 @@
+"""Average precision of boxes and masks, COCO and LVIS style, as pycocotools and lvis-api give it.
+
+The matching runs in hotcoco (Rust). AP is the mean over IoU 0.50:0.05:0.95 and 101 recall points
+(Lin et al. 2014, arXiv 1405.0312); LVIS is federated (Gupta et al. 2019, arXiv 1908.03195): a
+detection counts only in images where its category was looked for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Literal
+
+import hotcoco
+import numpy as np
+
+Json = dict[str, Any]
+Source = str | Path | Json
+DEFAULT_MAX_DETS = {"coco": 100, "lvis": 300}
+LVIS_GROUPS = {"r": "APr", "c": "APc", "f": "APf"}  # rare, common, frequent
+AREAS = {"AP": 0, "APs": 1, "APm": 2, "APl": 3}  # all, below 32^2, up to 96^2, above: pixels
+
+
+def evaluate(
+    ground_truth_json: Source,
+    results_json: str | Path | list[Json],
+    iou_type: Literal["bbox", "segm"] = "bbox",
+    style: Literal["coco", "lvis"] = "coco",
+    max_dets: int | None = None,
+) -> dict[str, float]:
+    """AP, AP50, AP75, APs, APm, APl (and APr, APc, APf for LVIS) of results, from 0 to 1.
+
+    Both inputs are files or what those files hold: a COCO or LVIS annotation dict, and a list of
+    `{image_id, category_id, score, bbox [x, y, w, h] | segmentation (RLE)}`. For 'segm' the size of
+    an object is that of its mask, whatever box comes with it. `max_dets` are kept per image and
+    category in COCO (100) and per image in LVIS (300). A value is -1 where nothing was annotated
+    (e.g. no small object); no results give 0. As in pycocotools, except that an annotation with id
+    0, which that program never matches, counts like any other.
+
+    Raises FileNotFoundError, and ValueError for data that would give a wrong number: scores or
+    boxes that are not finite, images or categories the ground truth does not have, masks that are
+    not RLE of the image's size, ids used twice, LVIS fields that are missing.
+    """
+    if iou_type not in ("bbox", "segm"):
+        raise ValueError(f"iou_type is 'bbox' or 'segm', not {iou_type!r}")
+    if style not in DEFAULT_MAX_DETS:
+        raise ValueError(f"style is 'coco' or 'lvis', not {style!r}")
+    limit = DEFAULT_MAX_DETS[style] if max_dets is None else max_dets
+    if limit < 1:
+        raise ValueError(f"max_dets must be positive, not {max_dets}")
+    truth, truth_name = _load(ground_truth_json, "the ground truth")
+    results, results_name = _load(results_json, "the results")
+    _check_ground_truth(truth, iou_type, style, truth_name)
+    _check_results(results, truth, iou_type, results_name)
+
+    # a box beside a mask would set the object's size, so only the field in question goes on
+    field = "bbox" if iou_type == "bbox" else "segmentation"
+    rows = [
+        {key: row[key] for key in ("image_id", "category_id", "score", field)} for row in results
+    ]
+    if style == "lvis":
+        # lvis-api keeps the best of an image first, and only then drops what has no area
+        rows = [row for row in _best_per_image(rows, limit) if _area(row, field) > 0]
+        annotations = [row for row in truth["annotations"] if row["area"] > 0]
+        truth = {**truth, "annotations": annotations}
+        loaded = hotcoco.LVISResults(index := hotcoco.COCO(truth), rows, max_dets=None)
+        evaluation = hotcoco.LVISeval(index, loaded, iou_type)
+    else:
+        loaded = (index := hotcoco.COCO(truth)).load_res(rows)
+        evaluation = hotcoco.COCOeval(index, loaded, iou_type)
+        evaluation.params.max_dets = [limit]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision_TRKAM = evaluation.eval["precision"]  # IoU, recall, category, area, max_dets
+    values = {
+        "AP": _mean(precision_TRKAM[:, :, :, 0, -1]),
+        "AP50": _mean(precision_TRKAM[0, :, :, 0, -1]),
+        "AP75": _mean(precision_TRKAM[5, :, :, 0, -1]),
+    }
+    for name in ("APs", "APm", "APl"):
+        values[name] = _mean(precision_TRKAM[:, :, :, AREAS[name], -1])
+    if style == "lvis":
+        group = {row["id"]: row["frequency"] for row in truth["categories"]}
+        groups = np.array([group[i] for i in evaluation.params.cat_ids])
+        for letter, name in LVIS_GROUPS.items():
+            values[name] = _mean(precision_TRKAM[:, :, groups == letter, 0, -1])
+    return values
+
+
+def _mean(precision: np.ndarray) -> float:
+    """Mean of what is defined; -1 when nothing is, as in pycocotools."""
+    defined = precision[precision > -1]
+    return float(defined.mean()) if defined.size else -1.0
+
+
+def _best_per_image(rows: list[Json], limit: int) -> list[Json]:
+    """The `limit` best-scored detections of each image; equal scores in the order given."""
+    per_image: dict[int, list[Json]] = defaultdict(list)
+    for row in rows:
+        per_image[row["image_id"]].append(row)
+    for image, own in per_image.items():
+        if len(own) > limit:
+            per_image[image] = sorted(own, key=lambda row: row["score"], reverse=True)[:limit]
+    return [row for own in per_image.values() for row in own]
+
+
+def _area(row: Json, field: str) -> float:
+    if field == "bbox":
+        return row["bbox"][2] * row["bbox"][3]
+    return float(hotcoco.mask.area(row["segmentation"]))
+
+
+def _load(source: Any, what: str) -> tuple[Any, str]:
+    """The content of a JSON file, or of an object that is loaded already, and a name for it."""
+    if not isinstance(source, str | Path):
+        return source, what
+    try:
+        return json.loads(Path(source).read_text(encoding="utf-8")), f"{source}"
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source} is not JSON: {error}") from error
+
+
+def _check_ground_truth(truth: Any, iou_type: str, style: str, name: str) -> None:
+    if not isinstance(truth, dict):
+        raise ValueError(f"{name}: expected a COCO annotation object, not a {type(truth).__name__}")
+    for key in ("images", "categories", "annotations"):
+        if not isinstance(truth.get(key), list):
+            raise ValueError(f"{name} has no list {key!r}: it is not a COCO annotation file")
+        ids = {row["id"] for row in truth[key]}
+        if len(ids) < len(truth[key]):
+            raise ValueError(f"{name} uses an id twice in {key!r}")
+    if style == "lvis":
+        for key, fields in (
+            ("images", ("neg_category_ids", "not_exhaustive_category_ids")),
+            ("categories", ("frequency",)),
+        ):
+            missing = [field for field in fields if any(field not in row for row in truth[key])]
+            if missing:
+                raise ValueError(f"{name} lacks {missing[0]!r} in {key!r}: use style='coco'")
+    images = {row["id"] for row in truth["images"]}
+    categories = {row["id"] for row in truth["categories"]}
+    shape = "bbox" if iou_type == "bbox" else "segmentation"
+    for row in truth["annotations"]:
+        if missing := {"area", shape, "image_id", "category_id"} - row.keys():
+            raise ValueError(f"{name}: annotation {row['id']} has no {min(missing)!r}")
+        if row["image_id"] not in images or row["category_id"] not in categories:
+            raise ValueError(f"{name}: annotation {row['id']} is of an unlisted image or category")
+
+
+def _check_results(results: Any, truth: Json, iou_type: str, name: str) -> None:
+    if not isinstance(results, list):
+        raise ValueError(f"{name}: expected a list of detections, not a {type(results).__name__}")
+    images = {row["id"]: row for row in truth["images"]}
+    categories = {row["id"] for row in truth["categories"]}
+    shape = "bbox" if iou_type == "bbox" else "segmentation"
+    for index, row in enumerate(results):
+        if missing := {"image_id", "category_id", "score", shape} - row.keys():
+            raise ValueError(f"{name}: detection {index} has no {min(missing)!r}")
+        if row["image_id"] not in images:
+            raise ValueError(
+                f"{name}: detection {index} is of image {row['image_id']!r}, which the ground truth"
+                " does not list; is it of another split?"
+            )
+        if row["category_id"] not in categories:
+            raise ValueError(
+                f"{name}: detection {index} has category {row['category_id']!r}, which the ground"
+                " truth does not list; map labels to the category ids of the annotation file"
+            )
+        if not math.isfinite(row["score"]):
+            raise ValueError(f"{name}: detection {index} has score {row['score']}")
+        if iou_type == "bbox":
+            box = row["bbox"]
+            if len(box) != 4 or not all(map(math.isfinite, box)):
+                raise ValueError(f"{name}: detection {index} has box {box}, not four numbers")
+            continue
+        mask, image = row["segmentation"], images[row["image_id"]]
+        if not isinstance(mask, dict) or not {"size", "counts"} <= mask.keys():
+            raise ValueError(f"{name}: detection {index}: masks must be RLE (size, counts)")
+        if "height" in image and list(mask["size"]) != [image["height"], image["width"]]:
+            raise ValueError(
+                f"{name}: detection {index} has a mask of {list(mask['size'])}, its image is of"
+                f" {[image['height'], image['width']]} (height, width)"
+            )
