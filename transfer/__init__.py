@@ -7,6 +7,6 @@ mmdet or mmseg. Importing it registers everything under the scope ``sparc``.
 from transfer import mm  # isort: split
 
 from sparc_pretrain import engine
-from transfer import backbone, hooks, layer_decay, pyramid
+from transfer import backbone, captioning, detection, hooks, layer_decay, pyramid
 
-__all__ = ["backbone", "engine", "hooks", "layer_decay", "mm", "pyramid"]
+__all__ = ["backbone", "captioning", "detection", "engine", "hooks", "layer_decay", "mm", "pyramid"]

@@ -50,8 +50,10 @@ class DataCheckHook(Hook):
             )
         for name, module in runner.model.named_modules():
             count = getattr(module, "num_classes", None)
-            checked = isinstance(count, int) and type(module).__name__ not in OTHER_CLASSES
-            if checked and count != len(classes) and "rpn" not in name:
+            head = type(module).__module__.startswith(("mmdet.", "mmseg.", "transfer."))
+            if not head or not isinstance(count, int) or type(module).__name__ in OTHER_CLASSES:
+                continue
+            if count != len(classes) and "rpn" not in name:
                 raise ValueError(
                     f"{name} ({type(module).__name__}) has num_classes={count}, the data set "
                     f"{len(classes)} categories: set num_classes={len(classes)}"

@@ -50,6 +50,8 @@ def plug(cfg: Config, run: str | Path, scratch: bool = False) -> Config:
         if "mean" in part and "std" in part:
             part.mean = [255 * v for v in opened.config["mean"]]
             part.std = [255 * v for v in opened.config["std"]]
+    if "tokenizer" in cfg.model and not cfg.model.tokenizer:  # a captioner speaks the run's tokens
+        cfg.model.tokenizer = str(opened.path / run_folder.TOKENIZER)
     cfg.ancestry = None if scratch else ancestry(opened)
     return cfg
 

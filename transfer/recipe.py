@@ -53,6 +53,9 @@ def load(
     if scope in mm.SCOPES:
         mm.register(scope)
     harden(cfg)
+    for key in ("val_evaluator", "test_evaluator"):
+        if (cfg.get(key) or {}).get("type") == "sparc.CaptionMetric":
+            cfg[key].setdefault("outfile_prefix", f"{cfg.work_dir}/")  # captions.json beside metrics
     door.check_config(cfg)
     door.writable(cfg.work_dir)
     return cfg
@@ -67,6 +70,9 @@ def harden(cfg: Config) -> Config:
     present = {hook.get("type") for hook in cfg.get("custom_hooks") or []}
     added = [dict(type=name) for name in ENGINE_HOOKS if name not in present]
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *added]
+    if (cfg.get("randomness") or {}).get("seed") is None:
+        # without a seed the order of the data would change with a resume
+        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": 0}
     wrapper = cfg.get("optim_wrapper")
     if wrapper and wrapper.get("type", "OptimWrapper") in ("OptimWrapper", "AmpOptimWrapper"):
         wrapper["amp"] = wrapper.get("type") == "AmpOptimWrapper"

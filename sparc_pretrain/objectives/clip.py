@@ -15,6 +15,8 @@ from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures
 class Clip(nn.Module):
     """Symmetric InfoNCE over the batch with a learned temperature."""
 
+    reads = ("image", "text")  # the features that `scores` uses
+
     def __init__(self) -> None:
         super().__init__()
         self.temperature = Temperature()

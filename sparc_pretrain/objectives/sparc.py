@@ -142,6 +142,8 @@ class Sparc(nn.Module):
         local_temperature: a temperature of its own for the fine-grained loss.
     """
 
+    reads = ("image", "text")  # the features that `scores` uses
+
     def __init__(
         self,
         global_weight: float = 0.5,

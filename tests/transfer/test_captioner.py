@@ -33,7 +33,7 @@ LANGUAGE_MODEL = dict(
     n_layer=2,
     n_embd=48,
     n_head=4,
-    n_positions=64,
+    n_positions=96,
     resid_pdrop=0.0,
     embd_pdrop=0.0,
     attn_pdrop=0.0,
@@ -68,7 +68,7 @@ def make(tokenizer: str, **options: Any) -> Captioner:
         backbone=dict(type="sparc.ToyBackbone"),
         language_model=LANGUAGE_MODEL,
         tokenizer=tokenizer,
-        max_tokens=40,
+        max_tokens=64,
         data_preprocessor=dict(type="ImgDataPreprocessor", mean=[127.5] * 3, std=[60.0] * 3),
     )
     return MODELS.build({**config, **options})
@@ -128,12 +128,12 @@ def test_generation_is_deterministic_and_the_same_one_by_one(
 
 def test_the_loss_is_the_mean_over_words_and_ends_only(tokenizer: str) -> None:
     model = make(tokenizer)
-    ids, mask, _ = model.tokenizer.batch(CAPTIONS, 40)
+    ids, mask, _ = model.tokenizer.batch(CAPTIONS, 64)
     logits = model.logits(images(), ids, mask)
     assert logits.shape == (4, ids.shape[1], model.tokenizer.vocab_size)
     total, count = 0.0, 0
     for b, caption in enumerate(CAPTIONS):  # the oracle: one caption at a time, in float64
-        one = model.tokenizer.encode(caption, 40).ids
+        one = model.tokenizer.encode(caption, 64).ids
         for t in range(1, len(one)):
             total -= logits[b, t - 1].double().log_softmax(-1)[one[t]].item()
             count += 1
@@ -144,7 +144,7 @@ def test_the_loss_is_the_mean_over_words_and_ends_only(tokenizer: str) -> None:
 
 def test_prefix_and_begin_are_not_scored(tokenizer: str) -> None:
     model = make(tokenizer)
-    ids, mask, _ = model.tokenizer.batch(CAPTIONS, 40)
+    ids, mask, _ = model.tokenizer.batch(CAPTIONS, 64)
     logits = torch.randn(*ids.shape, model.tokenizer.vocab_size)
     loss = caption_loss(logits, ids, mask)["caption_loss"]
     other_begin = ids.clone()
@@ -156,7 +156,7 @@ def test_prefix_and_begin_are_not_scored(tokenizer: str) -> None:
 
 def test_a_later_token_does_not_change_earlier_logits(tokenizer: str) -> None:
     model = make(tokenizer).eval()
-    ids, mask, _ = model.tokenizer.batch(CAPTIONS, 40)
+    ids, mask, _ = model.tokenizer.batch(CAPTIONS, 64)
     changed = ids.clone()
     changed[:, 4] = (ids[:, 4] + 1) % model.tokenizer.vocab_size
     before, after = model.logits(images(), ids, mask), model.logits(images(), changed, mask)
@@ -166,20 +166,20 @@ def test_a_later_token_does_not_change_earlier_logits(tokenizer: str) -> None:
 
 def test_the_image_changes_the_logits_of_every_token(tokenizer: str) -> None:
     model = make(tokenizer).eval()
-    ids, mask, _ = model.tokenizer.batch(CAPTIONS, 40)
+    ids, mask, _ = model.tokenizer.batch(CAPTIONS, 64)
     difference = model.logits(images(), ids, mask) - model.logits(-images(), ids, mask)
     assert (difference.abs().amax(-1) > 1e-4).all()
 
 
 def test_padding_does_not_change_the_loss(tokenizer: str) -> None:
     model = make(tokenizer).eval()
-    ids, mask, _ = model.tokenizer.batch(CAPTIONS, 40)
+    ids, mask, _ = model.tokenizer.batch(CAPTIONS, 64)
     wider = torch.cat([ids, torch.full((4, 5), model.tokenizer.pad_id)], dim=1)
     wider_mask = torch.cat([mask, torch.zeros(4, 5, dtype=torch.bool)], dim=1)
     loss = caption_loss(model.logits(images(), ids, mask), ids, mask)
     padded = caption_loss(model.logits(images(), wider, wider_mask), wider, wider_mask)
     torch.testing.assert_close(padded, loss)
-    alone = model.tokenizer.batch(CAPTIONS[:1], 40)[:2]
+    alone = model.tokenizer.batch(CAPTIONS[:1], 64)[:2]
     torch.testing.assert_close(
         model.logits(images()[:1], *alone)[0],
         model.logits(images(), ids, mask)[0, alone[1][0].nonzero()[:, 0]],
@@ -232,8 +232,8 @@ def test_wrong_options_are_refused_at_the_door(tokenizer: str) -> None:
         make(tokenizer, language_model={**LANGUAGE_MODEL, "vocab_size": 50})
     with pytest.raises(FileNotFoundError):
         make(str(Path(tokenizer).parent / "none.json"))
-    model = make(tokenizer, max_tokens=60)
-    with pytest.raises(ValueError, match="positions, the language model has 64"):
+    model = make(tokenizer, max_tokens=90)
+    with pytest.raises(ValueError, match="positions, the language model has 96"):
         model.generate(images())
     with pytest.raises(ValueError, match="needs one data sample for each"):
         model(images(), samples(CAPTIONS[:2]), mode="loss")
@@ -340,7 +340,7 @@ def runner_config(folder: Path, tokenizer: str) -> Config:
                 backbone=dict(type="sparc.ToyBackbone"),
                 language_model=LANGUAGE_MODEL,
                 tokenizer=tokenizer,
-                max_tokens=40,
+                max_tokens=64,
                 data_preprocessor=dict(type="ImgDataPreprocessor", mean=[127.5], std=[60.0]),
             ),
             train_dataloader=dict(

@@ -1,0 +1,79 @@
+"""Draw a detector's or segmentor's predictions on any photo.
+
+    python tools/predict.py configs/quickstart/det.py work_dirs/det/epoch_3.pth photo.jpg --out-dir out
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from transfer import recipe  # isort: split  (it mends mmcv before mmcv is imported)
+
+import mmcv
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
+from mmengine.visualization import Visualizer
+from torch import nn
+
+from sparc_pretrain.engine import checkpoint, door
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config file (or its copy in the work dir)")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("images", nargs="+", help="image files")
+    parser.add_argument("--out-dir", default="predictions")
+    parser.add_argument("--score-thr", type=float, default=0.3, help="boxes below are not drawn")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write OUT_DIR/NAME.png for every image."""
+    args = parse(argv)
+    missing = [name for name in (args.checkpoint, *args.images) if not Path(name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"no file {missing[0]}")
+    cfg = recipe.load(args.config, args.cfg_options, args.out_dir)
+    if cfg.get("task") == "captioning":
+        raise ValueError("a captioner writes text, not pictures: see captions.json of tools/test.py")
+    model, pipeline, drawer = build(cfg, args)
+    options = {} if cfg.get("default_scope") == "mmseg" else {"pred_score_thr": args.score_thr}
+    for name in args.images:
+        data = pseudo_collate([pipeline({"img_path": name, "img_id": 0, "seg_fields": []})])
+        with torch.inference_mode():
+            sample = model.test_step(data)[0]
+        out = Path(args.out_dir) / f"{Path(name).stem}.png"
+        image = mmcv.imread(name, channel_order="rgb")
+        drawer.add_datasample(name, image, sample, draw_gt=False, out_file=str(out), **options)
+        print(out)
+    return 0
+
+
+def build(cfg: Config, args: argparse.Namespace) -> tuple[nn.Module, Compose, Visualizer]:
+    """The model with the checkpoint's weights, its test pipeline without truth, and who draws."""
+    recipe.single_process_norms(cfg.model)
+    init_default_scope(cfg.get("default_scope", "mmdet"))
+    model = MODELS.build(cfg.model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    try:
+        model.load_state_dict(checkpoint.load(args.checkpoint)["state_dict"])
+    except RuntimeError as error:
+        raise ValueError(f"{args.checkpoint} does not fit {args.config}: {error}") from None
+    dataset = cfg.test_dataloader.dataset
+    drawer = VISUALIZERS.build({**cfg.visualizer, "vis_backends": None})
+    scope = cfg.get("default_scope", "mmdet")
+    kind = DATASETS.get(dataset.type if "." in dataset.type else f"{scope}.{dataset.type}")
+    drawer.dataset_meta = {**kind.METAINFO, **(dataset.get("metainfo") or {})}
+    steps = [step for step in dataset.pipeline if step["type"] != "LoadAnnotations"]
+    return model, Compose(steps), drawer
+
+
+if __name__ == "__main__":
+    door.guard(main)

@@ -1,0 +1,33 @@
+"""Check every byte of run folders and checkpoints against their manifests.
+
+    python tools/verify.py work_dirs/sparc/run work_dirs/sparc/iter_500.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sparc_pretrain import run_folder
+from sparc_pretrain.engine import checkpoint, door
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0 when everything is intact; the first damage ends with exit code 2."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("paths", nargs="+", help="run folders, work dirs or checkpoint files")
+    for path in map(Path, parser.parse_args(argv).paths):
+        if path.is_file():
+            checkpoint.verify(path)
+            print(f"{path}: intact")
+        else:
+            run = run_folder.verify(path)
+            seen = run.config.get("samples_seen")
+            print(f"{run.path}: intact, sha256 {run.sha256}, {seen} pairs seen")
+    return 0
+
+
+if __name__ == "__main__":
+    door.guard(main)
