@@ -73,7 +73,7 @@ class DualEncoder(nn.Module):
         self.objective_config: dict[str, Any] = {}
 
     def forward(self, image: Tensor, ids: Tensor, mask: Tensor, special: Tensor) -> Features:
-        """image [B,3,H,W] (uint8, or float already normalised), ids/mask/special [B,T] -> Features."""
+        """image [B,3,H,W] (uint8, or float, normalised), ids, mask, special [B,T] -> Features."""
         return Features.of(self.image_features(image), self.text_features(ids, mask, special))
 
     def normalize(self, image: Tensor) -> Tensor:

@@ -213,7 +213,7 @@ class Pretrainer(BaseModel):
 
 @MODEL_WRAPPERS.register_module()
 class DistributedPretrainer(MMDistributedDataParallel):
-    """DistributedDataParallel around a Pretrainer: gradients are averaged over ranks once per step."""
+    """DistributedDataParallel around a Pretrainer: gradients are averaged once per step."""
 
     def train_step(self, data: Batch, optim_wrapper: OptimWrapper) -> Losses:
         """One optimizer step of all processes."""
@@ -245,7 +245,7 @@ def _sum(losses: Losses) -> tuple[Tensor | float, Losses]:
 
 
 def _join(logs: list[Losses]) -> Losses:
-    """Losses of micro-batches add up (their divisor is the batch's), everything else is averaged."""
+    """Losses of micro-batches add up (their divisor is the batch's), the rest is averaged."""
     joined: Losses = {}
     for key in {k for log in logs for k in log}:
         values = torch.stack([log[key].detach() for log in logs if key in log])

@@ -13,8 +13,8 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
-# `locations`: what is imported when a name is first looked up. Backbones, metrics and captioning are
-# registered by importing `transfer`.
+# `locations`: what is imported when a name is first looked up. Backbones, metrics and captioning
+# are registered by importing `transfer`.
 MODELS = Registry(
     "model", parent=ROOT_MODELS, scope="sparc", locations=["sparc_pretrain.pretrainer"]
 )

@@ -185,7 +185,7 @@ def model_card(config: dict[str, Any]) -> str:
 | | |
 |---|---|
 | vision tower | {vision["arch"]}, width {vision["width"]}, patch {vision["patch"]} |
-| text tower | width {text.get("width")}, {text.get("layers")} layers, {text.get("max_tokens")} tokens |
+| text tower | width {text.get("width")}, {text.get("layers")} layers |
 | shared width | {config["width"]} |
 | objective | {json.dumps(objective)} |
 | image-text pairs seen | {config.get("samples_seen")} |

@@ -105,7 +105,7 @@ class TextFeatures:
 
 @dataclass
 class Features(ImageFeatures, TextFeatures):
-    """Both halves of a batch of pairs: row i of the image side belongs to row i of the text side."""
+    """Both halves of a batch of pairs: row i of the images belongs to row i of the texts."""
 
     @classmethod
     def of(cls, image: ImageFeatures, text: TextFeatures) -> Features:

@@ -1,6 +1,7 @@
 """Draw a detector's or segmentor's predictions on any photo.
 
-    python tools/predict.py configs/quickstart/det.py work_dirs/det/epoch_3.pth photo.jpg --out-dir out
+python tools/predict.py configs/quickstart/det.py work_dirs/det/epoch_3.pth photo.jpg --out-dir
+out
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from transfer import recipe  # isort: split  (it mends mmcv before mmcv is imported)
+# isort: off
+from transfer import recipe  # first: it mends mmcv before mmcv is imported
 
 import mmcv
 import torch
@@ -19,6 +21,8 @@ from mmengine.visualization import Visualizer
 from torch import nn
 
 from sparc_pretrain.engine import checkpoint, door
+
+# isort: on
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -43,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
         raise FileNotFoundError(f"no file {missing[0]}")
     cfg = recipe.load(args.config, args.cfg_options, args.out_dir)
     if cfg.get("task") == "captioning":
-        raise ValueError("a captioner writes text, not pictures: see captions.json of tools/test.py")
+        raise ValueError(
+            "a captioner writes text, not pictures: see captions.json of tools/test.py"
+        )
     model, pipeline, drawer = build(cfg, args)
     options = {} if cfg.get("default_scope") == "mmseg" else {"pred_score_thr": args.score_thr}
     for name in args.images:

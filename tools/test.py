@@ -11,7 +11,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 from mmengine.runner import Runner
 
-from sparc_pretrain.engine import door, foreign
+from sparc_pretrain.engine import door
 from sparc_pretrain.engine.launcher import LAUNCHERS, init_distributed
 from transfer import recipe
 
@@ -21,9 +21,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "config", help="config file (or the copy in the work dir)"
-    )
+    parser.add_argument("config", help="config file (or the copy in the work dir)")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("--backbone", metavar="RUN", help="run folder the checkpoint was made from")
     parser.add_argument("--work-dir", help="metrics.json and pictures go there")

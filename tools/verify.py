@@ -1,6 +1,6 @@
 """Check every byte of run folders and checkpoints against their manifests.
 
-    python tools/verify.py work_dirs/sparc/run work_dirs/sparc/iter_500.pth
+python tools/verify.py work_dirs/sparc/run work_dirs/sparc/iter_500.pth
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Evaluate a run folder without training.
 
-    python tools/zeroshot.py work_dirs/sparc/run retrieval --images DIR --captions COCO.json
+python tools/zeroshot.py work_dirs/sparc/run retrieval --images DIR --captions COCO.json
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     tasks = parser.add_subparsers(dest="task", required=True)
     retrieval = tasks.add_parser("retrieval", help="captions to images and back")
     retrieval.add_argument("--images", required=True, help="folder of the images")
-    retrieval.add_argument("--captions", required=True, help="COCO, Karpathy, token.txt, CSV, JSONL")
+    retrieval.add_argument("--captions", required=True, help="COCO or Karpathy JSON, CSV ...")
     retrieval.add_argument("--split", help="of a Karpathy file")
     retrieval.add_argument("--resize", choices=("crop", "squash"), default="crop")
     retrieval.add_argument("--batch-size", type=int, default=64)

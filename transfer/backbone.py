@@ -83,9 +83,8 @@ class SparcViT(BaseModule):
         self.frozen = frozen
         for module in self._frozen_modules():
             module.requires_grad_(False)
-        if frozen:
-            if self.tower.net.pos_embed is not None:
-                self.tower.net.pos_embed.requires_grad_(False)
+        if frozen and self.tower.net.pos_embed is not None:
+            self.tower.net.pos_embed.requires_grad_(False)
 
     @property
     def out_channels(self) -> int:
@@ -117,7 +116,7 @@ class SparcViT(BaseModule):
         ]
         if missing or foreign or shapes:
             raise ValueError(
-                f"{run.path} does not fit this backbone ({self.tower.arch}): missing {missing[:10]}, "
+                f"{run.path} does not fit the backbone {self.tower.arch}: missing {missing[:10]}, "
                 f"unknown {foreign[:10]}, other shapes {sorted(shapes)[:10]}; "
                 "remove `vision` from the config to build the run's own architecture"
             )

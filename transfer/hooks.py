@@ -45,8 +45,8 @@ class DataCheckHook(Hook):
         found = getattr(inner, "cat_ids", None)
         if found is not None and len(found) != len(classes):
             raise ValueError(
-                f"{_source(inner)} holds {len(found)} of the {len(classes)} categories that the config's "
-                "metainfo.classes names: the names must match"
+                f"{_source(inner)} holds {len(found)} of the {len(classes)} categories in the "
+                "config's metainfo.classes: the names must match"
             )
         for name, module in runner.model.named_modules():
             count = getattr(module, "num_classes", None)

@@ -1,53 +1,48 @@
 """Layer-wise learning rates for SparcViT: deep blocks learn fast, early ones keep what they know
-(BEiT, ViTDet).
+(BEiT, arXiv 2106.08254, sec. 3; ViTDet, arXiv 2203.16527, app. A).
 """
 
 from __future__ import annotations
 
 import re
 
-from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
+from sparc_pretrain.engine.optim import GroupedConstructor
 from transfer.backbone import SparcViT
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class LayerDecayConstructor(DefaultOptimWrapperConstructor):
+class LayerDecayConstructor(GroupedConstructor):
     """Learning rate of backbone layer i of n: lr * layer_decay^(n + 1 - i); embeddings are layer 0,
-    heads keep lr.
+    the final norm n + 1, and everything outside the backbone keeps lr.
 
     ``optim_wrapper = dict(constructor='LayerDecayConstructor',
-    paramwise_cfg=dict(layer_decay=0.8))``; biases, norms and position embeddings get no weight
-    decay.
+    paramwise_cfg=dict(layer_decay=0.8))``
+
+    Raises:
+        ValueError: the model has no SparcViT.
     """
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
-        """Fill `params` with one group per learning rate and weight decay."""
+        """See GroupedConstructor."""
+        if not any(isinstance(m, SparcViT) for m in module.modules()):
+            raise ValueError("layer_decay is for models with a SparcViT backbone; this has none")
+        super().add_params(params, module, **kwargs)
+
+    def scale(self, module: nn.Module, name: str) -> float:
+        """layer_decay^(n + 1 - i) inside a SparcViT, 1 elsewhere."""
         decay = self.paramwise_cfg.get("layer_decay", 0.8)
-        towers = [(name, m) for name, m in module.named_modules() if isinstance(m, SparcViT)]
-        if not towers:
-            raise ValueError(
-                "layer_decay is for models with a SparcViT backbone; this one has none"
-            )
-        groups: dict[tuple[float, float], dict] = {}
-        for name, weight in module.named_parameters():
-            if not weight.requires_grad:
-                continue
-            scale = 1.0
-            for prefix, tower in towers:
-                if name.startswith(f"{prefix}."):
-                    scale = decay ** (tower.tower.depth + 1 - _layer(name, tower.tower.depth))
-            bare = weight.ndim <= 1 or name.endswith("pos_embed")
-            key = (self.base_lr * scale, 0.0 if bare else (self.base_wd or 0.0))
-            group = groups.setdefault(key, {"params": [], "lr": key[0], "weight_decay": key[1]})
-            group["params"].append(weight)
-        params.extend(groups.values())
+        for prefix, backbone in module.named_modules():
+            if isinstance(backbone, SparcViT) and name.startswith(f"{prefix}."):
+                depth = backbone.tower.depth
+                return decay ** (depth + 1 - _layer(name, depth))
+        return 1.0
 
 
 def _layer(name: str, depth: int) -> int:
-    """Layer number of a backbone parameter: 0 embeddings, i + 1 block i, depth + 1 the final norm."""
+    """Layer number of a backbone parameter."""
     block = re.search(r"\.blocks\.(\d+)\.", name)
     if block:
         return int(block[1]) + 1

@@ -35,8 +35,8 @@ def plug(cfg: Config, run: str | Path, scratch: bool = False) -> Config:
     owners = [d for d in _dicts(cfg.model) if d.get("backbone", {}).get("type") in BACKBONE]
     if not owners:
         raise ValueError(
-            "the config's backbone is not a SparcViT: give it backbone=dict(type='sparc.SparcViT', ...), "
-            "see configs/det/sparc_coco.py"
+            "the config's backbone is not a SparcViT: give it "
+            "backbone=dict(type='sparc.SparcViT', ...), see configs/det/sparc_coco.py"
         )
     for owner in owners:
         before = owner.backbone.get("vision", {}).get("width")

@@ -55,7 +55,8 @@ def load(
     harden(cfg)
     for key in ("val_evaluator", "test_evaluator"):
         if (cfg.get(key) or {}).get("type") == "sparc.CaptionMetric":
-            cfg[key].setdefault("outfile_prefix", f"{cfg.work_dir}/")  # captions.json beside metrics
+            # captions.json beside metrics.json
+            cfg[key].setdefault("outfile_prefix", f"{cfg.work_dir}/")
     door.check_config(cfg)
     door.writable(cfg.work_dir)
     return cfg

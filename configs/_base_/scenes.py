@@ -1,8 +1,55 @@
-"""Names of the built-in scenes: 36 categories by falling frequency, then 8 backgrounds (semantic classes)."""
+"""Names of the built-in scenes: 36 categories by falling frequency, then 8 backgrounds (semantic
+classes).
+"""
+
 scene_things = (
-    'star', 'house', 'car', 'tree', 'heart', 'fish', 'circle', 'gear', 'flower', 'boat', 'triangle', 'cup',
-    'moon', 'mushroom', 'arrow', 'umbrella', 'square', 'cloud', 'key', 'bell', 'butterfly', 'leaf', 'rocket',
-    'hexagon', 'crown', 'drop', 'ring', 'diamond', 'snowman', 'bolt', 'cactus', 'cat', 'anchor', 'cross',
-    'ghost', 'bottle')
-scene_classes = scene_things + ('grass', 'sand', 'water', 'brick', 'night sky', 'wood', 'snow', 'tiles')
-scene_palette = [[(37 * i) % 200 + 40, (91 * i) % 200 + 40, (151 * i) % 200 + 40] for i in range(44)]
+    "star",
+    "house",
+    "car",
+    "tree",
+    "heart",
+    "fish",
+    "circle",
+    "gear",
+    "flower",
+    "boat",
+    "triangle",
+    "cup",
+    "moon",
+    "mushroom",
+    "arrow",
+    "umbrella",
+    "square",
+    "cloud",
+    "key",
+    "bell",
+    "butterfly",
+    "leaf",
+    "rocket",
+    "hexagon",
+    "crown",
+    "drop",
+    "ring",
+    "diamond",
+    "snowman",
+    "bolt",
+    "cactus",
+    "cat",
+    "anchor",
+    "cross",
+    "ghost",
+    "bottle",
+)
+scene_classes = scene_things + (
+    "grass",
+    "sand",
+    "water",
+    "brick",
+    "night sky",
+    "wood",
+    "snow",
+    "tiles",
+)
+scene_palette = [
+    [(37 * i) % 200 + 40, (91 * i) % 200 + 40, (151 * i) % 200 + 40] for i in range(44)
+]

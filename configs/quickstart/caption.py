@@ -1,17 +1,27 @@
 """Captioning the built-in scenes: about 2 minutes on two CPU cores.
 
-    python tools/train.py configs/quickstart/caption.py --backbone work_dirs/quickstart/sparc --amp
+python tools/train.py configs/quickstart/caption.py --backbone work_dirs/quickstart/sparc --amp
 """
-_base_ = '../_base_/caption_vit.py'
+
+_base_ = "../_base_/caption_vit.py"
 
 train_dataloader = dict(
     dataset=dict(
-        data_root='data/scenes/',
-        ann_file='annotations/captions_train.json',
-        data_prefix=dict(img='images/train')))
+        data_root="data/scenes/",
+        ann_file="annotations/captions_train.json",
+        data_prefix=dict(img="images/train"),
+    )
+)
 val_dataloader = dict(
     dataset=dict(
-        data_root='data/scenes/',
-        ann_file='annotations/captions_val.json',
-        data_prefix=dict(img='images/val')))
+        data_root="data/scenes/",
+        ann_file="annotations/captions_val.json",
+        data_prefix=dict(img="images/val"),
+    )
+)
 test_dataloader = val_dataloader
+train_cfg = dict(max_iters=300, val_interval=300)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=300),
+]

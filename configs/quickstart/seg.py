@@ -1,28 +1,31 @@
 """UPerNet on the built-in scenes, 36 things and 8 backgrounds: about 2 minutes on two CPU cores.
 
-    python tools/train.py configs/quickstart/seg.py --backbone work_dirs/quickstart/sparc --amp
+python tools/train.py configs/quickstart/seg.py --backbone work_dirs/quickstart/sparc --amp
 """
-_base_ = ['../_base_/upernet_vit.py', '../_base_/scenes.py']
+
+_base_ = ["../_base_/upernet_vit.py", "../_base_/scenes.py"]
 
 model = dict(data_preprocessor=dict(size=(128, 128)), decode_head=dict(num_classes=44))
 metainfo = dict(classes={{_base_.scene_classes}}, palette={{_base_.scene_palette}})
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackSegInputs')
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackSegInputs"),
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='PackSegInputs')
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="PackSegInputs"),
 ]
-dataset = dict(type='BaseSegDataset', data_root='data/scenes/ade', metainfo=metainfo, reduce_zero_label=True)
+dataset = dict(
+    type="BaseSegDataset", data_root="data/scenes/ade", metainfo=metainfo, reduce_zero_label=True
+)
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline, **dataset))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline, **dataset))
 test_dataloader = val_dataloader
-train_cfg = dict(max_iters=300, val_interval=300)
+train_cfg = dict(max_iters=250, val_interval=250)
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=300)
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=250),
 ]

@@ -140,6 +140,6 @@ class NonFiniteHook(Hook):
         }
         path.write_text(json.dumps(record, indent=1))
         raise NonFiniteRun(
-            f"{skipped} steps in a row had a non-finite loss or gradient; the last one is described in {path}. "
+            f"{skipped} steps in a row had a non-finite loss or gradient; see {path}. "
             "Lower the learning rate, or start again from an older checkpoint with --resume PATH"
         )

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from mmengine.optim import OptimWrapper
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import Tensor, nn
 
 from sparc_pretrain.distributed import everywhere
@@ -69,3 +70,31 @@ class GuardedOptimWrapper(OptimWrapper):
             past = self.message_hub.runtime_info.get("skipped_steps", 0)
             self.message_hub.update_info("skipped_steps", past + 1)
         self.message_hub.update_scalar("train/grad_norm", float(norm))
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class GroupedConstructor(DefaultOptimWrapperConstructor):
+    """Parameter groups by learning rate and weight decay, and no more than that.
+
+    Vectors and scalars (biases, norms, the temperature) and position embeddings get no weight
+    decay. mmengine's own makes, and logs, one group per parameter.
+    """
+
+    def scale(self, module: nn.Module, name: str) -> float:
+        """Factor on the learning rate of the parameter `name` of `module`."""
+        return 1.0
+
+    def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
+        """Fill `params` with the groups of all parameters of `module` that are trained."""
+        groups: dict[tuple[float, float], dict] = {}
+        for name, weight in module.named_parameters():
+            if not weight.requires_grad:
+                continue
+            bare = weight.ndim <= 1 or name.endswith("pos_embed")
+            rate = self.base_lr * self.scale(module, name)
+            decay = 0.0 if bare else self.base_wd or 0.0
+            group = groups.setdefault(
+                (rate, decay), {"params": [], "lr": rate, "weight_decay": decay}
+            )
+            group["params"].append(weight)
+        params.extend(groups.values())

@@ -41,8 +41,8 @@ def complete(cfg: Config, accumulate: int | None = None, amp: bool = False) -> C
     local = data.global_batch // world_size()
     if local * world_size() != data.global_batch or local % accumulate:
         raise ValueError(
-            f"data.global_batch={data.global_batch} does not divide into {world_size()} processes x "
-            f"{accumulate} micro-batches"
+            f"data.global_batch={data.global_batch} does not divide into {world_size()} processes "
+            f"x {accumulate} micro-batches"
         )
     tokenizer = make_tokenizer(Path(cfg.work_dir), dict(cfg.tokenizer), sources)
     path = str(Path(cfg.work_dir) / "tokenizer.json")

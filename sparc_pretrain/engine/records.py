@@ -15,10 +15,8 @@ from sparc_pretrain import __version__
 from sparc_pretrain.engine.atomic_file import atomic_write
 from sparc_pretrain.run_folder import RunFolder
 
-PACKAGES = (
-    "torch torchvision timm transformers numpy onedl-mmengine onedl-mmcv onedl-mmdetection "
-    "onedl-mmsegmentation hotcoco pycocoevalcap"
-).split()
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "hotcoco", "pycocoevalcap")
+PACKAGES += ("onedl-mmengine", "onedl-mmcv", "onedl-mmdetection", "onedl-mmsegmentation")
 
 
 def ancestry(run: RunFolder | None) -> dict[str, Any] | None:

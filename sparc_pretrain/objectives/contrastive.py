@@ -33,7 +33,7 @@ class Temperature(nn.Module):
 
 
 def unit(x: Tensor) -> Tensor:
-    """x [...,D] -> unit vectors in at least float32; a zero vector stays zero, with zero gradient."""
+    """x [...,D] -> unit vectors in at least float32; a zero vector stays zero, without gradient."""
     x = full_precision(x)
     square = (x * x).sum(dim=-1, keepdim=True)
     positive = square > 0

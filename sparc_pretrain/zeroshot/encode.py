@@ -30,7 +30,9 @@ class CaptionedImages:
     image_of_text: list[int]
 
     @classmethod
-    def read(cls, folder: str | Path, captions: str | Path, split: str | None = None) -> CaptionedImages:
+    def read(
+        cls, folder: str | Path, captions: str | Path, split: str | None = None
+    ) -> CaptionedImages:
         """Read a caption file (any format of `data.captions`) whose images are in `folder`.
 
         Raises:

@@ -110,7 +110,7 @@ def test_gradcheck_away_from_ties():
 
 
 def test_a_case_computed_by_hand():
-    # One token [1,0], patches with similarities 0, 1, 2 -> min-max 0, 1/2, 1 -> sum 3/2 -> 0, 1/3, 2/3.
+    # One token [1,0]; similarities 0, 1, 2 -> min-max 0, 1/2, 1 -> divided by 3/2: 0, 1/3, 2/3.
     tokens = torch.tensor([[[1.0, 0.0]]])
     patches = torch.tensor([[[0.0, 3.0], [1.0, 0.0], [2.0, 6.0]]])
     grouped, weights = sparc.group_patches(tokens, patches)
@@ -118,7 +118,7 @@ def test_a_case_computed_by_hand():
     torch.testing.assert_close(grouped, torch.tensor([[[5 / 3, 4.0]]]))
 
 
-def test_scaling_tokens_or_all_patches_leaves_the_weights_alone_but_normalising_each_patch_does_not():
+def test_scaling_leaves_the_weights_alone_but_normalising_each_patch_does_not():
     tokens, patches, _ = pairs()
     _, weights = sparc.group_patches(tokens, patches)
     torch.testing.assert_close(sparc.group_patches(3 * tokens, patches)[1], weights)
@@ -217,7 +217,7 @@ def test_both_reductions_agree_when_all_captions_are_equally_long():
 
 
 def test_gradient_flows_through_the_weights_unless_detached():
-    tokens, patches, mask = pairs()
+    tokens, patches, _ = pairs()
     tokens.requires_grad_()
     flowing, _ = sparc.group_patches(tokens, patches)
     assert flowing.requires_grad

@@ -7,7 +7,7 @@ from sparc_pretrain.zeroshot.retrieval import recall
 
 
 def by_loops(similarity, owner, ks):
-    """Ranks counted one by one: wrong candidates that score at least as high stand before the answer."""
+    """Ranks counted one by one: wrong candidates that score as high stand before the answer."""
     images, texts = len(similarity), len(owner)
     ranks = {"i2t": [], "t2i": []}
     for i in range(images):

@@ -1,0 +1,136 @@
+"""The whole way on the built-in scenes: data, pre-training, zero-shot, three transfers, one page.
+
+    python tools/quickstart.py --work-dir work_dirs/quickstart
+
+Every step is the command a user would type; it is printed before it runs, and a step that is done
+is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from sparc_pretrain.engine import door
+
+SCENES = "data/scenes"
+TASKS = ("det", "seg", "caption")
+Command = list[str]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run all steps; the first that fails ends with its exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work-dir", default="work_dirs/quickstart")
+    work = Path(parser.parse_args(argv).work_dir)
+    door.writable(work)
+    started = time.perf_counter()
+    run = str(work / "sparc")
+    step("data", {work / "data": data()}, work)
+    pretrain = tool("pretrain", "configs/quickstart/sparc.py", "--work-dir", run)
+    step("pre-training", {work / "sparc": [*pretrain, "--amp", "--resume", "auto"]}, work)
+    images = ["--images", f"{SCENES}/images/val"]
+    images += ["--captions", f"{SCENES}/annotations/captions_val.json"]
+    out = ["--out", str(work / "zeroshot" / "metrics.json")]
+    step("zero-shot", {work / "zeroshot": tool("zeroshot", run, "retrieval", *images, *out)}, work)
+    for task in TASKS:
+        pair = {
+            work / f"{task}_sparc": transfer(task, run, work / f"{task}_sparc"),
+            work / f"{task}_random": transfer(task, run, work / f"{task}_random", "--from-scratch"),
+        }
+        step(f"{task}: SPARC and random initialisation", pair, work)
+    report = work / "report.html"
+    page = tool("report", str(work), "--out", str(report), *images)
+    step("report", {work / "report": page}, work)
+    print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes. Open {report}")
+    return 0
+
+
+def data() -> Command:
+    """The built-in scenes as shards, COCO, LVIS, ADE20K and captions."""
+    return tool(
+        "data", "scenes", "--out", SCENES, "--train", "4000", "--val", "400", "--size", "128"
+    )
+
+
+def transfer(task: str, run: str, work_dir: Path, *flags: str) -> Command:
+    """Fine-tune and evaluate one task."""
+    config = f"configs/quickstart/{task}.py"
+    places = ["--backbone", run, "--work-dir", str(work_dir)]
+    return [*tool("train", config, *places, "--amp", "--resume", "auto"), *flags]
+
+
+def tool(name: str, *arguments: str) -> Command:
+    """The command of one of our tools."""
+    return [sys.executable, f"tools/{name}.py", *arguments]
+
+
+def step(title: str, commands: dict[Path, Command], work: Path) -> None:
+    """Run commands side by side (one after the other on a GPU), each unless its mark says it is
+    done.
+
+    The output of each goes to ``WORK_DIR/logs/NAME.log``; the mark is ``WORK_DIR/.done/NAME``.
+    """
+    marks = {work / ".done" / path.name: command for path, command in commands.items()}
+    todo = {mark: command for mark, command in marks.items() if not mark.exists()}
+    if not todo:
+        print(f"\n== {title}: done before", flush=True)
+        return
+    print(f"\n== {title}", flush=True)
+    started = time.perf_counter()
+    together = 1 if torch.cuda.is_available() else len(todo)
+    waiting, running = list(todo.items()), {}
+    while waiting or running:
+        while waiting and len(running) < together:
+            mark, command = waiting.pop(0)
+            print(f"$ {shlex.join(['python', *command[1:]])}", flush=True)
+            running[mark] = start(command, log_of(work, mark), together)
+        wait(running, work)
+    print(f"   {time.perf_counter() - started:.0f} s", flush=True)
+
+
+def wait(running: dict[Path, subprocess.Popen], work: Path) -> None:
+    """Until one command ends: mark it, or end everything when it failed. Raises ValueError then."""
+    while True:
+        for mark, process in list(running.items()):
+            if process.poll() is None:
+                continue
+            del running[mark]
+            if process.returncode:
+                for other in running.values():
+                    other.terminate()
+                log = log_of(work, mark)
+                lines = log.read_text(errors="replace").strip().splitlines()[-15:]
+                print("\n".join(lines), file=sys.stderr)
+                raise ValueError(f"{mark.name} ended with code {process.returncode}; see {log}")
+            mark.parent.mkdir(exist_ok=True)
+            mark.touch()
+            return
+        time.sleep(0.2)
+
+
+def start(command: Command, log: Path, together: int) -> subprocess.Popen:
+    """Start a command with its share of the cores."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    threads = str(max(1, (os.cpu_count() or 1) // together))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    with open(log, "w") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+
+
+def log_of(work: Path, mark: Path) -> Path:
+    """Where a step's output goes."""
+    return work / "logs" / f"{mark.name}.log"
+
+
+if __name__ == "__main__":
+    door.guard(main)
