@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from sparc_pretrain.engine import door, foreign
@@ -47,8 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     cfg = load(args)
     runner = Runner.from_cfg(cfg)
     if args.compile:
-        runner.model.encoder.vision.compile()
-        runner.model.encoder.text.compile(dynamic=True)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model.encoder.vision.compile()
+        model.encoder.text.compile(dynamic=True)
     runner.train()
     return 0
 

@@ -31,21 +31,27 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work-dir", default="work_dirs/quickstart")
-    work = Path(parser.parse_args(argv).work_dir)
-    door.writable(work)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of weights and orders, not of the data"
+    )
+    args = parser.parse_args(argv)
+    work = door.writable(args.work_dir)
+    seed = ["--cfg-options", f"randomness.seed={args.seed}"]
     started = time.perf_counter()
     run = str(work / "sparc")
     step("data", {work / "data": data()}, work)
     pretrain = tool("pretrain", "configs/quickstart/sparc.py", "--work-dir", run)
-    step("pre-training", {work / "sparc": [*pretrain, "--amp", "--resume", "auto"]}, work)
+    step("pre-training", {work / "sparc": [*pretrain, "--amp", "--resume", "auto", *seed]}, work)
     images = ["--images", f"{SCENES}/images/val"]
     images += ["--captions", f"{SCENES}/annotations/captions_val.json"]
     out = ["--out", str(work / "zeroshot" / "metrics.json")]
     step("zero-shot", {work / "zeroshot": tool("zeroshot", run, "retrieval", *images, *out)}, work)
     for task in TASKS:
         pair = {
-            work / f"{task}_sparc": transfer(task, run, work / f"{task}_sparc"),
-            work / f"{task}_random": transfer(task, run, work / f"{task}_random", "--from-scratch"),
+            work / f"{task}_sparc": transfer(task, run, work / f"{task}_sparc", *seed),
+            work / f"{task}_random": transfer(
+                task, run, work / f"{task}_random", "--from-scratch", *seed
+            ),
         }
         step(f"{task}: SPARC and random initialisation", pair, work)
     report = work / "report.html"

@@ -32,7 +32,7 @@ def plug(cfg: Config, run: str | Path, scratch: bool = False) -> Config:
     """
     opened = run_folder.verify(run)
     vision = opened.config["vision"]
-    owners = [d for d in _dicts(cfg.model) if d.get("backbone", {}).get("type") in BACKBONE]
+    owners = _owners(cfg)
     if not owners:
         raise ValueError(
             "the config's backbone is not a SparcViT: give it "
@@ -42,7 +42,10 @@ def plug(cfg: Config, run: str | Path, scratch: bool = False) -> Config:
         before = owner.backbone.get("vision", {}).get("width")
         owner.backbone.vision = ConfigDict(vision)
         owner.backbone.run = None if scratch else str(opened.path)
-        for part in ("neck", "decode_head", "auxiliary_head"):
+        neck = owner.get("neck") or {}
+        # a neck with a width of its own hides the backbone's from what comes after
+        hidden = isinstance(neck, dict) and "out_channels" in neck
+        for part in ("neck",) if hidden else ("neck", "decode_head", "auxiliary_head"):
             for reader in _dicts(owner.get(part) or {}):
                 _follow(reader, before, vision["width"])
         _follow(owner, before, vision["width"])
@@ -56,15 +59,33 @@ def plug(cfg: Config, run: str | Path, scratch: bool = False) -> Config:
     return cfg
 
 
+def note_ancestry(cfg: Config) -> None:
+    """Write down the ancestry of a config that names its run folder itself (`backbone.run`)."""
+    for owner in _owners(cfg):
+        run = owner.backbone.get("run")
+        if run and "ancestry" not in cfg:
+            cfg.ancestry = ancestry(run_folder.verify(run))
+
+
+def _owners(cfg: Config) -> list[ConfigDict]:
+    """The dicts of `cfg.model` that hold a SparcViT."""
+    backbones = [(d, d.get("backbone")) for d in _dicts(cfg.get("model") or {})]
+    return [d for d, b in backbones if isinstance(b, dict) and b.get("type") in BACKBONE]
+
+
 def _follow(reader: ConfigDict, before: int | None, after: int) -> None:
     """Replace the old backbone width by the new one where `reader` takes its input."""
-    value = reader.get("in_channels")
-    if before is None or value is None:
+    if before is None:
         return
-    if value == before:
-        reader.in_channels = after
-    elif isinstance(value, (list, tuple)):
-        reader.in_channels = [after if v == before else v for v in value]
+    keys = ["in_channels", "embed_dim"]
+    if reader.get("num_convs") == 0:  # a linear head passes its input on
+        keys.append("channels")
+    for key in keys:
+        value = reader.get(key)
+        if value == before:
+            reader[key] = after
+        elif isinstance(value, (list, tuple)):
+            reader[key] = [after if v == before else v for v in value]
 
 
 def _dicts(node: Any) -> Iterator[ConfigDict]:

@@ -38,6 +38,8 @@ class SimplePyramid(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.strides = tuple(strides)
+        if not strides or list(strides) != sorted(set(strides)):
+            raise ValueError(f"strides {self.strides}: name one or more in ascending order")
         levels = []
         for stride in self.strides:
             if stride > 2 * in_stride:

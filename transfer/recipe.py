@@ -12,7 +12,7 @@ from mmengine.utils import get_installed_path
 
 from sparc_pretrain.engine import door
 from transfer import mm
-from transfer.plug import plug
+from transfer.plug import note_ancestry, plug
 
 # The engine's rules for any mm config: random state in checkpoints, signals, non-finite steps,
 # records.

@@ -23,7 +23,8 @@ class GuardedOptimWrapper(OptimWrapper):
 
     Args:
         amp: autocast to bfloat16 (no loss scaling needed) on whatever device the model is.
-        max_norm: clip the gradient norm to it; None = only measure it.
+        max_norm: clip the gradient norm to it; None = only measure it. mmengine's `clip_grad`
+            works as well.
     """
 
     def __init__(self, *args, amp: bool = False, max_norm: float | None = None, **kwargs) -> None:
@@ -64,6 +65,8 @@ class GuardedOptimWrapper(OptimWrapper):
             self.skipped_in_a_row = 0
             if self.max_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(weights, self.max_norm, norm)
+            if self.clip_grad_kwargs:
+                self.clip_func(weights, **self.clip_grad_kwargs)
             self.optimizer.step(**kwargs)
         else:
             self.skipped_in_a_row += 1

@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparc_pretrain.data.images import eval_resize
+from sparc_pretrain.data.tokenizer import WORD
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.objectives.sparc import group_patches
 
 # Heat from a patch's even share of the weight (left, clear) to the peak: dark violet to pale yellow.
 HEAT = np.array([(66, 28, 110), (170, 38, 102), (236, 96, 42), (252, 180, 28), (252, 250, 164)])
-FLOOR_OF_PEAK = 2.0  # a word whose peak is below twice the even share does not glow in full
+FULL_COLOUR = 2.5  # even shares: a word whose peak is below this does not glow in full
 FONT = cv2.FONT_HERSHEY_DUPLEX
 INK, PAPER = (32, 36, 44), 255
 
@@ -74,14 +75,13 @@ def align(
     side = model.vision.img_size // model.vision.patch
     weight_Thw = weight_1TP[0].cpu().unflatten(-1, (side, side))
     encoding = model.tokenizer.encode(caption, model.text.max_tokens)
-    found, at = [], 0
+    found, matches = [], WORD.finditer(caption)
     for word, positions in model.tokenizer.words(caption, encoding):
-        start = caption.index(word, at)
-        at = start + len(word)
+        start, end = next(match.span() for match in matches if match.group() == word)
         weights = weight_Thw[positions].sum(dim=0)
         weights = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
         score = cosine_T[positions].mean().item()
-        found.append(WordWeights(word, start, at, weights, score))
+        found.append(WordWeights(word, start, end, weights, score))
     return found
 
 
@@ -95,11 +95,11 @@ def overlay(image: np.ndarray, weights: Tensor | np.ndarray) -> np.ndarray:
     """`image` [H,W,3] uint8 under the heat of `weights` [h,w] -> [H,W,3] uint8.
 
     A patch with no more than the even share (1/P) of the weight stays clear and dimmed; the colour
-    is full at the word's peak, or at twice the even share where the peak is lower.
+    is full at the word's peak, or at 2.5 even shares where the peak is lower.
     """
     height, width = image.shape[:2]
     shares = np.asarray(weights, dtype=np.float32) * weights.shape[0] * weights.shape[1]
-    top = max(float(shares.max()), FLOOR_OF_PEAK)
+    top = max(float(shares.max()), FULL_COLOUR)
     smooth = cv2.resize(shares, (width, height), interpolation=cv2.INTER_CUBIC)
     heat_HW = np.clip((smooth - 1) / (top - 1), 0, 1)
     stops = np.linspace(0, 1, len(HEAT))

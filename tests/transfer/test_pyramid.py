@@ -1,0 +1,57 @@
+"""SimplePyramid: one map in, a map per stride out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from transfer.pyramid import SimplePyramid
+
+STRIDES = (4, 8, 16, 32, 64)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (128, 96), (16, 48), (336, 80)])
+def test_every_stride_has_its_size_for_any_image(height: int, width: int) -> None:
+    pyramid = SimplePyramid(in_channels=24, out_channels=8, strides=STRIDES)
+    found = pyramid([torch.randn(2, 24, height // 16, width // 16)])
+    assert [tuple(level.shape) for level in found] == [
+        (2, 8, math.ceil(height / s), math.ceil(width / s)) for s in STRIDES
+    ]
+
+
+def test_a_map_of_stride_8_is_made_into_the_same_strides() -> None:
+    pyramid = SimplePyramid(8, 8, strides=STRIDES, in_stride=8)
+    found = pyramid(torch.randn(1, 8, 16, 16))
+    assert [level.shape[-1] for level in found] == [128 // s for s in STRIDES]
+
+
+def test_only_the_last_of_several_maps_is_read() -> None:
+    pyramid = SimplePyramid(8, 8)
+    first, last = torch.randn(2, 1, 8, 4, 4)
+    for a, b in zip(pyramid((first, last)), pyramid(last), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_every_weight_gets_a_gradient() -> None:
+    pyramid = SimplePyramid(8, 8, strides=STRIDES)
+    sum(level.square().mean() for level in pyramid(torch.randn(1, 8, 4, 4))).backward()
+    assert all(p.grad.abs().sum() > 0 for p in pyramid.parameters())
+
+
+@pytest.mark.parametrize(
+    ("strides", "message"),
+    [
+        ((64,), "stride 64 needs 32 before it"),
+        ((4, 8, 64), "stride 64 needs 32 before it"),
+        ((2, 4), "stride 2 cannot be made from a map of stride 16"),
+        ((12,), "stride 12 cannot be made"),
+        ((32, 64, 16), "ascending"),
+        ((8, 8), "ascending"),
+        ((), "ascending"),
+    ],
+)
+def test_a_stride_that_cannot_be_made_is_refused(strides: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SimplePyramid(8, 8, strides=strides)

@@ -1,0 +1,208 @@
+"""What the report reads: evaluations, training logs and run folders below work dirs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sparc_pretrain.run_folder import MANIFEST, WEIGHTS, RunFolder, open_run
+
+RANDOM = "random initialisation"
+STARTS = {"Sparc": "SPARC", "Clip": "CLIP"}  # objective of the run folder -> how it is called
+KINDS = ("retrieval", "detection", "segmentation", "captioning")
+# Tasks of foreign configs are called by their model's class; their metrics tell what they are.
+SIGNS = {
+    "retrieval": re.compile(r"R@\d+"),
+    "detection": re.compile(r"(bbox|segm)_"),
+    "segmentation": re.compile(r"\b(mIoU|aAcc)\b"),
+    "captioning": re.compile(r"(BLEU|CIDEr)"),
+}
+
+
+@dataclass
+class Evaluation:
+    """One metrics.json and what lies beside it."""
+
+    file: Path
+    record: dict[str, Any]
+    pictures: list[Path] = field(default_factory=list)
+    captions: list[dict[str, Any]] = field(default_factory=list)
+    retrieval: dict[str, Any] | None = None
+
+    @property
+    def task(self) -> str:
+        return str(self.record["task"])
+
+    @property
+    def kind(self) -> str:
+        """One of KINDS, or the task itself."""
+        if self.task in KINDS:
+            return self.task
+        names = " ".join(self.record["metrics"])
+        return next((kind for kind, sign in SIGNS.items() if sign.search(names)), self.task)
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        return self.record["metrics"]
+
+    @property
+    def backbone(self) -> dict[str, Any]:
+        """Run, sha256 and objective; empty for random initialisation."""
+        return self.record.get("backbone") or {}
+
+    @property
+    def start(self) -> str:
+        """Where the backbone comes from, in words: SPARC, CLIP, random initialisation, ..."""
+        if not self.backbone:
+            return RANDOM
+        objective = self.backbone.get("objective")
+        return STARTS.get(objective, str(objective or self.backbone.get("run") or "unknown"))
+
+    @property
+    def setting(self) -> tuple[str, str, str]:
+        """Evaluations with an equal setting can be compared: kind, config, data."""
+        return self.kind, str(self.record.get("config") or ""), str(self.record.get("data") or "")
+
+    @property
+    def place(self) -> str:
+        """A short name of the data: 'flickr8k' of 'data/flickr8k/captions_val.json'."""
+        return place(str(self.record.get("data") or ""))
+
+
+@dataclass
+class TrainingLog:
+    """The rows of a work dir's scalars.json files that hold a loss, in order of steps."""
+
+    folder: Path
+    rows: list[dict[str, float]]
+
+    @property
+    def pretraining(self) -> bool:
+        return "global_loss" in self.rows[-1]
+
+    def series(self, key: str) -> list[tuple[float, float]]:
+        """(step, value) of `key`."""
+        return [(row["step"], row[key]) for row in self.rows if key in row]
+
+
+@dataclass
+class Found:
+    """All that was found below the work dirs."""
+
+    evaluations: list[Evaluation]
+    logs: list[TrainingLog]
+    runs: list[RunFolder]
+
+
+def gather(work_dirs: Sequence[Path]) -> Found:
+    """Read everything below `work_dirs`.
+
+    Raises:
+        FileNotFoundError: a work dir that is not there. ValueError: no metrics.json, or a file
+            that is not what its name says.
+    """
+    for folder in work_dirs:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no work dir {folder}")
+    evaluations = [_evaluation(file) for file in _files(work_dirs, "metrics.json")]
+    if not evaluations:
+        raise ValueError(
+            f"no metrics.json under {', '.join(map(str, work_dirs))}: tools/train.py, tools/test.py "
+            "and tools/zeroshot.py write them"
+        )
+    order = [*STARTS.values(), RANDOM]
+    evaluations.sort(
+        key=lambda e: (
+            KINDS.index(e.kind) if e.kind in KINDS else len(KINDS),
+            e.setting,
+            order.index(e.start) if e.start in order else len(order),
+            str(e.record.get("date")),
+        )
+    )
+    logs: dict[Path, list[Path]] = {}
+    for file in _files(work_dirs, "vis_data/scalars.json"):
+        logs.setdefault(file.parents[2], []).append(file)
+    folders = {f.parent.resolve() for f in _files(work_dirs, MANIFEST) if _is_run(f.parent)}
+    return Found(
+        evaluations,
+        [log for folder, files in logs.items() if (log := _log(folder, files)).rows],
+        [open_run(folder) for folder in sorted(folders)],
+    )
+
+
+def place(data: str) -> str:
+    """The name of a data set from the path of one of its files."""
+    parts = Path(data.split(",")[0].strip()).parts
+    if "data" in parts[:-1]:
+        parts = parts[parts.index("data") + 1 :]
+        return parts[0] if len(parts) > 1 else Path(parts[0]).stem
+    return Path(parts[-1]).stem if parts else "unnamed data"
+
+
+def _files(work_dirs: Sequence[Path], name: str) -> Iterator[Path]:
+    """Files below the work dirs, each once, in order; folders that begin with a dot are drafts."""
+    seen = set()
+    for folder in work_dirs:
+        for file in sorted(folder.rglob(name)):
+            hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+            if not hidden and file.resolve() not in seen:
+                seen.add(file.resolve())
+                yield file
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / WEIGHTS).exists()
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+
+
+def _evaluation(file: Path) -> Evaluation:
+    record = _json(file)
+    if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
+        raise ValueError(f"{file} is no record of an evaluation: 'metrics' is missing")
+    if "task" not in record:
+        raise ValueError(f"{file} is no record of an evaluation: 'task' is missing")
+    captions, retrieval = file.with_name("captions.json"), file.with_name("retrieval.json")
+    found = Evaluation(file, record, sorted((file.parent / "pictures").glob("*.png")))
+    if captions.exists():
+        found.captions = _json(captions)
+        if not isinstance(found.captions, list) or not all(
+            isinstance(row, dict) and {"image", "caption"} <= row.keys() for row in found.captions
+        ):
+            raise ValueError(f"{captions} is not a list of image, caption, references")
+    if retrieval.exists():
+        found.retrieval = _json(retrieval)
+        if not isinstance(found.retrieval, dict) or not {"images", "examples"} <= set(
+            found.retrieval
+        ):
+            raise ValueError(f"{retrieval} holds no 'images' and 'examples'")
+    return found
+
+
+def _log(folder: Path, files: Sequence[Path]) -> TrainingLog:
+    """Join the logs of a work dir's starts: a resume continues, a fresh start replaces."""
+    rows: list[dict[str, float]] = []
+    for file in files:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        fresh = []
+        for n, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                if n == len(lines):  # a training that is under way, or was killed while it wrote
+                    continue
+                raise ValueError(f"{file}, line {n}: not JSON") from None
+            if "loss" in row and "step" in row:
+                fresh.append(row)
+        if fresh:
+            rows = [row for row in rows if row["step"] < fresh[0]["step"]] + fresh
+    return TrainingLog(folder, rows)
