@@ -86,7 +86,12 @@ def examples(scores: torch.Tensor, data: encode.CaptionedImages) -> dict:
         }
         for t in list(range(0, len(data.captions), step))[:EXAMPLES]
     ]
-    return {"images": [str(file) for file in data.files], "examples": picked}
+    return {
+        "images": [str(file) for file in data.files],
+        "captions": data.captions,
+        "image_of_text": data.image_of_text,
+        "examples": picked,
+    }
 
 
 def main(argv: list[str] | None = None) -> int:

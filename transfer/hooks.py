@@ -5,18 +5,22 @@ evaluation.
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import mmcv
+import numpy as np
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.structures import PixelData
 
 from sparc_pretrain.distributed import rank
 from sparc_pretrain.engine.records import write_metrics
 from sparc_pretrain.registry import HOOKS
 
+LEGIBLE = 320  # pixels: pictures with a shorter side are scaled up before labels are drawn
 # Heads that classify something else than the data set's categories.
 OTHER_CLASSES = (
     "RPNHead",
@@ -73,6 +77,16 @@ class RecordHook(Hook):
     def __init__(self, pictures: int = 8) -> None:
         self.pictures, self.drawn, self.started = pictures, 0, 0.0
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """The backbone's ancestry travels with the weights."""
+        line = runner.cfg.get("ancestry")
+        checkpoint["ancestry"] = None if line is None else dict(line)  # plain data only
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """What the loaded weights come from goes before what the config says."""
+        if "ancestry" in checkpoint:
+            runner.cfg.ancestry = checkpoint["ancestry"]
+
     def before_val_epoch(self, runner: Runner) -> None:
         """Count pictures and seconds from here."""
         self.drawn, self.started = 0, time.perf_counter()
@@ -90,9 +104,9 @@ class RecordHook(Hook):
                 return
             folder = Path(runner.work_dir) / "pictures"
             folder.mkdir(exist_ok=True)
-            image = mmcv.imread(sample.img_path, channel_order="rgb")
+            image, drawn = enlarged(mmcv.imread(sample.img_path, channel_order="rgb"), sample)
             runner.visualizer.add_datasample(
-                "prediction", image, sample, out_file=str(folder / f"{self.drawn:02d}.png")
+                "prediction", image, drawn, out_file=str(folder / f"{self.drawn:02d}.png")
             )
             self.drawn += 1
 
@@ -124,6 +138,25 @@ class RecordHook(Hook):
             data=_source(loader.dataset),
             seconds=round(time.perf_counter() - self.started, 1),
         )
+
+
+def enlarged(image: np.ndarray, sample: Any) -> tuple[np.ndarray, Any]:
+    """A small image [H,W,3] and its data sample, both scaled up so that labels drawn on it can be
+    read; unchanged when the image is large enough or has instance masks.
+    """
+    factor = math.ceil(LEGIBLE / min(image.shape[:2]))
+    parts = [sample.get(name) for name in ("gt_instances", "pred_instances")]
+    if factor <= 1 or any(part is not None and "masks" in part for part in parts):
+        return image, sample
+    sample = sample.clone()
+    for name in ("gt_instances", "pred_instances"):
+        if name in sample:
+            sample.get(name).bboxes = sample.get(name).bboxes * factor
+    for name in ("gt_sem_seg", "pred_sem_seg"):
+        if name in sample:
+            labels = sample.get(name).data.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+            sample.set_data({name: PixelData(data=labels)})
+    return mmcv.imrescale(image, float(factor), interpolation="bicubic"), sample
 
 
 def _source(dataset: Any) -> str:

@@ -45,8 +45,16 @@ def load(
         config = str(Path(get_installed_path(package)) / ".mim" / "configs" / name)
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(options or {})
+    if "model" not in cfg:
+        raise ValueError(
+            f"{config} has no model: give a config from configs/, not one of its parts"
+        )
+    if scratch and not backbone:
+        raise ValueError("--from-scratch needs --backbone RUN, whose architecture it takes")
     if backbone:
         plug(cfg, backbone, scratch)
+    else:
+        note_ancestry(cfg)
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(config).stem}"
     cfg.config_name = os.path.relpath(config)
     scope = cfg.get("default_scope", "mmdet")
@@ -64,10 +72,11 @@ def load(
 
 def harden(cfg: Config) -> Config:
     """Give `cfg` the engine's checkpoints, optimizer guard and hooks, in place."""
-    hooks = cfg.setdefault("default_hooks", {})
-    checkpoint = hooks.setdefault("checkpoint", dict(type="CheckpointHook", interval=1))
+    hooks = dict(cfg.get("default_hooks") or {})
+    checkpoint = dict(hooks.get("checkpoint") or dict(type="CheckpointHook", interval=1))
     if checkpoint.get("type") == "CheckpointHook":
         checkpoint["type"] = "sparc.CheckpointHook"
+    cfg.default_hooks = {**hooks, "checkpoint": checkpoint}
     present = {hook.get("type") for hook in cfg.get("custom_hooks") or []}
     added = [dict(type=name) for name in ENGINE_HOOKS if name not in present]
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *added]

@@ -19,8 +19,8 @@ from sparc_pretrain.data.images import BadImage, decode
 BUDGET = 6_500_000  # characters of pictures in a page: it stays below 8 MB
 QUALITY = 84
 POINTS = 400  # of a curve: more than its pixels
-WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40
+WIDTH, HEIGHT = 430, 260
+LEFT, RIGHT, TOP, BOTTOM = 52, 26, 12, 40
 
 
 def read(path: str | Path) -> Tensor:
@@ -56,9 +56,9 @@ class Album:
     def __init__(self, budget: int = BUDGET) -> None:
         self.budget, self.used, self.left_out = budget, 0, 0
 
-    def picture(self, source: Tensor | np.ndarray | str | Path, alt: str, side: int = 320) -> Markup:
+    def picture(self, source: Tensor | np.ndarray | Path, alt: str, side: int = 320) -> Markup:
         """An `<img>` of a file, of [3,H,W] or of [H,W,3] uint8, its longer side at most `side`."""
-        if isinstance(source, (str, Path)):
+        if isinstance(source, Path):
             source = read(source)
         if isinstance(source, Tensor):
             source = source.permute(1, 2, 0).contiguous().numpy()
@@ -71,9 +71,8 @@ class Album:
             self.left_out += 1
             return Markup('<span class="absent">{}</span>').format(f"{alt} (no room)")
         self.used += len(text)
-        return Markup('<img src="data:image/jpeg;base64,{}" alt="{}" width="{}" height="{}">').format(
-            text, alt, *image.size
-        )
+        tag = Markup('<img src="data:image/jpeg;base64,{}" alt="{}" width="{}" height="{}">')
+        return tag.format(text, alt, *image.size)
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ def chart(title: str, curves: Sequence[Curve]) -> Markup:
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) from at most `low` to at least `high`."""
+    """Round numbers, 1, 2 or 5 times a power of ten apart, that reach from `low` to `high`."""
     if high <= low:
         low, high = low - (abs(low) or 1) * 0.1, high + (abs(high) or 1) * 0.1
     raw = (high - low) / wanted
@@ -162,7 +161,7 @@ def _tick(value: float, among: Sequence[float]) -> str:
 
 
 def _pieces(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
-    """Split at values that are not finite, and thin out to what can be seen (the last point stays)."""
+    """Split at values that are not finite; thinned out to what can be seen, the last point kept."""
     every = math.ceil(len(points) / POINTS)
     kept = [p for i, p in enumerate(points) if i % every == 0 or i == len(points) - 1]
     pieces: list[list[tuple[float, float]]] = [[]]

@@ -20,6 +20,8 @@ NAMES = {
     "i2t_median_rank": "image→text median rank",
     "t2i_median_rank": "text→image median rank",
 }
+CAPTION_SCORES = ("BLEU", "ROUGE", "CIDEr")
+MINUS = "\u2212"
 MMSEG_PERCENT = ("aAcc", "mIoU", "mAcc", "mDice", "mFscore", "mPrecision", "mRecall")
 
 
@@ -47,6 +49,8 @@ def label(name: str) -> str:
     for prefix, words in (("bbox_", "box "), ("segm_", "mask ")):
         if name.startswith(prefix):
             return words + name.removeprefix(prefix)
+    if name.startswith(CAPTION_SCORES):
+        return f"{name} (\u00d7100)"
     return NAMES.get(name, name.replace("_", " "))
 
 
@@ -58,8 +62,8 @@ def scale(name: str, value: float | None, evaluation: Evaluation) -> Scale:
     name = short(name)
     if "median_rank" in name:
         return Scale(1, 1, "", higher_is_better=False)
-    if name.startswith(("BLEU", "ROUGE", "CIDEr")):
-        return Scale(100, 1, " ×100")
+    if name.startswith(CAPTION_SCORES):
+        return Scale(100, 1, "")  # label() says so
     if name in MMSEG_PERCENT:
         written = "IoUMetric" in json.dumps(evaluation.record.get("protocol"), default=str)
         return Scale(1 if written or (value or 0) > 1 else 100, 1, " %")
@@ -83,7 +87,7 @@ def absent(name: str, value: float | None) -> bool:
 
 def _number(value: float, how: Scale) -> str:
     text = f"{value:,.4g}" if how.digits is None else f"{value:,.{how.digits}f}"
-    return text.replace("-", "\u2212")
+    return text.replace("-", MINUS)
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,11 @@ class Comparison:
     data: str
     starts: dict[str, list[Evaluation]]
     remark: str
+
+    @property
+    def config_name(self) -> str:
+        """'flickr8k/det' of 'configs/flickr8k/det.py'."""
+        return self.config.removeprefix("configs/").removesuffix(".py")
 
     @property
     def one_run_each(self) -> bool:
@@ -158,9 +167,9 @@ class Comparison:
         text = _number(abs(gap), how)
         if float(text.replace(",", "")) == 0:
             return Difference("0" if how.digits is None else text, None)
-        unit = " points" if how.unit == " %" else how.unit
+        unit = " points" if how.unit == " %" else ""
         better = (gap > 0) == how.higher_is_better
-        return Difference(f"{'+' if gap > 0 else '\u2212'}{text}{unit}", better)
+        return Difference(f"{'+' if gap > 0 else MINUS}{text}{unit}", better)
 
 
 def compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:
@@ -190,7 +199,8 @@ def compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:
             remarks = []
             if len(ours) > 1:
                 remarks.append(f"SPARC run {sparc[0].backbone.get('run')} ({sha[:12]})")
-            remarks += _protocol_differences(sparc, others)
+            if unlike := _protocol_differences(sparc, others):
+                remarks.append(f"not alike: {', '.join(unlike)}")
             starts = {"SPARC": sparc, **others}
             place = sparc[0].place
             if others:
@@ -209,7 +219,7 @@ def _protocol_differences(
         if not (mine.get("iterations") and theirs.get("iterations")):
             # a test of a checkpoint counts no iterations
             unlike = [k for k in unlike if k != "iterations"]
-        found += [f"{k}: {mine.get(k)} with SPARC, {theirs.get(k)} with {name}" for k in unlike]
+        found += [f"{k} {mine.get(k)} with SPARC and {theirs.get(k)} with {name}" for k in unlike]
     return found
 
 
@@ -225,21 +235,20 @@ def _protocol(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def summary(comparisons: Sequence[Comparison]) -> list[str]:
-    """One sentence per comparison with the headline numbers."""
+    """The headline numbers: one sentence beside random initialisation, one beside CLIP."""
     sentences = []
-    for one in comparisons:
-        name = one.headline()
-        sparc = one.cell("SPARC", name) if name else None
-        if sparc is None or sparc.value is None:
-            continue
+    places = [(one.kind, one.place) for one in comparisons]
+    for other in (RANDOM, "CLIP"):
         parts = []
-        for other in sorted(one.starts, key=lambda start: start != RANDOM):
-            cell = one.cell(other, name)
-            if other == "SPARC" or cell is None:
-                continue
-            gap = one.difference(other, name)
-            source = f"from {other}" if other == RANDOM else f"with {other}"
-            parts.append(f"{cell.text} {source}" + (f" ({gap.text})" if gap else ""))
-        where = f"{one.kind.capitalize()} on {one.place}, {label(name)}"
-        sentences.append(f"{where}: {sparc.text} with SPARC, {', '.join(parts)}.")
+        for one in comparisons:
+            name = one.headline()
+            sparc, cell = (one.cell(s, name) if name else None for s in ("SPARC", other))
+            gap = one.difference(other, name) if name else None
+            if sparc and cell and gap:
+                twice = places.count((one.kind, one.place)) > 1
+                where = f"{one.place} ({one.config_name})" if twice else one.place
+                what = f"{one.kind} on {where}, {label(name)} {sparc.text}"
+                parts.append(f"{what} against {cell.text} ({gap.text})")
+        if parts:
+            sentences.append(f"SPARC instead of {other}: {'; '.join(parts)}.")
     return sentences

@@ -111,8 +111,8 @@ def gather(work_dirs: Sequence[Path]) -> Found:
     evaluations = [_evaluation(file) for file in _files(work_dirs, "metrics.json")]
     if not evaluations:
         raise ValueError(
-            f"no metrics.json under {', '.join(map(str, work_dirs))}: tools/train.py, tools/test.py "
-            "and tools/zeroshot.py write them"
+            f"no metrics.json under {', '.join(map(str, work_dirs))}: tools/train.py, "
+            "tools/test.py and tools/zeroshot.py write them"
         )
     order = [*STARTS.values(), RANDOM]
     evaluations.sort(
@@ -185,6 +185,10 @@ def _evaluation(file: Path) -> Evaluation:
             found.retrieval
         ):
             raise ValueError(f"{retrieval} holds no 'images' and 'examples'")
+        rows = range(len(found.retrieval["images"]))
+        for example in found.retrieval["examples"]:
+            if not {*example["answers"], example["correct"]} <= set(rows):
+                raise ValueError(f"{retrieval}: an example names a row that 'images' does not have")
     return found
 
 

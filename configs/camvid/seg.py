@@ -3,36 +3,8 @@
 python tools/train.py configs/camvid/seg.py --backbone work_dirs/flickr8k/sparc --amp
 """
 
-_base_ = "../_base_/upernet_vit.py"
+_base_ = ["../_base_/upernet_vit.py", "../_base_/camvid.py"]
 
-metainfo = dict(
-    classes=(
-        "sky",
-        "building",
-        "pole",
-        "road",
-        "pavement",
-        "tree",
-        "sign symbol",
-        "fence",
-        "car",
-        "pedestrian",
-        "bicyclist",
-    ),
-    palette=[
-        [128, 128, 128],
-        [128, 0, 0],
-        [192, 192, 128],
-        [128, 64, 128],
-        [60, 40, 222],
-        [128, 128, 0],
-        [192, 128, 128],
-        [64, 64, 128],
-        [64, 0, 128],
-        [64, 64, 0],
-        [0, 128, 192],
-    ],
-)
 crop = (224, 224)
 model = dict(data_preprocessor=dict(size=crop), decode_head=dict(num_classes=11))
 train_pipeline = [
@@ -48,9 +20,7 @@ test_pipeline = [
     dict(type="LoadAnnotations"),
     dict(type="PackSegInputs"),
 ]
-dataset = dict(
-    type="BaseSegDataset", data_root="data/camvid", metainfo=metainfo, reduce_zero_label=False
-)
+dataset = dict(type="BaseSegDataset", data_root="data/camvid", metainfo={{_base_.camvid}})
 train_dataloader = dict(
     dataset=dict(
         pipeline=train_pipeline,
@@ -67,8 +37,8 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-train_cfg = dict(max_iters=300, val_interval=300)
+train_cfg = dict(max_iters=200, val_interval=200)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=300),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=200),
 ]

@@ -16,8 +16,8 @@ val_dataloader = dict(
     )
 )
 test_dataloader = val_dataloader
-train_cfg = dict(max_iters=800, val_interval=800)
+train_cfg = dict(max_iters=500, val_interval=500)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=100, end=800),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=100, end=500),
 ]

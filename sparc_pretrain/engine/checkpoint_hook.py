@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from sparc_pretrain.distributed import anywhere, gather_objects, rank
 from sparc_pretrain.engine import checkpoint as files
 from sparc_pretrain.engine import foreign
+from sparc_pretrain.engine.door import nearest
 from sparc_pretrain.registry import HOOKS
 
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -50,6 +52,10 @@ class CheckpointHook(MMCheckpointHook):
         on_full: Literal["stop", "continue"] = "stop",
         **kwargs: Any,
     ) -> None:
+        theirs = inspect.signature(MMCheckpointHook.__init__).parameters
+        for key in kwargs:  # mmengine would keep it until the first save, and fail then
+            if key not in theirs:
+                raise ValueError(f"CheckpointHook takes no argument {key!r}{nearest(key, theirs)}")
         super().__init__(max_keep_ckpts=-1, **kwargs)  # mmengine would delete before it writes
         if on_full not in ("stop", "continue"):
             raise ValueError(f"on_full is {on_full!r}: choose stop or continue")

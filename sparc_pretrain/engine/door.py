@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from mmengine.registry import DefaultScope, Registry, root
 
-USER_ERRORS = (ValueError, OSError, KeyError, ImportError)
+USER_ERRORS = (ValueError, OSError, KeyError, ImportError, SyntaxError)
 # Top-level keys of a config that mmengine or our tools read: a near miss of one of these is a typo.
 KNOWN_KEYS = [
     "model",
@@ -48,6 +48,9 @@ KNOWN_KEYS = [
     "custom_imports",
     "tokenizer",
     "data",
+    "schedule",
+    "task",
+    "model_wrapper_cfg",
 ]
 
 OUR_PACKAGES = ("sparc_pretrain.", "transfer.")

@@ -20,7 +20,7 @@ from sparc_pretrain.registry import HOOKS
 from sparc_pretrain.types import Batch
 
 
-class NonFiniteRun(RuntimeError):
+class NonFiniteRun(ValueError):
     """Too many steps in a row had a non-finite loss or gradient."""
 
 
@@ -116,7 +116,7 @@ class DataHealthHook(Hook):
 @HOOKS.register_module()
 class NonFiniteHook(Hook):
     """Stops after `patience` non-finite steps in a row and writes what they were to
-    WORK_DIR/nonfinite.json.
+    WORK_DIR/nonfinite_rankN.json.
     """
 
     def __init__(self, patience: int = 10) -> None:
@@ -134,8 +134,9 @@ class NonFiniteHook(Hook):
         path = Path(runner.work_dir) / f"nonfinite_rank{rank()}.json"
         record = {
             "step": runner.iter + 1,
-            "losses": {k: float(v) for k, v in (outputs or {}).items()},
-            "gradient_norm": runner.message_hub.get_scalar("train/grad_norm").current(),
+            # as text: JSON has no NaN
+            "losses": {k: str(float(v)) for k, v in (outputs or {}).items()},
+            "gradient_norm": str(runner.message_hub.get_scalar("train/grad_norm").current()),
             "keys": getattr(data_batch, "key", None),
         }
         path.write_text(json.dumps(record, indent=1))

@@ -14,10 +14,20 @@ from sparc_pretrain.data.dataset import PairDataset
 from sparc_pretrain.data.shards import expand
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.distributed import barrier, rank, world_size
+from sparc_pretrain.engine.door import nearest
 
 SCENES_COMMAND = "python tools/data.py scenes --out data/scenes --train 2000 --val 200 --size 128"
 # Captions read to train a tokenizer: enough for 32k merges, read in seconds.
 TOKENIZER_CAPTIONS = 2_000_000
+# Keys of the sections that are ours alone: those a config must give, and those it may.
+SECTIONS = {
+    "tokenizer": ((), ("train", "load")),
+    "data": (
+        ("sources", "global_batch", "image_size", "max_tokens"),
+        ("mode", "workers", "dataset"),
+    ),
+    "schedule": (("steps", "warmup"), ()),
+}
 
 
 def complete(cfg: Config, accumulate: int | None = None, amp: bool = False) -> Config:
@@ -33,11 +43,14 @@ def complete(cfg: Config, accumulate: int | None = None, amp: bool = False) -> C
 
     Raises:
         FileNotFoundError: shards are missing (the command that makes the built-in ones is named).
-        ValueError: batch sizes that do not divide.
+        ValueError: a section or key that is missing or unknown, batch sizes that do not divide.
     """
+    check_sections(cfg)
     data, schedule = cfg.data, cfg.schedule
     sources = check_sources(data.sources)
-    accumulate = accumulate or cfg.model.get("accumulate", 1)
+    accumulate = cfg.model.get("accumulate", 1) if accumulate is None else accumulate
+    if data.global_batch < 1 or accumulate < 1:
+        raise ValueError(f"data.global_batch={data.global_batch}, accumulate={accumulate}: 1 or more")
     local = data.global_batch // world_size()
     if local * world_size() != data.global_batch or local % accumulate:
         raise ValueError(
@@ -87,6 +100,22 @@ def complete(cfg: Config, accumulate: int | None = None, amp: bool = False) -> C
         dict(type="CosineAnnealingLR", by_epoch=False, begin=warmup, end=steps, eta_min=0.0),
     ][0 if warmup else 1 :]
     return cfg
+
+
+def check_sections(cfg: Config) -> None:
+    """Raises ValueError when one of SECTIONS is missing, lacks a key or has one that nobody reads."""
+    for section, (needed, optional) in SECTIONS.items():
+        if not isinstance(cfg.get(section), dict):
+            raise ValueError(
+                f"the config has no `{section}`: pre-training needs one like configs/sparc.py"
+            )
+        for key in cfg[section]:
+            if key not in needed + optional:
+                known = nearest(key, needed + optional)
+                raise ValueError(f"config key {section}.{key} is unknown{known}")
+        for key in needed:
+            if key not in cfg[section]:
+                raise ValueError(f"the config has no {section}.{key}, see configs/sparc.py")
 
 
 def check_sources(sources: Any) -> list[dict]:

@@ -21,11 +21,11 @@ from sparc_pretrain.data.tokenizer import WORD
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.objectives.sparc import group_patches
 
-# Heat from a patch's even share of the weight (left, clear) to the peak: dark violet to pale yellow.
+# Heat, from a patch's even share of the weight (clear) to the peak: dark violet to pale yellow.
 HEAT = np.array([(66, 28, 110), (170, 38, 102), (236, 96, 42), (252, 180, 28), (252, 250, 164)])
 FULL_COLOUR = 2.5  # even shares: a word whose peak is below this does not glow in full
 FONT = cv2.FONT_HERSHEY_DUPLEX
-INK, PAPER = (32, 36, 44), 255
+INK, GREY, PAPER = (32, 36, 44), (110, 116, 128), 255
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def draw(image: Tensor, words: Sequence[WordWeights], side: int = 160, gap: int 
         room = right - left - 6 if peak else side
         word = word.encode("ascii", "replace").decode()  # cv2's fonts hold no other letters
         wide = max(1, cv2.getTextSize(word, FONT, 0.5, 1)[0][0])
-        baseline = side + 18
-        cv2.putText(row, word, (left, baseline), FONT, 0.5 * min(1, room / wide), INK, 1, cv2.LINE_AA)
-        cv2.putText(row, peak, (right, baseline), FONT, 0.36, (110, 116, 128), 1, cv2.LINE_AA)
+        size, baseline = 0.5 * min(1, room / wide), side + 18
+        cv2.putText(row, word, (left, baseline), FONT, size, INK, 1, cv2.LINE_AA)
+        cv2.putText(row, peak, (right, baseline), FONT, 0.36, GREY, 1, cv2.LINE_AA)
     return row

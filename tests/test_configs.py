@@ -1,0 +1,211 @@
+"""Every config under configs/ loads, is accepted at the door, and all that it names is built."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, TRANSFORMS, DefaultScope
+
+from sparc_pretrain.data.scenes import write_scenes
+from sparc_pretrain.data.tokenizer import Tokenizer
+from sparc_pretrain.engine import door
+from sparc_pretrain.engine.recipe import complete
+from tests.commands import ROOT, call
+from transfer import mm
+from transfer.recipe import harden, single_process_norms
+
+CONFIGS = ROOT / "configs"
+LEAVES = sorted(p for p in CONFIGS.rglob("*.py") if "_base_" not in p.parts)
+PAIRS = [("sparc.py", "clip.py")] + [
+    (f"{folder}/sparc.py", f"{folder}/clip.py") for folder in ("quickstart", "flickr8k")
+]
+MAX_LINES = 40
+
+
+def name(path: Path) -> str:
+    return path.relative_to(CONFIGS).as_posix()
+
+
+def is_pretraining(cfg: Config) -> bool:
+    return "schedule" in cfg
+
+
+PRETRAINING = [p for p in LEAVES if is_pretraining(Config.fromfile(p))]
+TRANSFER = [p for p in LEAVES if p not in PRETRAINING]
+leaves = pytest.mark.parametrize("path", LEAVES, ids=name)
+
+
+def code_lines(text: str) -> int:
+    """Lines that hold code: no blank lines, comments or docstrings."""
+    lines: set[int] = set()
+    skip = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER}
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in skip:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    document = ast.parse(text).body[0]
+    return len(lines - set(range(document.lineno, document.end_lineno + 1)))
+
+
+def test_code_lines_are_counted_without_docstring_comments_and_blanks() -> None:
+    assert code_lines('"""A\n\nB."""\n# c\nx = [\n    1,\n]\n\ny = 2  # d\n') == 4
+
+
+@leaves
+def test_a_leaf_is_short(path: Path) -> None:
+    assert code_lines(path.read_text()) <= MAX_LINES
+
+
+@leaves
+def test_the_docstring_gives_the_command_of_this_config_or_names_the_one_that_does(
+    path: Path,
+) -> None:
+    told = ast.get_docstring(ast.parse(path.read_text()))
+    commands = re.findall(r"tools/(?:pretrain|train)\.py (configs/\S+\.py)", told)
+    if commands:
+        assert set(commands) == {path.relative_to(ROOT).as_posix()}
+    else:
+        (other,) = re.findall(r"configs/\S+\.py", told)
+        assert f"tools/pretrain.py {other}" in (ROOT / other).read_text()
+
+
+@leaves
+def test_the_command_of_the_docstring_is_one_that_the_tool_understands(path: Path) -> None:
+    from tests.commands import tool
+
+    told = ast.get_docstring(ast.parse(path.read_text())).replace("\\\n", " ")
+    for which, words in re.findall(r"tools/(pretrain|train)\.py (.*)", told):
+        args = tool(which).parse(words.split())
+        assert (ROOT / args.config).is_file()
+
+
+@pytest.mark.parametrize(("ours", "baseline"), PAIRS)
+def test_the_baseline_differs_in_the_objective_alone(ours: str, baseline: str) -> None:
+    first = Config.fromfile(CONFIGS / ours).to_dict()
+    second = Config.fromfile(CONFIGS / baseline).to_dict()
+    objectives = first["model"].pop("objective"), second["model"].pop("objective")
+    assert first == second
+    assert (objectives[0]["type"], objectives[1]) == ("Sparc", {"type": "Clip"})
+
+
+# ------------------------------------------------------------------ what they name is built
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight scenes as shards, a tokenizer beside them."""
+    folder = tmp_path_factory.mktemp("scenes")
+    code, said = call(
+        "data", "scenes", "--out", folder, "--train", "8", "--val", "2", "--size", "48"
+    )
+    assert code == 0, said
+    Tokenizer.train(["a red star", "two blue fish"], 300).save(folder)
+    return folder
+
+
+def assert_optimizer_and_schedule_are_built(cfg: Config, model: torch.nn.Module) -> None:
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    held = {id(p) for group in wrapper.optimizer.param_groups for p in group["params"]}
+    assert trained and trained <= held
+    schedulers = cfg.param_scheduler
+    for spec in schedulers if isinstance(schedulers, list) else [schedulers]:
+        PARAM_SCHEDULERS.build(dict(spec), default_args=dict(optimizer=wrapper))
+
+
+def on_meta(config: dict[str, Any]) -> torch.nn.Module:
+    """The model without memory for its weights."""
+    with torch.device("meta"):
+        return MODELS.build(config)
+
+
+@pytest.mark.parametrize("path", PRETRAINING, ids=name)
+def test_a_pretraining_config_is_complete_and_built(
+    path: Path, scenes: Path, tmp_path: Path
+) -> None:
+    cfg = Config.fromfile(path)
+    door.check_config(cfg)
+    cfg.data.sources = str(scenes / "shards" / "train-*.tar")
+    cfg.work_dir = str(tmp_path)
+    complete(cfg)
+    door.check_config(cfg)
+    model = on_meta({**cfg.model, "type": "sparc.Pretrainer"})
+    assert model.encoder.text.config()["vocab_size"] == cfg.model.text.vocab_size
+    assert model.encoder.vision.img_size == cfg.data.image_size
+    assert_optimizer_and_schedule_are_built(cfg, model)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    sample = dataset[0]
+    assert sample["image"].shape == (3, cfg.data.image_size, cfg.data.image_size)
+    assert len(sample["ids"]) <= cfg.data.max_tokens
+
+
+def datasets(node: Any):
+    """Every dict below `node` that is a data set with a pipeline."""
+    if isinstance(node, dict):
+        if "pipeline" in node:
+            yield node
+        for value in node.values():
+            yield from datasets(value)
+
+
+@pytest.mark.parametrize("path", TRANSFER, ids=name)
+def test_a_transfer_config_is_accepted_and_built(path: Path, scenes: Path) -> None:
+    cfg = Config.fromfile(path)
+    scope = cfg.default_scope
+    if scope in mm.SCOPES:
+        mm.register(scope)
+    harden(cfg)
+    door.check_config(cfg)
+    single_process_norms(cfg.model)
+    captioner = cfg.model.type == "sparc.Captioner"
+    if captioner:
+        cfg.model.tokenizer = str(scenes / "tokenizer.json")
+        if "pretrained" in cfg.model.language_model:  # a folder that is not there: GPT-2 small
+            cfg.model.language_model = dict(model_type="gpt2")
+    with DefaultScope.overwrite_default_scope(scope):
+        model = on_meta(cfg.model)
+        assert_optimizer_and_schedule_are_built(cfg, model)
+        pipelines = [d for key in ("train", "val", "test") for d in datasets(cfg[f"{key}_dataloader"])]
+        assert captioner or len(pipelines) >= 3
+        for dataset in pipelines:
+            for transform in dataset["pipeline"]:
+                TRANSFORMS.build(transform)
+    assert cfg.task in ("detection", "segmentation", "captioning")
+
+
+@pytest.mark.parametrize("path", TRANSFER, ids=name)
+def test_heads_and_data_of_a_transfer_config_have_the_same_classes(path: Path) -> None:
+    cfg = Config.fromfile(path)
+    if cfg.task == "captioning":
+        pytest.skip("captions have no classes")
+    scope = cfg.default_scope
+    mm.register(scope)
+    inner = cfg.train_dataloader.dataset
+    while "dataset" in inner:
+        inner = inner.dataset
+    with DefaultScope.overwrite_default_scope(scope):
+        kind = DATASETS.get(f"{scope}.{inner.type}")
+    classes = inner.get("metainfo", kind.METAINFO)["classes"]
+    counts = set(re.findall(r"'num_classes': (\d+)", str(cfg.model.to_dict())))
+    assert counts == {str(len(classes))}
+
+
+def test_the_names_of_the_scenes_are_those_of_the_data(tmp_path: Path) -> None:
+    import json
+
+    base = Config.fromfile(CONFIGS / "_base_" / "scenes.py")
+    write_scenes(tmp_path, 1, 1, 48)
+    truth = json.loads((tmp_path / "annotations" / "instances_val.json").read_text())
+    assert [row["name"] for row in truth["categories"]] == list(base.scene_things)
+    listed = json.loads((tmp_path / "ade" / "classes.json").read_text())
+    text = json.dumps(listed)
+    assert all(f'"{one}"' in text for one in base.scene_classes)
+    assert len(base.scene_palette) == len(base.scene_classes) == 44

@@ -1,0 +1,33 @@
+"""One self-contained HTML page of pre-trainings, evaluations and what they look like.
+
+    python tools/report.py work_dirs --out report.html
+    python tools/report.py work_dirs/flickr8k --images data/flickr8k/images \
+        --captions data/flickr8k/captions_val.json
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from sparc_pretrain.engine import door
+from transfer.report import TITLE, build
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the page; exit code 2 when there is nothing to report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("work_dirs", nargs="+", help="searched, with all folders below them")
+    parser.add_argument("--out", default="report.html")
+    parser.add_argument("--images", nargs="+", help="folders or files: samples and alignments")
+    parser.add_argument("--captions", help="their captions: COCO, Karpathy, token.txt, CSV, JSONL")
+    parser.add_argument("--title", default=TITLE)
+    args = parser.parse_args(argv)
+    out = build(args.work_dirs, args.out, args.images, args.captions, args.title)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    door.guard(main)
