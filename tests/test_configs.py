@@ -173,7 +173,9 @@ def test_a_transfer_config_is_accepted_and_built(path: Path, scenes: Path) -> No
     with DefaultScope.overwrite_default_scope(scope):
         model = on_meta(cfg.model)
         assert_optimizer_and_schedule_are_built(cfg, model)
-        pipelines = [d for key in ("train", "val", "test") for d in datasets(cfg[f"{key}_dataloader"])]
+        pipelines = [
+            d for key in ("train", "val", "test") for d in datasets(cfg[f"{key}_dataloader"])
+        ]
         assert captioner or len(pipelines) >= 3
         for dataset in pipelines:
             for transform in dataset["pipeline"]:

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 from sparc_pretrain.engine import door, foreign
 from sparc_pretrain.engine.launcher import LAUNCHERS, init_distributed
-from sparc_pretrain.engine.recipe import complete
+from sparc_pretrain.engine.recipe import check_sections, complete
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -57,12 +57,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def load(args: argparse.Namespace) -> Config:
     """The complete config of a command line."""
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f"no config file {args.config}")
-    cfg = Config.fromfile(args.config)
+    cfg = door.read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
+    check_sections(cfg)
     door.check_config(cfg)
     door.writable(cfg.work_dir)
     complete(cfg, args.accumulate, args.amp)

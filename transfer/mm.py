@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy
 from mmengine.config import utils as config_utils
+from mmengine.dataset import BaseDataset
 
 from sparc_pretrain.engine import foreign
 from transfer import ops
@@ -45,6 +46,7 @@ def install() -> None:
     """
     foreign.install()
     mend_external_bases()
+    name_empty_datasets()
     ops.install()
 
 
@@ -61,6 +63,29 @@ def mend_external_bases() -> None:
     for module, (fork, original) in DISTRIBUTIONS.items():
         alone = _installed(original) and not _installed(fork)
         config_utils.MODULE2PACKAGE[module] = original if alone else fork
+
+
+def name_empty_datasets() -> None:
+    """Makes a data set without a sample say so, with its file, when it is built. Idempotent.
+
+    Reason: mmengine's BaseDataset ends with numpy's "need at least one array to concatenate".
+    Delete when: BaseDataset names the empty data set itself.
+    """
+    BaseDataset._serialize_data = _serialize_some
+
+
+_serialize = BaseDataset._serialize_data
+
+
+def _serialize_some(dataset: BaseDataset) -> Any:
+    """Stands for `BaseDataset._serialize_data`; raises ValueError when there is nothing."""
+    if not dataset.data_list:
+        place = dataset.ann_file or dataset.data_prefix
+        raise ValueError(
+            f"the data set is empty: nothing in {place} passes its filter {dataset.filter_cfg}; "
+            "do metainfo.classes match its categories?"
+        )
+    return _serialize(dataset)
 
 
 def _installed(name: str) -> bool:

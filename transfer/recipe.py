@@ -38,12 +38,10 @@ def load(
         FileNotFoundError: config or data are missing. ValueError: typos (the nearest name is
             given).
     """
-    if "::" not in config and not Path(config).is_file():
-        raise FileNotFoundError(f"no config file {config}")
     if "::" in config:
         package, name = config.split("::", 1)
         config = str(Path(get_installed_path(package)) / ".mim" / "configs" / name)
-    cfg = Config.fromfile(config)
+    cfg = door.read_config(config)
     cfg.merge_from_dict(options or {})
     if "model" not in cfg:
         raise ValueError(

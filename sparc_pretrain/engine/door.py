@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mmengine.config import Config
 from mmengine.registry import DefaultScope, Registry, root
 
-USER_ERRORS = (ValueError, OSError, KeyError, ImportError, SyntaxError)
+USER_ERRORS = (ValueError, OSError, KeyError, ImportError)
 # Top-level keys of a config that mmengine or our tools read: a near miss of one of these is a typo.
 KNOWN_KEYS = [
     "model",
@@ -92,6 +93,20 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`` (did you mean 'X'?)`` when a known name is close to `name`, else an empty string."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def read_config(path: str | Path) -> Config:
+    """The config of a file.
+
+    Raises:
+        FileNotFoundError: no such file, or no such base. ValueError: it is not Python.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no config file {path}")
+    try:
+        return Config.fromfile(path)
+    except SyntaxError as error:
+        raise ValueError(f"{path} or a base of it, line {error.lineno}: {error.msg}") from None
 
 
 def check_config(cfg: Any) -> None:

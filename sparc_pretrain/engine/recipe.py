@@ -50,7 +50,9 @@ def complete(cfg: Config, accumulate: int | None = None, amp: bool = False) -> C
     sources = check_sources(data.sources)
     accumulate = cfg.model.get("accumulate", 1) if accumulate is None else accumulate
     if data.global_batch < 1 or accumulate < 1:
-        raise ValueError(f"data.global_batch={data.global_batch}, accumulate={accumulate}: 1 or more")
+        raise ValueError(
+            f"data.global_batch={data.global_batch}, accumulate={accumulate}: 1 or more"
+        )
     local = data.global_batch // world_size()
     if local * world_size() != data.global_batch or local % accumulate:
         raise ValueError(

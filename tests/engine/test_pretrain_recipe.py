@@ -63,9 +63,7 @@ def config(shards: Path, **top: Any) -> Config:
             objective=dict(type="Sparc"),
             width=16,
         ),
-        optim_wrapper=dict(
-            type="sparc.GuardedOptimWrapper", optimizer=dict(type="AdamW", lr=1e-3)
-        ),
+        optim_wrapper=dict(type="sparc.GuardedOptimWrapper", optimizer=dict(type="AdamW", lr=1e-3)),
         default_hooks=dict(
             checkpoint=dict(type="sparc.CheckpointHook", by_epoch=False, interval=2),
             logger=dict(type="LoggerHook", interval=1),
@@ -168,7 +166,7 @@ def test_a_tokenizer_is_loaded_from_a_folder(tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def config_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """mmengine lets yapf lay out the config for every file it goes into, most of a tiny run's time."""
-    monkeypatch.setattr("mmengine.config.config.FormatCode", lambda text, **kwargs: (text, True))
+    monkeypatch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **kwargs: (text, True))
 
 
 def train(cfg: Config) -> Runner:

@@ -182,7 +182,8 @@ def test_the_config_that_is_handed_in_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "h", "w"), [(32, 96, 2, 6), (65, 40, 5, 3), (1, 17, 1, 2), (160, 160, 10, 10)]
+    ("height", "width", "h", "w"),
+    [(32, 96, 2, 6), (65, 40, 5, 3), (1, 17, 1, 2), (160, 160, 10, 10)],
 )
 def test_any_image_size_gives_a_map_of_the_stride(
     run: Path, height: int, width: int, h: int, w: int
