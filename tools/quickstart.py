@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +24,7 @@ from sparc_pretrain.engine import door
 
 SCENES = "data/scenes"
 TASKS = ("det", "seg", "caption")
+PROGRESS = re.compile(r"((?:train|val)\) *\[[^\]]*\].*?eta: [\d:]+)")
 Command = list[str]
 
 
@@ -101,12 +104,14 @@ def step(title: str, commands: dict[Path, Command], work: Path) -> None:
             print(f"$ {shlex.join(['python', *command[1:]])}", flush=True)
             running[mark] = start(command, log_of(work, mark), together)
         wait(running, work)
-    print(f"   {time.perf_counter() - started:.0f} s", flush=True)
+    clear = "\r" if sys.stdout.isatty() else ""
+    print(f"{clear}   {time.perf_counter() - started:.0f} s".ljust(60), flush=True)
 
 
 def wait(running: dict[Path, subprocess.Popen], work: Path) -> None:
     """Until one command ends: mark it, or end everything when it failed. Raises ValueError then."""
     while True:
+        show([log_of(work, mark) for mark in running])
         for mark, process in list(running.items()):
             if process.poll() is None:
                 continue
@@ -122,6 +127,18 @@ def wait(running: dict[Path, subprocess.Popen], work: Path) -> None:
             mark.touch()
             return
         time.sleep(0.2)
+
+
+def show(logs: list[Path]) -> None:
+    """On a terminal, the newest progress of each running command on one line."""
+    if not sys.stdout.isatty():
+        return
+    found = []
+    for log in logs:
+        ends = PROGRESS.findall(log.read_bytes()[-4000:].decode(errors="replace"))
+        found.append(f"{log.stem}: {' '.join(ends[-1].split())}" if ends else f"{log.stem}: ...")
+    width = shutil.get_terminal_size().columns - 1
+    print("\r" + "   ".join(found)[:width].ljust(width), end="", flush=True)
 
 
 def start(command: Command, log: Path, together: int) -> subprocess.Popen:

@@ -105,7 +105,7 @@ def complete(cfg: Config, accumulate: int | None = None, amp: bool = False) -> C
 
 
 def check_sections(cfg: Config) -> None:
-    """Raises ValueError when one of SECTIONS is missing, lacks a key or has one that nobody reads."""
+    """Raises ValueError when a section is missing, lacks a key or has one that nobody reads."""
     for section, (needed, optional) in SECTIONS.items():
         if not isinstance(cfg.get(section), dict):
             raise ValueError(

@@ -165,7 +165,7 @@ def test_a_tokenizer_is_loaded_from_a_folder(tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def config_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """mmengine lets yapf lay out the config for every file it goes into, most of a tiny run's time."""
+    """No yapf, which mmengine runs over every config text: most of a tiny run's time."""
     monkeypatch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **kwargs: (text, True))
 
 

@@ -1,4 +1,4 @@
-"""Any mm config -> one that is trained and tested safely, and what stops it before the first step."""
+"""Any mm config -> one that is trained safely, and what stops it before the first step."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_files_of_every_loader_must_be_there_also_inside_wrapped_data_sets(tmp_p
     with pytest.raises(FileNotFoundError, match=r"train_dataloader: ann_file \S+boxes\.json"):
         recipe.check_files(cfg, ("train_dataloader",))
     (tmp_path / "boxes.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match="train_dataloader: img .*images does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"train_dataloader: img .*images does not exist"):
         recipe.check_files(cfg, ("train_dataloader",))
     (tmp_path / "images").mkdir()
     recipe.check_files(cfg, ("train_dataloader", "test_dataloader", "val_dataloader"))
@@ -121,7 +121,7 @@ def test_a_data_set_without_an_annotation_file_is_judged_by_its_folders(tmp_path
     )
     cfg = Config(dict(val_dataloader=dict(dataset=dict(datasets=[dataset]))))
     (tmp_path / "images").mkdir()
-    with pytest.raises(FileNotFoundError, match="seg_map_path .*maps"):
+    with pytest.raises(FileNotFoundError, match=r"seg_map_path .*maps"):
         recipe.check_files(cfg, ("val_dataloader",))
 
 
@@ -174,8 +174,11 @@ def check(dataset: Any, **heads: nn.Module) -> None:
 class Data(list):
     """A data set with the attributes that mm's have."""
 
-    metainfo = {"classes": ("cat", "dog", "cow")}
     ann_file = "boxes.json"
+
+    def __init__(self, *items: Any) -> None:
+        super().__init__(*items)
+        self.metainfo = {"classes": ("cat", "dog", "cow")}
 
 
 def test_an_empty_data_set_is_refused_by_name() -> None:
