@@ -1,0 +1,35 @@
+"""Mask R-CNN on a ViT-Ti/16 at 256 px, small enough for two CPU cores."""
+
+_base_ = "./mask_rcnn_vit.py"
+
+model = dict(
+    data_preprocessor=dict(batch_augments=None),
+    backbone=dict(vision=dict(arch="vit_tiny_patch16_224", img_size=128, width=192), window=0),
+    neck=dict(in_channels=192),
+)
+load = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+]
+resize = dict(type="Resize", scale=(256, 256), keep_ratio=True)
+meta = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+flip = dict(type="RandomFlip", prob=0.5)
+train_pipeline = [*load, resize, flip, dict(type="PackDetInputs")]
+test_pipeline = [load[0], resize, load[1], dict(type="PackDetInputs", meta_keys=meta)]
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(
+        _delete_=True,
+        type="CocoDataset",
+        filter_cfg=dict(filter_empty_gt=True),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    _delete_=True, type="sparc.DetectionMetric", iou_types=("bbox", "segm"), style="coco"
+)
+test_evaluator = val_evaluator
