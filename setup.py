@@ -44,6 +44,7 @@ setup(
         "pycocotools",
         "pycocoevalcap",
         "hotcoco",
+        "faster-coco-eval",  # mmdet.evaluation warns without it
         "ftfy",
         "regex",
     ],

@@ -53,6 +53,8 @@ def plug(cfg: Config, run: str | Path, scratch: bool = False) -> Config:
         if "mean" in part and "std" in part:
             part.mean = [255 * v for v in opened.config["mean"]]
             part.std = [255 * v for v in opened.config["std"]]
+            if "bgr_to_rgb" in part:  # caffe-style configs feed BGR; runs are trained on RGB
+                part.bgr_to_rgb = True
     if "tokenizer" in cfg.model and not cfg.model.tokenizer:  # a captioner speaks the run's tokens
         cfg.model.tokenizer = str(opened.path / run_folder.TOKENIZER)
     cfg.ancestry = None if scratch else ancestry(opened)

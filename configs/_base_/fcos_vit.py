@@ -6,7 +6,7 @@ _base_ = "mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py"
 
 custom_imports = dict(imports=["transfer"])
 task = "detection"
-image_scale = (256, 256)
+image_scale = (192, 192)
 model = dict(
     data_preprocessor=dict(
         mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
@@ -28,7 +28,7 @@ model = dict(
         feat_channels=128,
         stacked_convs=2,
         strides=[8, 16, 32],
-        regress_ranges=((-1, 64), (64, 128), (128, 1e8)),
+        regress_ranges=((-1, 48), (48, 96), (96, 1e8)),
         center_sampling=True,
         norm_on_bbox=True,
         centerness_on_reg=True,
@@ -66,7 +66,7 @@ test_evaluator = val_evaluator
 optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=5e-4, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),
 )
 default_hooks = dict(logger=dict(interval=20))

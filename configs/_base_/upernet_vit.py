@@ -32,7 +32,7 @@ model = dict(
 optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=5e-4, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),
 )
 train_dataloader = dict(batch_size=16, num_workers=0, persistent_workers=False)

@@ -17,4 +17,8 @@ data = dict(
     max_tokens=40,
     dataset=dict(scale=(0.5, 1.0), flip=0.5),
 )
-model = dict(width=256)
+model = dict(
+    width=256,
+    vision=dict(_delete_=True, arch="vit_tiny_patch16_224"),
+    text=dict(layers=4),
+)
