@@ -43,6 +43,8 @@ def plug(cfg: Config, run: str | Path, scratch: bool = False) -> Config:
         owner.backbone.vision = ConfigDict(vision)
         owner.backbone.run = None if scratch else str(opened.path)
         neck = owner.get("neck") or {}
+        if owner.backbone.get("patch", 16) is None and "Pyramid" in str(neck.get("type")):
+            neck.in_stride = vision["patch"]
         # a neck with a width of its own hides the backbone's from what comes after
         hidden = isinstance(neck, dict) and "out_channels" in neck
         for part in ("neck",) if hidden else ("neck", "decode_head", "auxiliary_head"):

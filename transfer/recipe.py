@@ -49,6 +49,8 @@ def load(
         )
     if scratch and not backbone:
         raise ValueError("--from-scratch needs --backbone RUN, whose architecture it takes")
+    if "schedule" in cfg and "train_dataloader" not in cfg:
+        raise ValueError(f"{config} is a pre-training config: use tools/pretrain.py")
     if backbone:
         plug(cfg, backbone, scratch)
     else:

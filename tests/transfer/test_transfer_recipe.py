@@ -21,6 +21,8 @@ from sparc_pretrain.engine import checkpoint
 from transfer import mm, recipe
 from transfer.hooks import DataCheckHook
 
+ROOT = Path(__file__).parents[2]
+
 # ------------------------------------------------------------------ harden
 
 
@@ -299,3 +301,8 @@ def test_random_weights_have_no_ancestry(tmp_path: Path) -> None:
 def mmdet() -> None:
     """mmdet's import belongs to no single test."""
     mm.register("mmdet")
+
+
+def test_a_pretraining_config_is_sent_to_its_own_tool(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"use tools/pretrain\.py"):
+        recipe.load(str(ROOT / "configs" / "sparc.py"), None, str(tmp_path))
