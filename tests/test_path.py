@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.engine import checkpoint
@@ -205,3 +206,18 @@ def test_a_baseline_from_scratch_has_the_architecture_and_no_ancestry(
     pretrained = run.weights("vision.")[name]
     assert state[f"backbone.tower.{name}"].shape == pretrained.shape
     assert not torch.allclose(state[f"backbone.tower.{name}"], pretrained, atol=0.02)
+
+
+@pytest.mark.parametrize("task", ["det", "seg"])
+def test_predictions_are_drawn_on_any_image(
+    fine_tuned: dict[str, Path], scenes: Path, place: Path, task: str
+) -> None:
+    work = fine_tuned[task]
+    photo = next((scenes / "images" / "val").glob("*.jpg"))
+    words = [work / f"{task}.py", checkpoint.find_valid(work), photo, "--out-dir", place / "drawn"]
+    code, said = call("predict", *words)
+    assert code == 0, said
+    with Image.open(place / "drawn" / f"{photo.stem}.png") as drawn:
+        assert drawn.size == (64, 64)
+    code, said = call("predict", *words[:2], place / "missing.jpg")
+    assert code == 2 and "missing.jpg" in said

@@ -33,6 +33,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("config", help="config file (or its copy in the work dir)")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("images", nargs="+", help="image files")
+    parser.add_argument("--backbone", metavar="RUN", help="run folder the checkpoint was made from")
     parser.add_argument("--out-dir", default="predictions")
     parser.add_argument("--score-thr", type=float, default=0.3, help="boxes below are not drawn")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     missing = [name for name in (args.checkpoint, *args.images) if not Path(name).is_file()]
     if missing:
         raise FileNotFoundError(f"no file {missing[0]}")
-    cfg = recipe.load(args.config, args.cfg_options, args.out_dir)
+    cfg = recipe.load(args.config, args.cfg_options, args.out_dir, args.backbone)
     if cfg.get("task") == "captioning":
         raise ValueError(
             "a captioner writes text, not pictures: see captions.json of tools/test.py"

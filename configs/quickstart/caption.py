@@ -5,6 +5,7 @@ python tools/train.py configs/quickstart/caption.py --backbone work_dirs/quickst
 
 _base_ = "../_base_/caption_vit.py"
 
+model = dict(backbone=dict(vision=dict(overrides=dict(depth=6))))
 train_dataloader = dict(
     dataset=dict(
         data_root="data/scenes/",

@@ -5,7 +5,7 @@ python tools/train.py configs/quickstart/det.py --backbone work_dirs/quickstart/
 
 _base_ = ["../_base_/fcos_vit.py", "../_base_/scenes.py"]
 
-model = dict(bbox_head=dict(num_classes=36))
+model = dict(backbone=dict(vision=dict(overrides=dict(depth=6))), bbox_head=dict(num_classes=36))
 train_dataloader = dict(
     sampler=dict(_delete_=True, type="InfiniteSampler", shuffle=True),
     dataset=dict(

@@ -5,7 +5,11 @@ python tools/train.py configs/quickstart/seg.py --backbone work_dirs/quickstart/
 
 _base_ = ["../_base_/upernet_vit.py", "../_base_/scenes.py"]
 
-model = dict(data_preprocessor=dict(size=(128, 128)), decode_head=dict(num_classes=44))
+model = dict(
+    data_preprocessor=dict(size=(128, 128)),
+    backbone=dict(vision=dict(overrides=dict(depth=6))),
+    decode_head=dict(num_classes=44),
+)
 metainfo = dict(classes={{_base_.scene_classes}}, palette={{_base_.scene_palette}})
 train_pipeline = [
     dict(type="LoadImageFromFile"),
