@@ -1,11 +1,11 @@
-# make setup | quickstart | test | lint
+# make setup | quickstart | test | coverage | lint
 PYTHON ?= python3
 VENV ?= .venv
 WORK ?= work_dirs/quickstart
 PY := $(VENV)/bin/python
 PIP := $(VENV)/bin/pip --disable-pip-version-check
 
-.PHONY: setup quickstart test lint clean
+.PHONY: setup quickstart test coverage lint clean
 
 setup: $(VENV)/.ready
 
@@ -25,6 +25,9 @@ quickstart: setup
 
 test: setup
 	$(PY) -m pytest
+
+coverage: setup
+	$(PY) -m pytest --cov --cov-report=term
 
 lint: setup
 	$(VENV)/bin/ruff check .
