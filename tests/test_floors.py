@@ -17,6 +17,7 @@ FLOORS = {
     "sparc_pretrain.data.dataset": 2,
     "sparc_pretrain.towers": 1,
     "sparc_pretrain.run_folder": 1,
+    "sparc_pretrain.atomic_file": 0,
     "sparc_pretrain.dual_encoder": 2,
     "sparc_pretrain.objectives": 2,
     "sparc_pretrain.pretrainer": 3,

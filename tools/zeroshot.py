@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from sparc_pretrain import run_folder
+from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.engine import door, records
-from sparc_pretrain.engine.atomic_file import atomic_write
 from sparc_pretrain.zeroshot import encode
 from sparc_pretrain.zeroshot.retrieval import recall
 

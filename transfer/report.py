@@ -27,7 +27,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sparc_pretrain.engine.atomic_file import atomic_write
+from sparc_pretrain.atomic_file import atomic_write
 from transfer import report_samples, report_sections
 from transfer.report_figures import Album
 from transfer.report_numbers import Comparison, absent, compare, label, scale, short, shown, summary

@@ -14,12 +14,13 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+
+from sparc_pretrain.atomic_file import atomic_write
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif")
 TEXT_EXTENSIONS = ("txt", "json")
@@ -249,22 +250,10 @@ def _write_index(tar: Path, header: dict, rows: np.ndarray) -> Path | None:
     header |= dict(samples=len(rows), key_width=rows.dtype["key"].itemsize)
     text = json.dumps(header).encode()
     body = len(text).to_bytes(8, "little") + text + np.ascontiguousarray(rows).tobytes()
+    packed = np.frombuffer(body, np.uint8)
     for file in (index_file(tar), _in_cache(tar)):
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            replace(file, lambda f: np.save(f, np.frombuffer(body, np.uint8), allow_pickle=False))
+            atomic_write(file, lambda f: np.save(f, packed, allow_pickle=False))
             return file
     return None
-
-
-def replace(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Call `write(file)` on a temporary file that then takes the place of `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -23,12 +23,12 @@ from typing import BinaryIO
 import numpy as np
 from braceexpand import braceexpand
 
+from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.data.shard_index import (
     IMAGE_EXTENSIONS,
     RawSample,
     ShardIndex,
     index_file,
-    replace,
 )
 from sparc_pretrain.types import BadSample
 
@@ -88,7 +88,7 @@ def _write_tar(path: Path, pairs: Iterable[tuple[str, bytes, str, list[str]]]) -
                     text = json.dumps({"captions": captions}, ensure_ascii=False)
                     _add(tar, f"{key}.json", text.encode())
 
-    replace(path, write)
+    atomic_write(path, write)
     ShardIndex.open(path)
     return path
 

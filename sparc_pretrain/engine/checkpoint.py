@@ -20,7 +20,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from sparc_pretrain.engine.atomic_file import PARTIAL, HashingStream, atomic_write, crash_point
+from sparc_pretrain.atomic_file import PARTIAL, HashingStream, atomic_write, crash_point
 from sparc_pretrain.engine.plain_data import UnsafeCheckpoint, load
 
 __all__ = [

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sparc_pretrain import __version__
-from sparc_pretrain.engine.atomic_file import atomic_write
+from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.run_folder import RunFolder
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "hotcoco", "pycocoevalcap")

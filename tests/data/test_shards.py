@@ -226,14 +226,14 @@ def test_without_any_place_to_write_the_index_stays_in_memory(tar, monkeypatch):
 
 def refuse(monkeypatch, folder: Path) -> None:
     """Nothing below `folder` can be written (root, whom chmod does not stop, may run the tests)."""
-    real = shard_index.replace
+    real = shard_index.atomic_write
 
-    def replace(path, write):
+    def atomic_write(path, write):
         if path.is_relative_to(folder):
             raise PermissionError(13, "read-only", str(path))
         real(path, write)
 
-    monkeypatch.setattr(shard_index, "replace", replace)
+    monkeypatch.setattr(shard_index, "atomic_write", atomic_write)
 
 
 def test_names_that_climb_and_links_and_devices_touch_nothing(tmp_path):
