@@ -23,6 +23,7 @@ FLOORS = {
     "sparc_pretrain.pretrainer": 3,
     "sparc_pretrain.zeroshot": 3,
     "sparc_pretrain.engine": 3,
+    "sparc_pretrain.study": 3,
     "transfer": 4,
     "tools": 5,
 }

@@ -54,7 +54,7 @@ def write_metrics(
         "checkpoint": checkpoint,
         "data": data,
         "seconds": seconds,
-        "versions": {"sparc_pretrain": __version__, **_versions()},
+        "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     text = json.dumps(record, indent=1, default=str).encode()
@@ -75,8 +75,9 @@ def _number(value: Any) -> float | None:
     return None if math.isnan(float(value)) else float(value)
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def versions() -> dict[str, str]:
+    """Versions of this package and of those that numbers depend on."""
+    found = {"sparc_pretrain": __version__}
     for name in PACKAGES:
         try:
             found[name] = version(name)

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.zeroshot import encode
+from sparc_pretrain.zeroshot.outcome import Outcome
+
+# Karpathy's test splits: name -> (images, folds whose recalls are averaged). Five captions each.
+PROTOCOLS = {"karpathy-1k": (1000, 1), "karpathy-5k": (5000, 1), "coco-1k": (5000, 5)}
+CAPTIONS_PER_IMAGE = 5
+EXAMPLES = 6  # queries shown in the report
+SHOWN = 5  # answers per query
 
 
-def recall(
-    similarity: Tensor, image_of_text: Tensor, ks: Sequence[int] = (1, 5, 10)
-) -> dict[str, float]:
-    """Recall in both directions.
+def ranks(similarity: Tensor, image_of_text: Tensor) -> tuple[Tensor, Tensor]:
+    """The rank, from 1, of every query's right answer: image to text [I] and text to image [T].
 
-    The rank of an answer is 1 + the number of wrong candidates that score **at least** as high:
-    ties count against the model, so a constant similarity retrieves nothing. Image to text, an
-    image's rank is that of its
-    best caption, and its other captions are not wrong. Duplicated images or captions are different
-    items, each wrong for
-    the other.
+    It is 1 + the number of wrong candidates that score **at least** as high: ties count against
+    the model, so a constant similarity retrieves nothing. Image to text, an image's rank is that
+    of its best caption, and its other captions are not wrong. Duplicated images or captions are
+    different items, each wrong for the other.
 
     Args:
         similarity: [I,T], higher is closer. image_of_text: [T] long, the row of each caption's
-            image. ks: cut-offs.
-
-    Returns:
-        ``i2t_R@k``, ``t2i_R@k`` (fractions from 0 to 1), ``i2t_median_rank``, ``t2i_median_rank``.
+            image.
 
     Raises:
         ValueError: shapes that do not match, a row out of range, an image without caption, or NaN.
@@ -51,11 +55,120 @@ def recall(
     own_above = torch.zeros_like(above).scatter_add(
         0, image_of_text, (own >= best[image_of_text]).to(above.dtype)
     )
-    image_to_text = above - own_above + 1
+    return above - own_above + 1, text_to_image
 
+
+def recall(
+    similarity: Tensor, image_of_text: Tensor, ks: Sequence[int] = (1, 5, 10)
+) -> dict[str, float]:
+    """Recall at `ks` and median rank in both directions; ranks, ties and errors as in `ranks`.
+
+    Args:
+        similarity: [I,T], higher is closer. image_of_text: [T] long. ks: cut-offs.
+
+    Returns:
+        ``i2t_R@k``, ``t2i_R@k`` (fractions from 0 to 1), ``i2t_median_rank``, ``t2i_median_rank``.
+    """
+    image_to_text, text_to_image = ranks(similarity, image_of_text)
     result: dict[str, float] = {}
     for name, rank in (("i2t", image_to_text), ("t2i", text_to_image)):
         for k in ks:
             result[f"{name}_R@{k}"] = (rank <= k).double().mean().item()
         result[f"{name}_median_rank"] = rank.double().quantile(0.5).item()
     return result
+
+
+def fold_recall(
+    similarity: Tensor, image_of_text: Tensor, folds: int, ks: Sequence[int] = (1, 5, 10)
+) -> dict[str, float]:
+    """`recall` within each of `folds` runs of as many images, averaged: COCO's "1k" is 5 of 5,000.
+
+    Raises ValueError when the images do not divide into folds.
+    """
+    images = similarity.shape[0]
+    if folds < 1 or images % folds:
+        raise ValueError(f"{images} images do not divide into {folds} folds")
+    size = images // folds
+    owner = torch.as_tensor(image_of_text)
+    parts = []
+    for start in range(0, images, size):
+        own = (owner >= start) & (owner < start + size)
+        parts.append(recall(similarity[start : start + size][:, own], owner[own] - start, ks))
+    return {key: sum(part[key] for part in parts) / folds for key in parts[0]}
+
+
+def read_pairs(
+    images: str, captions: str, split: str | None = None, protocol: str | None = None
+) -> tuple[encode.CaptionedImages, int]:
+    """The images and captions of a data set, and how many folds its protocol has.
+
+    Args: protocol: a name in PROTOCOLS: split 'test' of a Karpathy file, five captions per image.
+
+    Raises:
+        ValueError: a protocol that is unknown, or whose number of images the file does not have.
+    """
+    if protocol is None:
+        return encode.CaptionedImages.read(images, captions, split), 1
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol {protocol!r}: use one of {', '.join(PROTOCOLS)}")
+    count, folds = PROTOCOLS[protocol]
+    split = split or "test"
+    data = encode.CaptionedImages.read(images, captions, split, CAPTIONS_PER_IMAGE)
+    if len(data.files) != count:
+        raise ValueError(
+            f"{captions}: split {split!r} has {len(data.files)} images, {protocol} has {count}"
+        )
+    return data, folds
+
+
+def evaluate(
+    model: DualEncoder,
+    objective: nn.Module,
+    data: encode.CaptionedImages,
+    folds: int = 1,
+    resize: str = "crop",
+    batch_size: int = 64,
+) -> Outcome:
+    """Recall at 1, 5, 10 and median rank, read as the objective says and by pooled cosine."""
+    readers = encode.readers(objective)
+    batches = encode.encode_texts(
+        model, data.captions, encode.reads_of(readers.values()), batch_size * 4
+    )
+    texts = dict.fromkeys(readers, batches)
+    scores = encode.score_images(model, readers, data.files, texts, resize, batch_size)
+    owner = torch.tensor(data.image_of_text)
+    metrics = {
+        name + key: value
+        for name, similarity in scores.items()
+        for key, value in fold_recall(similarity, owner, folds).items()
+    }
+    protocol = {
+        "images": len(data.files),
+        "captions": len(data.captions),
+        "chance_R@5": 5 * folds / len(data.files),
+        "folds": folds,
+        "resize": resize,
+        "img_size": model.vision.img_size,
+        "read_by": f"{type(objective).__name__}.scores; pooled_: cosine of global embeddings",
+        "ties": "count against the model",
+    }
+    return Outcome(metrics, protocol, extra={"retrieval": examples(scores[""], data)})
+
+
+def examples(scores: Tensor, data: encode.CaptionedImages) -> dict[str, Any]:
+    """A few text queries with the images that answer them best, for the report."""
+    step = max(1, len(data.captions) // EXAMPLES)
+    picked = [
+        {
+            "query": data.captions[t],
+            "answers": scores[:, t].topk(min(SHOWN, len(data.files))).indices.tolist(),
+            "correct": data.image_of_text[t],
+        }
+        for t in list(range(0, len(data.captions), step))[:EXAMPLES]
+    ]
+    return {
+        "images": [str(file) for file in data.files],
+        "captions": data.captions,
+        "image_of_text": data.image_of_text,
+        "examples": picked,
+    }

@@ -1,0 +1,57 @@
+"""The arms of every study: six objectives and SigLIP, three controls, and sweeps at a third of the
+budget: lambda_f as the paper swept it, sigma, and the same learning rates for every objective.
+"""
+
+study = dict(
+    baseline="clip",
+    seeds=(0, 1, 2),
+    arms=dict(
+        sparc=dict(
+            objective=dict(type="Sparc", global_weight=0.5, local_weight=1.0), label="SPARC"
+        ),
+        clip=dict(objective=dict(type="Clip"), label="CLIP"),
+        filip=dict(objective=dict(type="Filip"), label="FILIP"),
+        pacl=dict(objective=dict(type="Pacl"), label="PACL"),
+        gloria=dict(objective=dict(type="Gloria"), label="GLoRIA"),
+        mgca=dict(objective=dict(type="Mgca"), label="MGCA"),
+        siglip=dict(objective=dict(type="Siglip"), label="SigLIP"),
+        random=dict(
+            objective=dict(type="Clip"), trained=False, group="control", label="not trained"
+        ),
+        # images permuted for the local loss: does token identity leak through the alignment?
+        sparc_shuffled=dict(
+            objective=dict(type="Sparc", global_weight=0.5, local_weight=1.0, shuffle=True),
+            group="control",
+            label="SPARC, shuffled images",
+        ),
+        clip_longer=dict(
+            objective=dict(type="Clip"),
+            as_long_as="sparc",
+            group="control",
+            label="CLIP, SPARC's time",
+        ),
+    ),
+    sweeps=[
+        dict(arms=("sparc",), key="model.objective.local_weight", values=(0.5, 1.0, 5.0, 10.0)),
+        dict(arms=("sparc",), key="model.objective.threshold", values=(0.0, 0.25, 0.5)),
+        dict(
+            arms=("sparc", "clip", "filip", "pacl", "gloria", "mgca", "siglip"),
+            key="optim_wrapper.optimizer.lr",
+            values=(5e-4, 1e-3, 2e-3),
+        ),
+    ],
+    # tools/study.py --preset gpu: the study to publish; 4,000 steps x 512 = 2 million pairs a cell
+    presets=dict(
+        gpu={
+            "schedule.steps": 4000,
+            "schedule.warmup": 400,
+            "data.global_batch": 512,
+            "data.image_size": 224,
+            "data.workers": 12,
+            "model.vision.arch": "vit_small_patch16_224",
+            "model.vision.overrides.depth": 12,
+            "model.text": dict(width=384, layers=6, heads=6),
+            "model.width": 384,
+        }
+    ),
+)

@@ -1,0 +1,173 @@
+"""The plan of a study: arms x seeds under one pre-training recipe, read from its config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from sparc_pretrain.engine import door
+from sparc_pretrain.engine.door import nearest
+
+KEYS = {"arms", "seeds", "baseline", "evaluations", "presets", "sweeps"}
+ARM_KEYS = {"objective", "options", "seeds", "budget", "as_long_as", "trained", "group", "label"}
+
+
+SWEEP_KEYS = {"arms", "key", "values", "seeds", "budget"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the study.
+
+    Args:
+        name: its key in the config. objective: config of the objective.
+        options: other keys of the recipe that this arm changes, ``{"optim_wrapper...": value}``.
+        seeds: of weights and data order.
+        budget: its share of the recipe's steps.
+        as_long_as: the arm whose training time it is given, instead of its number of steps.
+        trained: False = the towers as they are initialised.
+        group: 'main', 'control' or 'sweep': the table it is shown in. label: its name there.
+    """
+
+    name: str
+    objective: dict[str, Any]
+    seeds: tuple[int, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    budget: float = 1.0
+    as_long_as: str | None = None
+    trained: bool = True
+    group: str = "main"
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training with its evaluation: an arm and a seed."""
+
+    arm: Arm
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The stem of the cell's files."""
+        return f"{self.arm.name}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study: `recipe` is the pre-training config, `evaluations` go to `evaluate.measure`."""
+
+    recipe: Config
+    arms: dict[str, Arm]
+    baseline: str
+    evaluations: list[dict[str, Any]]
+
+    def cells(self) -> list[Cell]:
+        """All cells, seed by seed, so that an interrupted study has comparable rows; an arm that
+        waits for another's time comes after it.
+        """
+        arms = sorted(self.arms.values(), key=lambda arm: arm.as_long_as is not None)
+        seeds = sorted({seed for arm in arms for seed in arm.seeds})
+        found = [Cell(arm, seed) for seed in seeds for arm in arms if seed in arm.seeds]
+        # the main table first: sweeps are for reading it
+        return sorted(found, key=lambda cell: cell.arm.group == "sweep")
+
+    def cell_config(self, cell: Cell, time_ratio: float = 1.0) -> Config:
+        """The complete recipe of one cell. `time_ratio` stretches the steps of an arm that is
+        given another's time.
+        """
+        cfg = Config(self.recipe.to_dict())
+        cfg.model.objective = dict(cell.arm.objective)
+        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": cell.seed}
+        schedule = cfg.schedule
+        share = cell.arm.budget * (time_ratio if cell.arm.as_long_as else 1)
+        schedule.steps = max(2, round(schedule.steps * share))
+        schedule.warmup = min(round(schedule.warmup * share), schedule.steps - 1)
+        cfg.merge_from_dict(cell.arm.options)
+        return cfg
+
+
+def read(
+    path: str | Path, preset: str | None = None, options: dict[str, Any] | None = None
+) -> Plan:
+    """The plan of a config file: a pre-training config with a `study` section.
+
+    Args:
+        preset: a name in ``study.presets``, options merged into the config (e.g. 'gpu').
+        options: more of them, merged last.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: keys that are missing or unknown.
+    """
+    cfg = door.read_config(path)
+    if "study" not in cfg:
+        raise ValueError(f"{path} has no `study` section: see configs/study/scenes.py")
+    _known(cfg.study, KEYS, "study")
+    presets = dict(cfg.study.pop("presets", {}))
+    if preset is not None:
+        if preset not in presets:
+            raise ValueError(f"{path} has no preset {preset!r}{nearest(preset, presets)}")
+        cfg.merge_from_dict(presets[preset])
+    cfg.merge_from_dict(options or {})
+    study = cfg.pop("study")
+    for key in ("arms", "seeds", "baseline", "evaluations"):
+        if key not in study:
+            raise ValueError(f"{path}: study.{key} is missing")
+    arms = {name: _arm(name, dict(spec), study) for name, spec in study.arms.items()}
+    for sweep in study.get("sweeps", []):
+        for arm in _swept(dict(sweep), arms):
+            arms[arm.name] = arm
+    if study.baseline not in arms:
+        raise ValueError(
+            f"study.baseline={study.baseline!r} is no arm{nearest(study.baseline, arms)}"
+        )
+    for arm in arms.values():
+        if arm.as_long_as is not None and arm.as_long_as not in arms:
+            raise ValueError(f"study.arms.{arm.name}.as_long_as={arm.as_long_as!r} is no arm")
+    evaluations = [dict(e) for e in study.evaluations]
+    return Plan(cfg, arms, study.baseline, evaluations)
+
+
+def _arm(name: str, spec: dict[str, Any], study: dict[str, Any]) -> Arm:
+    _known(spec, ARM_KEYS, f"study.arms.{name}")
+    if "objective" not in spec:
+        raise ValueError(f"study.arms.{name} has no objective")
+    spec["objective"] = dict(spec["objective"])
+    spec["seeds"] = tuple(spec.get("seeds", study["seeds"]))
+    spec.setdefault("label", name)
+    return Arm(name=name, **spec)
+
+
+def _swept(sweep: dict[str, Any], arms: dict[str, Arm]) -> list[Arm]:
+    """The arms of one sweep: one key of the recipe at several values, for some of the main arms.
+
+    By default one seed and a third of the budget (`seeds`, `budget`).
+    """
+    _known(sweep, SWEEP_KEYS, "study.sweeps")
+    key, short = sweep["key"], sweep["key"].rpartition(".")[2]
+    found = []
+    for name in sweep["arms"]:
+        if name not in arms:
+            raise ValueError(f"study.sweeps: no arm {name!r}{nearest(name, arms)}")
+        for value in sweep["values"]:
+            found.append(
+                replace(
+                    arms[name],
+                    name=f"{name}_{short}_{value:g}",
+                    options={**arms[name].options, key: value},
+                    seeds=tuple(sweep.get("seeds", (0,))),
+                    budget=sweep.get("budget", 1 / 3),
+                    group="sweep",
+                    label=f"{arms[name].label}, {short} {value:g}",
+                )
+            )
+    return found
+
+
+def _known(section: dict[str, Any], keys: set[str], where: str) -> None:
+    for key in section:
+        if key not in keys:
+            raise ValueError(f"{where}.{key} is unknown{nearest(key, keys)}")

@@ -1,0 +1,118 @@
+"""The files of a study: one small JSON per finished cell, and what is made of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sparc_pretrain.atomic_file import atomic_write
+from sparc_pretrain.engine import records
+from sparc_pretrain.study import page, statistics
+from sparc_pretrain.study.evaluate import Measures
+from sparc_pretrain.study.plan import Cell, Plan
+
+Json = dict[str, Any]
+
+
+def write_record(work: Path, cell: Cell, measures: Measures, cost: dict[str, float]) -> None:
+    """A finished cell: its metrics, their values per item, its cost, where and with what it ran."""
+    record = {
+        "arm": cell.arm.name,
+        "seed": cell.seed,
+        "table": cell.arm.group,
+        "metrics": {k: round(float(np.mean(m.items)), 5) for k, m in measures.items()},
+        "cost": cost,
+        "machine": machine(),
+        "versions": {k: v for k, v in records.versions().items() if k in ("torch", "timm")},
+        "date": now(),
+        "objective": dict(cell.arm.objective),
+        "items": {k: m.items for k, m in measures.items()},
+        "groups": {k: m.groups for k, m in measures.items()},
+    }
+    _write_json(record_of(work, cell.name), record)
+
+
+def publish(study: Plan, work: Path, name: str) -> None:
+    """study.json, study.csv and study.html of the cells that are there.
+
+    Raises:
+        ValueError: there are none.
+    """
+    cells = study.cells()
+    done = [read_record(work, c.name) for c in cells if record_of(work, c.name).exists()]
+    if not done:
+        raise ValueError(f"{work} holds no finished cell")
+    rows = statistics.table(done, study.baseline)
+    machines = sorted({record["machine"] for record in done})
+    versions = sorted({" ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in done})
+    found = {
+        "name": name,
+        "baseline": study.baseline,
+        "cells": len(cells),
+        "cells_done": len(done),
+        "machine": "; ".join(machines),
+        "versions": "; ".join(versions),
+        "date": now(),
+        "arms": {arm.name: asdict(arm) for arm in study.arms.values()},
+        "evaluations": study.evaluations,
+        "rows": rows,
+    }
+    _write_json(work / "study.json", found)
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    _write(work / "study.csv", text.getvalue().encode())
+    _write(work / "study.html", page.render(study, found).encode())
+
+
+def record_of(work: Path, name: str) -> Path:
+    """Where a cell's record is."""
+    return work / "cells" / f"{name}.json"
+
+
+def read_record(work: Path, name: str) -> Json:
+    """A cell's record."""
+    return json.loads(record_of(work, name).read_text())
+
+
+def log_of(work: Path, cell: Cell) -> Path:
+    """Where a cell's output goes."""
+    return work / "logs" / f"{cell.name}.log"
+
+
+def _write_json(path: Path, value: Json) -> None:
+    """Whole or not at all."""
+    _write(path, json.dumps(value, separators=(",", ":"), default=str).encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, lambda file: file.write(data))
+
+
+def machine() -> str:
+    """The device that trains, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    facts = Path("/proc/cpuinfo")  # platform.processor() is empty on Linux
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} cores {names[0] if names else platform.processor()}"
+
+
+def now() -> str:
+    """The date, to the minute."""
+    return datetime.now(UTC).isoformat(timespec="minutes")

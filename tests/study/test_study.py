@@ -1,0 +1,175 @@
+"""The study tool: cells once, records, statistics and the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparc_pretrain.study import plan, statistics, store
+from sparc_pretrain.study.evaluate import Measure
+from tests.commands import ROOT, call, command, refusal, tool
+
+SMOKE = ROOT / "configs" / "study" / "smoke.py"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study") / "scenes"
+    numbers = ["--train", "48", "--val", "12", "--size", "64"]
+    assert call("data", "scenes", "--out", out, *numbers)[0] == 0
+    return out
+
+
+def options(scenes: Path) -> list[str]:
+    return [
+        "--cfg-options",
+        f"data.sources={scenes}/shards/train-*.tar",
+        f"study.evaluations.0.images={scenes}/images/val",
+        f"study.evaluations.0.captions={scenes}/annotations/captions_val.json",
+    ]
+
+
+def test_a_study_trains_each_cell_once_and_publishes_what_is_there(scenes, tmp_path):
+    arms = ["--arms", "sparc", "clip", "--seeds", "0"]
+    words = [SMOKE, "--work-dir", tmp_path, *arms, *options(scenes)]
+    done = command("study", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list((tmp_path / "runs").iterdir())  # weights of finished cells go
+    records = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "cells").glob("*.json")}
+    assert records.keys() == {"sparc-0", "clip-0"}
+    sparc = records["sparc-0"]
+    assert sparc["cost"]["seconds per step"] > 0 and sparc["cost"]["peak MB"] > 50
+    assert len(sparc["items"]["t2i R@5"]) == 60 and sum(sparc["groups"]["t2i R@5"]) == 60
+    assert sparc["metrics"]["t2i R@5"] == pytest.approx(
+        np.mean(sparc["items"]["t2i R@5"]), abs=1e-4
+    )
+
+    study = json.loads((tmp_path / "study.json").read_text())
+    assert (study["cells_done"], study["cells"]) == (2, 9)
+    rows = {(row["arm"], row["metric"]): row for row in study["rows"]}
+    assert "difference" not in rows["clip", "t2i R@5"]
+    row = rows["sparc", "t2i R@5"]
+    assert row["difference"] == pytest.approx(row["mean"] - rows["clip", "t2i R@5"]["mean"])
+    assert row["low"] <= row["difference"] <= row["high"]
+    page = (tmp_path / "study.html").read_text()
+    assert "SPARC" in page and "2 of 9 cells" in page
+    assert (tmp_path / "study.csv").read_text().startswith("arm,metric,kind")
+
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()}
+    assert call("study", *words) == (0, "")
+    assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()}
+
+
+def test_a_cell_that_fails_is_named_and_the_tool_fails(scenes, tmp_path, capsys):
+    words = [word.replace("train-*", "none-*") for word in options(scenes)]
+    arms = ["--arms", "random", "--seeds", "1"]
+    code, said = call("study", SMOKE, "--work-dir", tmp_path / "w", *arms, *words)
+    assert code == 2 and "no finished cell" in said
+    assert "random-1: failed with code 2" in capsys.readouterr().out
+
+
+def test_unknown_arms_presets_and_keys_are_named(tmp_path):
+    assert "'sparc2'" in refusal(call("study", SMOKE, "--work-dir", tmp_path, "--arms", "sparc2"))
+    assert "preset 'cpu'" in refusal(
+        call("study", SMOKE, "--work-dir", tmp_path, "--preset", "cpu")
+    )
+    config = tmp_path / "typo.py"
+    config.write_text(f"_base_ = {str(SMOKE)!r}\nstudy = dict(evaluation=[])\n")
+    assert "did you mean 'evaluations'" in refusal(call("study", config, "--work-dir", tmp_path))
+    assert "no `study` section" in refusal(
+        call("study", ROOT / "configs/quickstart/sparc.py", "--work-dir", tmp_path)
+    )
+
+
+@pytest.mark.parametrize("name", ["scenes", "flickr8k"])
+def test_arms_differ_in_the_objective_alone(name):
+    study = plan.read(ROOT / "configs" / "study" / f"{name}.py")
+    recipes = {}
+    for cell in study.cells():
+        if cell.arm.group == "main" and cell.seed == 0:
+            recipe = study.cell_config(cell).to_dict()
+            recipe["model"].pop("objective")
+            recipes[cell.arm.name] = recipe
+    assert len(recipes) == 7
+    assert all(recipe == recipes["clip"] for recipe in recipes.values())
+
+
+def test_an_arm_with_anothers_time_waits_for_both_and_stretches_its_steps(tmp_path):
+    study = plan.read(SMOKE)
+    longer = next(c for c in study.cells() if c.arm.name == "clip_longer")
+    ready = tool("study").ready
+    assert not ready(study, longer, tmp_path)
+    for name, seconds in (("sparc-0", 0.3), ("clip-0", 0.2)):
+        path = store.record_of(tmp_path, name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"cost": {"seconds per step": seconds}}))
+    assert ready(study, longer, tmp_path)
+    assert study.cell_config(longer, time_ratio=1.5).schedule.steps == 6
+
+
+def test_sweeps_change_one_key_at_a_third_of_the_budget():
+    study = plan.read(ROOT / "configs" / "study" / "scenes.py")
+    cell = next(c for c in study.cells() if c.arm.name == "sparc_local_weight_5")
+    swept, main = study.cell_config(cell), study.recipe
+    assert swept.model.objective.local_weight == 5.0
+    assert swept.schedule.steps == round(main.schedule.steps / 3)
+    assert cell.seed == 0 and study.cells()[-1].arm.group == "sweep"
+
+
+def test_the_gpu_preset_resolves():
+    study = plan.read(ROOT / "configs" / "study" / "flickr8k.py", "gpu")
+    assert study.recipe.model.vision.arch == "vit_small_patch16_224"
+    assert study.recipe.model.vision.overrides.depth == 12
+    assert study.recipe.data.global_batch == 512
+
+
+def test_differences_of_a_clear_gain_are_told_from_noise():
+    rng = np.random.default_rng(0)
+    base = {s: (rng.random(500) < 0.3).astype(float) for s in (0, 1, 2)}
+    better = {s: np.maximum(v, rng.random(500) < 0.3) for s, v in base.items()}
+    found = statistics.difference(better, base, [5] * 100)
+    assert not found.noise and found.low > 0
+    assert found.mean == pytest.approx(np.mean([better[s] - base[s] for s in base]))
+    same = statistics.difference(base, base, [5] * 100)
+    assert same.noise and same.mean == same.low == same.high == 0
+
+
+def test_the_interval_draws_whole_images():
+    """One image with all the gain: over items it would look certain, over images it is not."""
+    arm = {0: np.r_[np.ones(50), np.zeros(50)]}
+    base = {0: np.zeros(100)}
+    by_item = statistics.difference(arm, base, [1] * 100)
+    by_image = statistics.difference(arm, base, [50, 50])
+    assert by_item.low > 0.3
+    assert by_image.low == 0 and by_image.high == 1 and by_image.noise
+
+
+def test_bootstrap_intervals_match_the_normal_approximation():
+    rng = np.random.default_rng(1)
+    delta = rng.normal(0.1, 1, 4000)
+    found = statistics.difference({0: delta}, {0: np.zeros(4000)}, [1] * 4000)
+    half = 1.96 * delta.std() / np.sqrt(4000)
+    assert found.high - found.mean == pytest.approx(half, rel=0.1)
+    assert found.mean - found.low == pytest.approx(half, rel=0.1)
+
+
+def test_seeds_that_disagree_are_noise_even_when_items_agree():
+    arm = {0: np.full(100, 1.0), 1: np.full(100, -0.8)}
+    base = {0: np.zeros(100), 1: np.zeros(100)}
+    found = statistics.difference(arm, base, [1] * 100)
+    assert found.low > 0 and found.noise
+
+
+def test_standard_error_is_over_seeds():
+    found = statistics.summary([1.0, 2.0, 3.0])
+    assert (found.mean, found.seeds) == (2.0, 3)
+    assert found.error == pytest.approx(1 / np.sqrt(3))
+    assert statistics.summary([1.0]).error is None
+
+
+def test_groups_are_runs_of_items_of_one_image():
+    measure = Measure.of([1, 0, 1, 1], [7, 7, 7, 9])
+    assert measure.groups == [3, 1] and measure.items == [1, 0, 1, 1]

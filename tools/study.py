@@ -1,0 +1,209 @@
+"""Compare objectives under one recipe: train arms x seeds, evaluate them all, write one page.
+
+    python tools/study.py configs/study/scenes.py --work-dir work_dirs/study_scenes --amp
+
+A finished cell is one small JSON in WORK_DIR/cells and is never repeated; a cell that was cut off
+resumes from its last checkpoint. Copy the cells of other machines into the same folder and run it
+again with --page-only: study.json, study.csv and study.html are made from the cells that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import DictAction
+
+from sparc_pretrain.engine import door
+from sparc_pretrain.study import plan, store
+from sparc_pretrain.study.plan import Cell, Plan
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="a pre-training config with a `study` section")
+    parser.add_argument("--work-dir", help="default: work_dirs/study/NAME")
+    parser.add_argument("--preset", help="a name of study.presets, e.g. gpu")
+    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--jobs", type=int, help="cells at a time (default: GPUs, or CPU cores)")
+    parser.add_argument("--arms", nargs="+", help="only these")
+    parser.add_argument("--seeds", nargs="+", type=int, help="only these")
+    parser.add_argument("--keep-runs", action="store_true", help="keep finished run folders")
+    parser.add_argument("--page-only", action="store_true", help="no training: tables and page")
+    parser.add_argument("--resume", action="store_true", help="accepted; it always resumes")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
+    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    args.given = sys.argv[1:] if argv is None else argv
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what is missing, then write the page."""
+    args = parse(argv)
+    study = plan.read(args.config, args.preset, args.cfg_options)
+    work = door.writable(args.work_dir or f"work_dirs/study/{Path(args.config).stem}")
+    if args.cell:
+        return evaluate_cell(study, args.cell, work, args.amp)
+    cells = study.cells()
+    for wanted, known in ((args.arms, study.arms), (args.seeds, {c.seed for c in cells})):
+        for name in wanted or ():
+            if name not in known:
+                raise ValueError(
+                    f"{args.config} has no {name!r}; it has {', '.join(map(str, known))}"
+                )
+    chosen = [
+        cell
+        for cell in cells
+        if (not args.arms or cell.arm.name in args.arms)
+        and (not args.seeds or cell.seed in args.seeds)
+    ]
+    if not args.page_only:
+        failed = run(study, chosen, work, args)
+    store.publish(study, work, Path(args.config).stem)
+    print(f"written to {work / 'study.html'}")
+    return 1 if not args.page_only and failed else 0
+
+
+def run(study: Plan, cells: list[Cell], work: Path, args: argparse.Namespace) -> list[str]:
+    """Train and evaluate the cells that have no record yet; returns those that failed."""
+    gpus = torch.cuda.device_count()
+    jobs = args.jobs or gpus or os.cpu_count() or 1
+    todo = [cell for cell in cells if not store.record_of(work, cell.name).exists()]
+    print(f"{len(cells)} cells, {len(cells) - len(todo)} done before, {jobs} at a time", flush=True)
+    waiting, running, failed, spent = list(todo), {}, [], []
+    started = time.perf_counter()
+    threads, free = max(1, (os.cpu_count() or 1) // jobs), list(range(jobs))
+    while waiting or running:
+        for cell in [c for c in waiting if ready(study, c, work)][: len(free)]:
+            waiting.remove(cell)
+            slot = free.pop(0)
+            process = start(study, cell, work, args, threads, slot % gpus if gpus else None)
+            running[process] = (cell, slot, time.perf_counter())
+        if not running:  # only cells that wait for one that failed
+            failed += [cell.name for cell in waiting]
+            break
+        process = wait_for_one(running)
+        cell, slot, began = running.pop(process)
+        free.append(slot)
+        spent.append(time.perf_counter() - began)
+        if process.returncode:
+            failed.append(cell.name)
+            log = store.log_of(work, cell)
+            print(f"{cell.name}: failed with code {process.returncode}, see {log}", flush=True)
+        elif not args.keep_runs:
+            shutil.rmtree(work / "runs" / cell.name, ignore_errors=True)
+        left = len(waiting) + len(running)
+        eta = left * sum(spent) / len(spent) / jobs / 60
+        print(
+            f"{cell.name:24} {spent[-1] / 60:5.1f} min | {len(todo) - left}/{len(todo)} | "
+            f"{(time.perf_counter() - started) / 60:.0f} min, about {eta:.0f} min to go",
+            flush=True,
+        )
+    return failed
+
+
+def ready(study: Plan, cell: Cell, work: Path) -> bool:
+    """A cell that is given another arm's time waits until both times are known."""
+    if cell.arm.as_long_as is None:
+        return True
+    needed = (cell.arm.as_long_as, study.baseline)
+    return all(store.record_of(work, f"{name}-{cell.seed}").exists() for name in needed)
+
+
+def start(
+    study: Plan, cell: Cell, work: Path, args: argparse.Namespace, threads: int, gpu: int | None
+) -> subprocess.Popen:
+    """Start a cell as a process of its own: this command with --cell."""
+    folder = work / "runs" / cell.name
+    folder.mkdir(parents=True, exist_ok=True)
+    ratio = 1.0
+    if cell.arm.as_long_as is not None:
+        pair = [
+            store.read_record(work, f"{name}-{cell.seed}")["cost"]["seconds per step"]
+            for name in (cell.arm.as_long_as, study.baseline)
+        ]
+        ratio = pair[0] / pair[1]
+    study.cell_config(cell, ratio).dump(folder / "config.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    store.log_of(work, cell).parent.mkdir(exist_ok=True)
+    command = [sys.executable, __file__, *args.given, "--cell", cell.name]
+    with open(store.log_of(work, cell), "a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def wait_for_one(running: dict[subprocess.Popen, Any]) -> subprocess.Popen:
+    """The first process that ends; all are ended when the study is interrupted."""
+    try:
+        while True:
+            for process in running:
+                if process.poll() is not None:
+                    return process
+            time.sleep(0.3)
+    except BaseException:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+        raise
+
+
+def evaluate_cell(study: Plan, name: str, work: Path, amp: bool) -> int:
+    """In a process of its own: train the cell (resuming), measure it, write its record."""
+    from sparc_pretrain.study import evaluate
+    from sparc_pretrain.zeroshot import encode
+
+    cell = next(cell for cell in study.cells() if cell.name == name)
+    folder = work / "runs" / cell.name
+    started = time.perf_counter()
+    cost = train_cell(cell, folder, amp)
+    model, objective = encode.load(folder / "train")
+    if torch.cuda.is_available():
+        model, objective = model.cuda(), objective.cuda()
+    measures = evaluate.measure(model, objective, study.evaluations)
+    cost["minutes with evaluation"] = round((time.perf_counter() - started) / 60, 2)
+    store.write_record(work, cell, measures, cost)
+    return 0
+
+
+def train_cell(cell: Cell, folder: Path, amp: bool) -> dict[str, float]:
+    """Train (or only initialise) a cell in `folder`/train; returns what it cost."""
+    command = [sys.executable, str(Path(__file__).with_name("pretrain.py"))]
+    command += [str(folder / "config.py"), "--work-dir", str(folder / "train"), "--resume", "auto"]
+    command += ["--amp"] if amp else []
+    if not cell.arm.trained:
+        # one step with a learning rate of zero writes the run folder of the initial weights
+        command += ["--cfg-options", "schedule.steps=1", "schedule.warmup=0"]
+        command += ["optim_wrapper.optimizer.lr=0.0"]
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise ValueError(
+            f"training {cell.name} ended with code {os.waitstatus_to_exitcode(status)}"
+        )
+    if not cell.arm.trained:
+        return {}
+    lines = []
+    for path in sorted((folder / "train").glob("*/vis_data/scalars.json")):
+        lines += [json.loads(line) for line in path.read_text().splitlines()]
+    steady = [line["time"] for line in lines[1:] if "time" in line] or [lines[0]["time"]]
+    memory = max((line.get("memory", 0) for line in lines), default=0) or usage.ru_maxrss / 1024
+    return {"seconds per step": round(float(np.median(steady)), 4), "peak MB": round(memory)}
+
+
+if __name__ == "__main__":
+    door.guard(main)
