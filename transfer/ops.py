@@ -23,13 +23,31 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any, NoReturn
 
-from transfer import ops_boxes, ops_deform, ops_focal, ops_regions
+from transfer import (
+    ops_boxes,
+    ops_deform,
+    ops_deform_pool,
+    ops_focal,
+    ops_masks,
+    ops_norm,
+    ops_reassembly,
+    ops_regions,
+)
 
 EXTENSION = "mmcv._ext"
 SWITCH = "SPARC_MMCV_OPS"
 CHOICES = ("auto", "standin", "compiled")
 
-FAMILIES = (ops_boxes, ops_regions, ops_focal, ops_deform)
+FAMILIES = (
+    ops_boxes,
+    ops_regions,
+    ops_focal,
+    ops_deform,
+    ops_deform_pool,
+    ops_reassembly,
+    ops_masks,
+    ops_norm,
+)
 KERNELS: dict[str, Callable[..., Any]] = {
     kernel.__name__: kernel for family in FAMILIES for kernel in family.KERNELS
 }

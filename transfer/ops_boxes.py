@@ -1,4 +1,4 @@
-"""Suppression of boxes for the stand-in of ``mmcv._ext``.
+"""Suppression of boxes and lanes for the stand-in of ``mmcv._ext``.
 
 Argument names and order, and which tensors are written in place, are those of mmcv's C++ binding
 (``pybind.cpp``). Half types are computed in float32.
@@ -28,7 +28,11 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
         boxes = boxes + boxes.new_tensor([0.0, 0.0, offset, offset])
     # torchvision compares in double, mmcv in the boxes' own type: 0.6f > 0.6 must not suppress.
     threshold = torch.tensor(iou_threshold, dtype=boxes.dtype).item()
-    return torch.ops.torchvision.nms(boxes, scores.to(boxes.dtype), threshold)
+    # Of equal scores mmcv takes first what an unstable sort puts first, torchvision the lower
+    # index. Sorted here as in mmcv, with ranks for scores, so that both keep the same one.
+    order = scores.sort(0, descending=True).indices
+    ranks = torch.arange(len(order), 0, -1, device=boxes.device, dtype=boxes.dtype)
+    return order[torch.ops.torchvision.nms(boxes[order], ranks, threshold)]
 
 
 def _overlaps(box: np.ndarray, others: np.ndarray, offset: int) -> np.ndarray:
@@ -100,4 +104,46 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     return groups
 
 
-KERNELS = (nms, softnms, nms_match)
+def line_nms_forward(boxes: Tensor, scores: Tensor, thresh: float, top_k: int) -> list[Tensor]:
+    """Greedy suppression of lanes ``boxes [R, 5 + D]`` (two logits, start y in 0..1, start x,
+    length in rows, then the x at each of D rows; Zheng et al. 2022, CLRNet): a lane nearer than
+    ``thresh`` on average to a better one goes.
+
+    Returns ``keep [R]`` long (indices by falling score, then zeros), how many of them count (at
+    most ``top_k``), and ``parent [R]``: 1 + the place in ``keep`` of the last kept lane that is
+    near, or 0. mmcv's kernel compares the i-th lane as given with those that follow in the order of
+    scores, so the two agree where the lanes come sorted; this one sorts both.
+    """
+    table = widen(boxes).cpu().numpy()
+    order = scores.sort(dim=0, descending=True).indices.cpu().numpy()
+    keep, parent = np.zeros(len(table), np.int64), np.zeros(len(table), np.int64)
+    alive, kept = np.ones(len(table), bool), 0
+    for place, index in enumerate(order):
+        if not alive[place] or kept == top_k:
+            continue
+        keep[kept] = index
+        kept += 1
+        near = _lanes_near(table[index], table[order[place + 1 :]], thresh)
+        alive[place + 1 :] &= ~near
+        parent[order[place + 1 :][near]] = kept
+        parent[index] = kept
+    return [torch.from_numpy(part).to(boxes.device) for part in (keep, np.array(kept), parent)]
+
+
+def _lanes_near(lane: np.ndarray, others: np.ndarray, thresh: float) -> np.ndarray:
+    """Whether each of ``others [R, 5 + D]`` has a mean distance below ``thresh`` from ``lane`` over
+    the rows that both have; without such rows, not.
+    """
+    rows = np.arange(len(lane) - 5)
+    # Rounded and cut off as in C, where a cast to int goes towards zero.
+    first = np.trunc(np.append(others[:, 2], lane[2]) * (len(rows) - 1) + 0.5)
+    last = first + np.trunc(np.append(others[:, 4], lane[4])) - 1
+    first, last = np.maximum(first[:-1], first[-1]), np.minimum(last[:-1], last[-1])
+    last = np.minimum(last, len(rows) - 1)
+    shared = (rows >= first[:, None]) & (rows <= last[:, None])
+    distance = (np.abs(others[:, 5:] - lane[5:]) * shared).sum(1)
+    common = last - first + 1
+    return (common > 0) & (first >= 0) & (distance < thresh * common)
+
+
+KERNELS = (nms, softnms, nms_match, line_nms_forward)

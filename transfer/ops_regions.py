@@ -14,6 +14,7 @@ from torch import Tensor
 from transfer.ops_boxes import widen
 
 MAX = 0  # the value of pool_mode that mmcv sends for 'max'; 1 is 'avg'
+POOLED_AT_ONCE = 2**24  # values of RoIPool in memory
 NOWHERE = -2.0  # an argmax coordinate that lies outside any map (a sample counts from -1 on)
 
 
@@ -173,27 +174,39 @@ def roi_pool_forward(
     x2, y2 = ((regions[:, 3:] + 1) * spatial_scale).unbind(1)
     rows = _pool_edges(y1, y2, pooled_height, height)
     columns = _pool_edges(x1, x2, pooled_width, width)
-    filled = ((x2 > x1) & (y2 > y1)).tolist()
-    images = rois[:, 0].long().tolist()
-    for place in (place for place, is_filled in enumerate(filled) if is_filled):
-        for p, (top, bottom) in enumerate(rows[place]):
-            for q, (left, right) in enumerate(columns[place]):
-                if bottom <= top or right <= left:
-                    continue
-                value, best = input[images[place], :, top:bottom, left:right].flatten(1).max(1)
-                row, column = top + best // (right - left), left + best % (right - left)
-                output[place, :, p, q] = value
-                argmax[place, :, p, q] = (row * width + column).to(argmax.dtype)
+    sides = torch.stack([(edges[..., 1] - edges[..., 0]).amax(1) for edges in (rows, columns)], 1)
+    filled = (x2 > x1) & (y2 > y1) & (sides > 0).all(1)
+    for down, across in sides[filled].unique(dim=0).tolist():
+        alike = filled & (sides == sides.new_tensor([down, across])).all(1)
+        values = pooled_height * pooled_width * down * across * input.shape[1]
+        for chosen in alike.nonzero().squeeze(1).split(max(1, POOLED_AT_ONCE // values)):
+            row = _pool_cells(rows[chosen], down, height)[:, :, None, :, None]
+            column = _pool_cells(columns[chosen], across, width)[:, None, :, None, :]
+            image = rois[chosen, 0].long().view(-1, 1, 1, 1, 1)
+            value, best = input[image, :, row, column].flatten(3, 4).max(3)  # [r, P, Q, C]
+            cell = (row * width + column).flatten(3).gather(3, best)
+            some = [(edges[chosen, :, 1] > edges[chosen, :, 0]) for edges in (rows, columns)]
+            empty = ~(some[0][:, :, None] & some[1][:, None, :])[..., None]
+            output[chosen] = value.masked_fill(empty, 0).permute(0, 3, 1, 2)
+            argmax[chosen] = cell.masked_fill(empty, -1).permute(0, 3, 1, 2).to(argmax.dtype)
 
 
-def _pool_edges(start: Tensor, end: Tensor, bins: int, limit: int) -> list[list[list[int]]]:
-    """First cell and one past the last of each bin along one axis, ``[R][bins][2]``; bins of one
+def _pool_edges(start: Tensor, end: Tensor, bins: int, limit: int) -> Tensor:
+    """First cell and one past the last of each bin along one axis, ``[R,bins,2]`` long; bins of one
     region may overlap.
     """
     edges = torch.arange(bins + 1, device=start.device) * ((end - start) / bins)[:, None]
     edges = edges + start[:, None]
     both = torch.stack([edges[:, :-1].floor(), edges[:, 1:].ceil()], 2)
-    return both.clamp(0, limit).long().tolist()
+    return both.clamp(0, limit).long()
+
+
+def _pool_cells(edges: Tensor, number: int, limit: int) -> Tensor:
+    """The cells of each bin ``[r,bins,number]``; shorter bins repeat their last one, which changes
+    no maximum.
+    """
+    cell = edges[..., :1] + torch.arange(number, device=edges.device)
+    return cell.minimum(edges[..., 1:] - 1).clamp(0, limit - 1)
 
 
 def roi_pool_backward(

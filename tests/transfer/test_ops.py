@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from transfer import ops
+from transfer import ops, ops_coverage
 
 mmcv_ops = importlib.import_module("mmcv.ops")  # after transfer: without compiled ops it needs us
 HALVES = (torch.float16, torch.bfloat16)
@@ -74,6 +74,16 @@ def test_nms_equals_the_greedy_loop(seed: int, offset: int) -> None:
             kept.append(index)
     assert mmcv_ops.nms(boxes, scores, 0.4, offset=offset)[1].tolist() == kept
     assert 5 < len(kept) < 40
+
+
+def test_nms_takes_equal_scores_in_the_order_of_mmcvs_sort() -> None:
+    boxes = random_boxes(40, 0)
+    scores = (torch.rand(40, generator=torch.manual_seed(0)) * 5).round()
+    kept: list[int] = []
+    for index in scores.sort(descending=True).indices.tolist():  # as in mmcv's nms.cpp: not stable
+        if all(overlap(boxes[index].tolist(), boxes[k].tolist(), 0) <= 0.4 for k in kept):
+            kept.append(index)
+    assert mmcv_ops.nms(boxes, scores, 0.4)[1].tolist() == kept
 
 
 def test_nms_does_not_suppress_at_an_overlap_of_exactly_the_threshold() -> None:
@@ -162,6 +172,21 @@ def test_nms_match_groups_each_kept_box_with_those_it_suppresses() -> None:
         [[30, 30, 40, 40, 0.7], [0, 0, 10, 10, 0.9], [31, 30, 41, 40, 0.6], [1, 1, 11, 11, 0.8]]
     )
     assert [group.tolist() for group in mmcv_ops.nms_match(dets, 0.5)] == [[1, 3], [0, 2]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nms_match_equals_the_greedy_loop(seed: int) -> None:
+    boxes, scores = random_boxes(40, seed), torch.rand(40, generator=torch.manual_seed(seed))
+    waiting, groups = scores.argsort(descending=True).tolist(), []
+    while waiting:
+        best = boxes[waiting[0]].tolist()
+        groups.append(
+            [i for i in waiting if i == waiting[0] or overlap(best, boxes[i].tolist(), 0) >= 0.4]
+        )
+        waiting = [i for i in waiting if i not in groups[-1]]
+    found = mmcv_ops.nms_match(torch.cat([boxes, scores[:, None]], 1), 0.4)
+    assert [group.tolist() for group in found] == groups
+    assert 5 < len(groups) < 40
 
 
 # --- regions -------------------------------------------------------------------------------------
@@ -582,9 +607,15 @@ def unchosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_op_without_stand_in_raises_only_when_called_and_says_how_to_compile() -> None:
-    layer = mmcv_ops.CARAFE(3, 1, 2)
-    with pytest.raises(NotImplementedError, match=r"'carafe_forward'.*pip install.*onedl-mmcv"):
-        layer(torch.zeros(1, 4, 4, 4), torch.zeros(1, 9, 8, 8))
+    layer = mmcv_ops.PrRoIPool(2)
+    with pytest.raises(NotImplementedError, match=r"'prroi_pool_forward'.*pip install.*onedl-mmcv"):
+        layer(torch.zeros(1, 4, 4, 4), torch.zeros(1, 5))
+
+
+def test_the_list_of_ops_in_the_results_names_every_kernel_once(standin: types.ModuleType) -> None:
+    named = [kernel for op in ops_coverage.COVERAGE for kernel in op.kernels]
+    assert sorted(named) == sorted(ops.KERNELS)
+    assert all(getattr(standin, kernel) is ops.KERNELS[kernel] for kernel in named)
 
 
 def test_the_stand_in_is_not_taken_for_a_package() -> None:
