@@ -36,6 +36,12 @@ DATA_SAMPLERS = Registry(
 DATASETS = Registry(
     "dataset", parent=ROOT_DATASETS, scope="sparc", locations=["sparc_pretrain.data.dataset"]
 )
-HOOKS = Registry("hook", parent=ROOT_HOOKS, scope="sparc", locations=["sparc_pretrain.engine"])
+HOOKS = Registry(
+    "hook",
+    parent=ROOT_HOOKS,
+    scope="sparc",
+    # the second needs the towers, which `sparc_pretrain.engine` alone (the door) does without
+    locations=["sparc_pretrain.engine", "sparc_pretrain.engine.zeroshot_hook"],
+)
 METRICS = Registry("metric", parent=ROOT_METRICS, scope="sparc", locations=["sparc_pretrain"])
 OBJECTIVES = Registry("objective", scope="sparc", locations=["sparc_pretrain.objectives"])

@@ -4,6 +4,8 @@ images/{train,val}/NNNNNN.jpg          the number is the scene's index and the i
 annotations/instances_{train,val}.json   COCO; every object is annotated
 annotations/lvis_v1_{train,val}.json     LVIS v1; the counts in both are those of train
 annotations/captions_{train,val}.json    COCO captions, five per image
+annotations/phrases_{train,val}.json     what the captions' phrases mean, with boxes and masks, as
+                                         Flickr30k Entities has it
 ade/images/{training,validation}/NNNNNN.jpg       hard links to images
 ade/annotations/{training,validation}/NNNNNN.png  0 = unlabelled rim, k = line k of the classes
 ade/classes.txt, ade/classes.json      categories, then backgrounds; the json adds a palette
@@ -31,6 +33,7 @@ from sparc_pretrain.data.scene_annotations import (
     lvis_images,
 )
 from sparc_pretrain.data.scene_paint import BACKGROUNDS
+from sparc_pretrain.data.scene_phrases import phrase_record
 from sparc_pretrain.data.scene_render import SEMANTIC_CLASSES, render_scene
 from sparc_pretrain.data.scene_shapes import CATEGORIES
 
@@ -45,7 +48,7 @@ _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 4]
 _UNFINISHED = "scenes.unfinished.json"
 
 
-def _write_json(path: Path, value: Json) -> None:
+def _write_json(path: Path, value: Json | list[Json]) -> None:
     """Whole or not at all."""
     draft = path.with_name(path.name + ".tmp")
     draft.write_text(json.dumps(value), encoding="utf-8")
@@ -91,7 +94,7 @@ def _write_split(
     out: Path, split: str, indices: range, size: int, seed: int, tick: Callable[[], None]
 ) -> tuple[list[Json], list[Json]]:
     """Writes images, semantic maps, COCO instances and captions; returns images and objects."""
-    images, objects, captions = [], [], []
+    images, objects, captions, phrases = [], [], [], []
     image_folder, ade_images, ade_maps = _folders(out, split)
     for index in indices:
         scene = render_scene(seed, index, size)
@@ -102,6 +105,7 @@ def _write_split(
         (ade_maps / f"{name}.png").write_bytes(_encode(".png", scene.semantic, _PNG))
         images.append({"id": index, "file_name": jpeg.name, "height": size, "width": size})
         objects += coco_annotations(scene, index, len(objects) + 1)
+        phrases.append(phrase_record(scene, index, jpeg.name))
         for text in scene.captions:
             captions.append({"id": len(captions) + 1, "image_id": index, "caption": text})
         tick()
@@ -110,7 +114,19 @@ def _write_split(
     _write_json(folder / f"instances_{split}.json", _head(split, images) | instances)
     texts = {"type": "captions", "annotations": captions}
     _write_json(folder / f"captions_{split}.json", _head(split, images) | texts)
+    _write_json(folder / f"phrases_{split}.json", phrases)
     return images, objects
+
+
+def _add_phrases(out: Path, arguments: Json) -> None:
+    """Phrases for a data set that was written before there were any; nothing else is touched."""
+    for split, first in (("train", 0), ("val", VAL_START)):
+        path = out / "annotations" / f"phrases_{split}.json"
+        if path.is_file():
+            continue
+        scenes = range(first, first + arguments[split])
+        rendered = ((i, render_scene(arguments["seed"], i, arguments["size"])) for i in scenes)
+        _write_json(path, [phrase_record(scene, i, f"{i:06d}.jpg") for i, scene in rendered])
 
 
 def _head(split: str, images: list[Json]) -> Json:
@@ -183,6 +199,7 @@ def write_scenes(
     if (out / "scenes.json").is_file():
         counts = _complete(out, arguments)
         if counts is not None:
+            _add_phrases(out, arguments)
             return counts
     elif out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; choose a folder")

@@ -70,7 +70,7 @@ def align(
     pixels = eval_resize(image, model.vision.img_size, resize)[None].to(model.mean.device)
     patches = model.encode_patches(pixels)
     tokens = model.text_features(*model.tokenize([caption])).tokens
-    grouped, weight_1TP = group_patches(tokens, patches, **_grouping(model))
+    grouped, weight_1TP = group_patches(tokens, patches, **grouping_of(model))
     cosine_T = F.cosine_similarity(grouped, tokens.float(), dim=-1)[0].cpu()
     side = model.vision.img_size // model.vision.patch
     weight_Thw = weight_1TP[0].cpu().unflatten(-1, (side, side))
@@ -85,9 +85,13 @@ def align(
     return found
 
 
-def _grouping(model: DualEncoder) -> dict[str, Any]:
-    """How the model's objective groups patches; the paper's way where it does not say."""
+def grouping_of(model: DualEncoder) -> dict[str, Any]:
+    """How the model's objective groups patches; the paper's way where it is another objective or
+    does not say.
+    """
     config = model.objective_config or {}
+    if str(config.get("type")).rpartition(".")[2] != "Sparc":
+        return {}
     return {key: config[key] for key in ("threshold", "alignment") if key in config}
 
 

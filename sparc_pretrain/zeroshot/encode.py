@@ -1,8 +1,12 @@
-"""A run folder read the way it was trained: images and captions of a data set -> scores [I,T]."""
+"""A run folder read the way it was trained: images and captions of a data set -> scores [I,T].
+
+A reader is anything with `reads` (the features it uses) and `scores(image, text) -> [I,T]`: the
+run's objective, or `PooledCosine`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +19,7 @@ from sparc_pretrain import run_folder
 from sparc_pretrain.data import images
 from sparc_pretrain.data.captions import read_captions
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.objectives.contrastive import unit
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.types import ImageFeatures, TextFeatures
 
@@ -31,9 +36,16 @@ class CaptionedImages:
 
     @classmethod
     def read(
-        cls, folder: str | Path, captions: str | Path, split: str | None = None
+        cls,
+        folder: str | Path,
+        captions: str | Path,
+        split: str | None = None,
+        per_image: int | None = None,
     ) -> CaptionedImages:
         """Read a caption file (any format of `data.captions`) whose images are in `folder`.
+
+        `per_image` keeps the first captions of each image (papers use five of COCO's five to
+        seven).
 
         Raises:
             FileNotFoundError: the first image that is missing. ValueError: nothing to evaluate.
@@ -45,6 +57,7 @@ class CaptionedImages:
             if not path.is_file():
                 raise FileNotFoundError(f"{path} is missing; {captions} names it")
             files.append(path)
+            of_image = of_image[:per_image]
             texts += of_image
             owners += [row] * len(of_image)
         if not texts:
@@ -53,15 +66,34 @@ class CaptionedImages:
 
 
 def load(run: str | Path) -> tuple[DualEncoder, nn.Module]:
-    """The model of a run folder and its objective, whose `scores` says how the model is read."""
+    """The model of a run folder and its objective, whose `scores` says how the model is read; a
+    folder that names no objective (of towers from elsewhere) is read by `PooledCosine`.
+    """
     opened = run_folder.open_run(run)
     model = DualEncoder.from_pretrained(opened.path)
-    objective = OBJECTIVES.build(dict(opened.config["objective"]))
+    config = opened.config.get("objective") or {}
+    if "type" not in config:
+        return model, PooledCosine()
+    objective = OBJECTIVES.build(dict(config))
     objective.load_state_dict(opened.weights("objective."))
     return model, objective.eval()
 
 
-@torch.inference_mode()
+class PooledCosine(nn.Module):
+    """The plain reading of any model: cosine of its global embeddings."""
+
+    reads = ("image", "text")
+
+    def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """[I,T]."""
+        return unit(image.image) @ unit(text.text).T
+
+
+def readers(objective: nn.Module) -> dict[str, nn.Module]:
+    """What goes before a metric's name -> its reader: '' the run's own, 'pooled_' plain cosine."""
+    return {"": objective, "pooled_": PooledCosine()}
+
+
 def scores(
     model: DualEncoder,
     objective: nn.Module,
@@ -74,22 +106,79 @@ def scores(
     Args:
         resize: how an image becomes square, 'crop' (shorter side, then centre) or 'squash'.
     """
-    device, kept = model.mean.device, getattr(objective, "reads", ("image", "text"))
+    texts = encode_texts(model, data.captions, reads_of([objective]), batch_size * 4)
+    return score_images(model, {"": objective}, data.files, {"": texts}, resize, batch_size)[""]
+
+
+@torch.no_grad()
+def score_images(
+    model: DualEncoder,
+    readers: Mapping[str, nn.Module],
+    files: Sequence[Path],
+    texts: Mapping[str, Sequence[TextFeatures]],
+    resize: str = "crop",
+    batch_size: int = 64,
+) -> dict[str, Tensor]:
+    """Score image files against encoded texts, by several readers in one pass -> [I,T] of each.
+
+    Images are scored batch by batch, so that the patches of a data set are never held.
+    """
+    rows: dict[str, list[Tensor]] = {name: [] for name in readers}
+    for images_B in encode_images(model, files, reads_of(readers.values()), resize, batch_size):
+        for name, reader in readers.items():
+            # Texts are padded per batch, so they are scored per batch.
+            blocks = [reader.scores(images_B, t).float().cpu() for t in texts[name]]
+            rows[name].append(torch.cat(blocks, dim=1))
+    return {name: torch.cat(found) for name, found in rows.items()}
+
+
+@torch.no_grad()
+def encode_images(
+    model: DualEncoder,
+    files: Sequence[Path],
+    kept: Sequence[str],
+    resize: str = "crop",
+    batch_size: int = 64,
+) -> Iterator[ImageFeatures]:
+    """Features of image files, a batch at a time, with only the fields `kept`.
+
+    Raises ValueError naming the file that is no image.
+    """
     size = model.vision.img_size
-    image_parts = []
-    for files in _chunks(data.files, batch_size, "images"):
-        pixels = [images.eval_resize(images.decode(f.read_bytes()), size, resize) for f in files]
-        image_parts.append(_keep(model.image_features(torch.stack(pixels).to(device)), kept))
-    text_parts = []
-    for texts in _chunks(data.captions, batch_size * 4, "captions"):
-        text_parts.append(_keep(model.text_features(*model.tokenize(texts)), kept))
-    # Captions are padded per batch, so they are scored per batch.
-    blocks = [torch.cat([objective.scores(i, t) for i in image_parts]) for t in text_parts]
-    return torch.cat([block.float().cpu() for block in blocks], dim=1)
+    for part in _chunks(files, batch_size, "images"):
+        pixels = torch.stack([images.eval_resize(open_image(f), size, resize) for f in part])
+        yield _keep(model.image_features(pixels.to(model.mean.device)), kept)
+
+
+@torch.no_grad()
+def encode_texts(
+    model: DualEncoder, texts: Sequence[str], kept: Sequence[str], batch_size: int = 256
+) -> list[TextFeatures]:
+    """Features of texts, in batches of their own padding, with only the fields `kept`."""
+    return [
+        _keep(model.text_features(*model.tokenize(part)), kept)
+        for part in _chunks(texts, batch_size, "captions")
+    ]
+
+
+def open_image(file: str | Path) -> Tensor:
+    """An image file as [3,H,W] uint8. Raises FileNotFoundError and ValueError naming the file."""
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"no image {file}")
+    try:
+        return images.decode(Path(file).read_bytes())
+    except images.BadImage as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def reads_of(readers: Iterable[nn.Module]) -> tuple[str, ...]:
+    """The features that at least one of the readers uses."""
+    fields_read = [name for one in readers for name in getattr(one, "reads", ("image", "text"))]
+    return tuple(dict.fromkeys(fields_read))
 
 
 def _keep(side: Side, kept: Sequence[str]) -> Side:
-    """Drop the tensors that `scores` does not read: patches of a whole data set are large."""
+    """Drop the tensors that nobody reads: patches of a whole data set are large."""
     small = {"mask", "special", *kept}
     empty = side.image[:, :0] if isinstance(side, ImageFeatures) else side.text[:, :0]
     values = {f.name: getattr(side, f.name) for f in fields(side)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,14 +99,15 @@ def fold_recall(
 
 
 def read_pairs(
-    images: str, captions: str, split: str | None = None, protocol: str | None = None
+    images: str | Path, captions: str | Path, split: str | None = None, protocol: str | None = None
 ) -> tuple[encode.CaptionedImages, int]:
     """The images and captions of a data set, and how many folds its protocol has.
 
     Args: protocol: a name in PROTOCOLS: split 'test' of a Karpathy file, five captions per image.
 
     Raises:
-        ValueError: a protocol that is unknown, or whose number of images the file does not have.
+        FileNotFoundError: no such file, or an image. ValueError: an unknown protocol, a file of
+            another kind, or with another number of images.
     """
     if protocol is None:
         return encode.CaptionedImages.read(images, captions, split), 1
@@ -113,6 +115,8 @@ def read_pairs(
         raise ValueError(f"protocol {protocol!r}: use one of {', '.join(PROTOCOLS)}")
     count, folds = PROTOCOLS[protocol]
     split = split or "test"
+    if Path(captions).suffix.lower() != ".json" or '"sentences"' not in Path(captions).read_text():
+        raise ValueError(f"{captions} is no Karpathy file, which protocol {protocol} needs")
     data = encode.CaptionedImages.read(images, captions, split, CAPTIONS_PER_IMAGE)
     if len(data.files) != count:
         raise ValueError(

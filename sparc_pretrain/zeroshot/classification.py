@@ -1,0 +1,182 @@
+"""Zero-shot classification: class names become prompts, an image takes the best-scoring class."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.zeroshot import encode, prompts
+from sparc_pretrain.zeroshot.outcome import Outcome
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Image files, the row of each one's class, and the class names."""
+
+    files: list[Path]
+    labels: list[int]
+    classes: list[str]
+
+
+def read_labelled(
+    images: str | Path, table: str | Path | None = None, names: str | Path | None = None
+) -> LabelledImages:
+    """A folder with a folder per class, or a CSV of (image, label) whose images are in `images`.
+
+    Args:
+        names: JSON object folder (or label) -> class name, e.g. of ImageNet's wnids; or a list of
+            names in any format of `prompts.read_classes`, in the sorted order of folders, or of
+            the numbers that the CSV's labels are.
+
+    Raises:
+        FileNotFoundError: a folder, file or image that is missing. ValueError: what cannot be
+            read, naming file and line.
+    """
+    root = Path(images)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {root}")
+    if table is None:
+        rows = [
+            (file, folder.name)
+            for folder in sorted(p for p in root.iterdir() if p.is_dir())
+            for file in sorted(folder.rglob("*"))
+            if file.suffix.lower() in SUFFIXES
+        ]
+        if not rows:
+            raise ValueError(f"{root} has no folder per class with images; or give a CSV")
+    else:
+        rows = _read_table(Path(table), root)
+    found = sorted({label for _, label in rows}, key=_natural)
+    keys, classes = _named(found, names)
+    row = {key: i for i, key in enumerate(keys)}
+    for label in found:
+        if label not in row:
+            raise ValueError(f"{table or root}: class {label!r} has no name in {names}")
+    return LabelledImages([file for file, _ in rows], [row[label] for _, label in rows], classes)
+
+
+def _read_table(path: Path, root: Path) -> list[tuple[Path, str]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no table {path}")
+    rows = []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        if not {"image", "label"} <= set(columns):
+            raise ValueError(
+                f"{path}, line 1: needs the columns 'image' and 'label', has {columns}"
+            )
+        for row in reader:
+            if not row["image"] or not row["label"]:
+                raise ValueError(f"{path}, line {reader.line_num}: no image or no label")
+            image = root / row["image"].strip()
+            if not image.is_file():
+                raise FileNotFoundError(f"{image} is missing; {path} names it")
+            rows.append((image, row["label"].strip()))
+    if not rows:
+        raise ValueError(f"{path} holds no images")
+    return rows
+
+
+def _natural(label: str) -> tuple[int, str]:
+    """'2' before '10'."""
+    return (int(label), "") if label.isdigit() else (-1, label)
+
+
+def _named(found: list[str], names: str | Path | None) -> tuple[list[str], list[str]]:
+    """(labels as the data write them, class names), both in the order of the classes."""
+    if names is None:
+        return found, [label.replace("_", " ") for label in found]
+    path = Path(names)
+    if path.suffix.lower() == ".json" and path.is_file():
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(data, dict) and data and all(isinstance(v, str) for v in data.values()):
+            return list(data), list(data.values())
+    classes = prompts.read_classes(path)
+    if all(label.isdigit() for label in found):
+        return [str(i) for i in range(len(classes))], classes
+    if set(found) <= set(classes):
+        return classes, classes
+    if len(found) != len(classes):
+        missing = next(label for label in found if label not in classes)
+        raise ValueError(
+            f"{path} has {len(classes)} names for {len(found)} classes, and none is {missing!r}"
+        )
+    return found, classes
+
+
+def class_ranks(scores: Tensor, labels: Tensor) -> Tensor:
+    """The rank, from 1, of each image's class: scores [I,K], labels [I] -> [I] long.
+
+    Classes that score **at least** as high stand before it: ties count against the model.
+
+    Raises:
+        ValueError: shapes that do not fit, a label out of range, or NaN.
+    """
+    if scores.isnan().any():
+        raise ValueError("the scores hold NaN")
+    labels = torch.as_tensor(labels)
+    if labels.shape != scores.shape[:1] or not len(labels):
+        raise ValueError(f"{tuple(labels.shape)} labels for scores {tuple(scores.shape)}")
+    if labels.min() < 0 or labels.max() >= scores.shape[1]:
+        raise ValueError(f"labels must be 0 to {scores.shape[1] - 1}")
+    return (scores >= scores.gather(1, labels[:, None])).sum(dim=1)
+
+
+def accuracy(ranks: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
+    """``top1``, ``top5`` over images, and ``mean_per_class``: top-1 of each class that occurs,
+    averaged over classes.
+    """
+    labels = torch.as_tensor(labels)
+    found = {f"top{k}": (ranks <= k).double().mean().item() for k in ks}
+    right = (ranks <= 1).double()
+    count = torch.bincount(labels).double()
+    sums = torch.zeros_like(count).index_add(0, labels, right)
+    found["mean_per_class"] = (sums[count > 0] / count[count > 0]).mean().item()
+    return found
+
+
+def evaluate(
+    model: DualEncoder,
+    objective: nn.Module,
+    data: LabelledImages,
+    templates: Sequence[str] = (prompts.LABEL,),
+    ensemble: str = "auto",
+    resize: str = "crop",
+    batch_size: int = 64,
+) -> Outcome:
+    """Top-1, top-5 and mean per class, read as the objective says, and by pooled cosine."""
+    readers = encode.readers(objective)
+    texts = prompts.ClassTexts(model, readers, data.classes, templates, ensemble)
+    scores = encode.score_images(model, readers, data.files, texts.texts, resize, batch_size)
+    labels = torch.tensor(data.labels)
+    metrics: dict[str, float] = {}
+    items: dict[str, list[float]] = {}
+    for name, class_scores in texts.class_scores(scores).items():
+        ranks = class_ranks(class_scores, labels)
+        metrics |= {name + key: value for key, value in accuracy(ranks, labels).items()}
+        items |= {f"{name}top{k}": (ranks <= k).double().tolist() for k in (1, 5)}
+    count = torch.bincount(labels)
+    protocol = {
+        "images": len(data.files),
+        "classes": len(data.classes),
+        "chance_top1": 1 / len(data.classes),
+        "most_frequent_class": count.max().item() / len(labels),
+        "templates": len(templates),
+        "first_template": templates[0],
+        "ensemble": {name + "top1": how for name, how in texts.merged.items()},
+        "resize": resize,
+        "img_size": model.vision.img_size,
+        "read_by": f"{type(objective).__name__}.scores; pooled_: cosine of global embeddings",
+        "ties": "count against the model",
+    }
+    return Outcome(metrics, protocol, items, list(range(len(data.files))))

@@ -1,0 +1,104 @@
+"""Images with label maps (PNG) in ADE20K's layout, and how data sets number their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How label maps are to be read, as mmseg does it.
+
+    reduce_zero_label: label 0 is ignored and the others move down by one. background: label 0 (of
+    those left) is everything else, and no foreground class. classes: how many there must be, with
+    the background; 0 = any number.
+    """
+
+    reduce_zero_label: bool
+    background: bool
+    classes: int
+
+
+CONVENTIONS = {
+    "plain": Convention(False, False, 0),
+    "ade": Convention(True, False, 0),  # any data set in ADE20K's layout, the scenes too
+    "voc20": Convention(True, False, 20),
+    "voc21": Convention(False, True, 21),
+    "context59": Convention(True, False, 59),
+    "context60": Convention(False, True, 60),
+    "ade20k": Convention(True, False, 150),
+    "coco-stuff": Convention(False, False, 171),
+}
+
+
+@dataclass(frozen=True)
+class LabelledMaps:
+    """Image files, their label maps (PNG) and the class names, in the order of the labels."""
+
+    files: list[Path]
+    maps: list[Path]
+    classes: list[str]
+    convention: Convention
+
+
+def read_maps(
+    images: str | Path, annotations: str | Path, classes: Sequence[str], convention: str = "ade"
+) -> LabelledMaps:
+    """ADE20K's layout: every ANNOTATIONS/x.png with the image IMAGES/x.* beside it.
+
+    Args:
+        classes: names in the order of the labels; that of a background may be left out.
+        convention: a name in CONVENTIONS.
+
+    Raises:
+        FileNotFoundError: a folder or image that is missing. ValueError: an unknown convention,
+            or another number of classes than it has.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention {convention!r}: use one of {', '.join(CONVENTIONS)}")
+    rule = CONVENTIONS[convention]
+    classes = list(classes)
+    if rule.background and classes[0].lower() not in ("background", "other"):
+        classes = ["background", *classes]
+    if rule.classes and len(classes) != rule.classes:
+        raise ValueError(f"{convention} has {rule.classes} classes, not {len(classes)}")
+    for folder in (Path(images), Path(annotations)):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no folder {folder}")
+    by_stem = {file.stem: file for file in sorted(Path(images).iterdir())}
+    maps = sorted(Path(annotations).glob("*.png"))
+    if not maps:
+        raise FileNotFoundError(f"{annotations} holds no label maps (*.png)")
+    for file in maps:
+        if file.stem not in by_stem:
+            raise FileNotFoundError(f"{file} has no image {file.stem}.* in {images}")
+    return LabelledMaps([by_stem[m.stem] for m in maps], maps, classes, rule)
+
+
+def read_map(file: Path, convention: Convention, classes: int) -> Tensor:
+    """A label map as [H,W] long: 0 to classes-1, and IGNORE.
+
+    Raises ValueError for a map in colours, or with a label that is no class.
+    """
+    with Image.open(file) as picture:
+        if picture.mode not in ("L", "P", "I", "I;16"):
+            raise ValueError(f"{file} is a picture in {picture.mode}, not a map of class numbers")
+        label = torch.from_numpy(np.array(picture).astype(np.int64))
+    if convention.reduce_zero_label:
+        label = torch.where((label == 0) | (label == IGNORE), IGNORE, label - 1)
+    wrong = label[(label != IGNORE) & (label >= classes)]
+    if wrong.numel():
+        raise ValueError(
+            f"{file} has the label {wrong.max().item()} (after --convention), but there are "
+            f"{classes} classes"
+        )
+    return label

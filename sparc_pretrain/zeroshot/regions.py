@@ -1,0 +1,246 @@
+"""Regions: ground-truth boxes (COCO, LVIS) classified by class texts, from dense features.
+
+Suffixes: N boxes, K classes, D shared width, Dv the vision tower's width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+from tqdm import tqdm
+
+from sparc_pretrain.data.images import eval_resize
+from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.objectives.contrastive import unit
+from sparc_pretrain.zeroshot import dense, encode, prompts
+from sparc_pretrain.zeroshot.classification import class_ranks
+from sparc_pretrain.zeroshot.outcome import Outcome
+
+GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
+SCALE = 100.0  # 1/tau of the softmax that makes scores comparable between boxes: CLIP's bound
+LVIS_PER_IMAGE = 300  # detections that LVIS counts per image
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RegionImage:
+    """An image of `size` (H, W) and its boxes [N,4] (x0 y0 x1 y1, pixels), with the class row of
+    each.
+    """
+
+    image_id: int
+    file: Path
+    size: tuple[int, int]
+    boxes: Tensor
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Boxes of a COCO or LVIS file: `ids` and `names` of its categories by class row; `groups` of
+    LVIS (r, c, f), else empty.
+    """
+
+    images: list[RegionImage]
+    ids: list[int]
+    names: list[str]
+    groups: list[str]
+
+
+def read_regions(images: str | Path, file: str | Path, limit: int | None = None) -> Regions:
+    """The boxes of a COCO or LVIS file, crowds and empty boxes left out.
+
+    An image is IMAGES/file_name, or, of LVIS v1, IMAGES/ the last two or the last part of its
+    `coco_url`. Images without boxes are left out. `limit`: of images.
+
+    Raises:
+        FileNotFoundError: the file, or an image. ValueError: another kind of file, or no boxes.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"no annotation file {path}")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(data, dict) or not {"images", "annotations", "categories"} <= data.keys():
+        raise ValueError(f"{path} is no COCO or LVIS file: images, annotations, categories")
+    categories = sorted(data["categories"], key=lambda c: c["id"])
+    row = {category["id"]: k for k, category in enumerate(categories)}
+    boxes: dict[int, list[tuple[list[float], int]]] = {}
+    for annotation in data["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        if annotation.get("iscrowd") or w <= 0 or h <= 0:
+            continue
+        if annotation["category_id"] not in row:
+            raise ValueError(f"{path}: category {annotation['category_id']} is not listed")
+        found = ([x, y, x + w, y + h], row[annotation["category_id"]])
+        boxes.setdefault(annotation["image_id"], []).append(found)
+    listed = [image for image in data["images"] if image["id"] in boxes][:limit]
+    if not listed:
+        raise ValueError(f"{path} holds no boxes")
+    root = Path(images)
+    return Regions(
+        [_image(image, boxes[image["id"]], root, path) for image in listed],
+        [category["id"] for category in categories],
+        [category["name"] for category in categories],
+        [c["frequency"] for c in categories] if all("frequency" in c for c in categories) else [],
+    )
+
+
+def _image(
+    image: Json, boxes: list[tuple[list[float], int]], root: Path, file: Path
+) -> RegionImage:
+    parts = str(image.get("coco_url", "")).split("/")
+    names = [image.get("file_name"), "/".join(parts[-2:]), parts[-1]]
+    paths = [root / name for name in names if name]
+    path = next((p for p in paths if p.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"{paths[0] if paths else root} is missing; {file} names it")
+    corners = torch.tensor([box for box, _ in boxes], dtype=torch.float32)
+    size = (image["height"], image["width"])
+    return RegionImage(image["id"], path, size, corners, [label for _, label in boxes])
+
+
+def region_states(state_DHW: Tensor, boxes: Tensor) -> Tensor:
+    """Mean state [N,Dv] of boxes [N,4] on a map [Dv,h,w], by RoIAlign (Mask R-CNN, arXiv
+    1703.06870): bilinear samples, about one per patch, averaged.
+
+    Args: boxes: x0 y0 x1 y1 in patches.
+    """
+    pooled = roi_align(state_DHW[None], [boxes.to(state_DHW)], 1, aligned=True)
+    return pooled[:, :, 0, 0]
+
+
+@torch.inference_mode()
+def region_embeddings(
+    model: DualEncoder, image: Tensor, boxes: Tensor, size: int, head: str = "global"
+) -> Tensor:
+    """Unit embeddings [N,D] of boxes of an image.
+
+    Args:
+        image: [3,H,W] uint8, squashed to `size`. boxes: [N,4] in its pixels. head: 'global' =
+            g_v(h_v(mean of the box's patch states)), the way of whole images; 'local' = g_v alone.
+    """
+    height, width = image.shape[-2:]
+    pixels = eval_resize(image, size, "squash")[None].to(model.mean.device)
+    states = model.image_features(pixels).patch_states
+    side = size // model.vision.patch
+    state_DHW = states[0].T.unflatten(1, (side, side)).float()
+    per_patch = torch.tensor([side / width, side / height] * 2)
+    pooled = region_states(state_DHW, boxes * per_patch).to(states.dtype)
+    return unit(model.adapters.g_v(model.adapters.h_v(pooled) if head == "global" else pooled))
+
+
+def evaluate(
+    model: DualEncoder,
+    data: Regions,
+    templates: Sequence[str] = (prompts.LABEL,),
+    size: int = 0,
+    head: str = "global",
+) -> Outcome:
+    """Top-1 and top-5 of boxes, mean per class, and top-1 by LVIS's frequency group.
+
+    `extra["results"]` are detections for a COCO or LVIS evaluator: every box with every class (with
+    LVIS's limit per image), its score the softmax over classes of 100 cos;
+    `extra["chance_results"]` the same with random scores, since the places are given.
+
+    Raises ValueError: `size` no multiple of the patch, an unknown head, or an image of another size
+    than its boxes.
+    """
+    if head not in ("global", "local"):
+        raise ValueError(f"head {head!r}: use 'local' or 'global'")
+    size = size or model.vision.img_size
+    if size % model.vision.patch:
+        raise ValueError(f"--size {size} is no multiple of the patch, {model.vision.patch}")
+    names = [[prompts.spoken(name)] for name in data.names]
+    texts, _ = dense.class_texts(model, names, templates)
+    ranks, labels, owners, results, chance = [], [], [], [], []
+    random = torch.Generator().manual_seed(0)
+    for row, item in enumerate(tqdm(data.images, desc="images", unit="image", disable=None)):
+        image = encode.open_image(item.file)
+        if tuple(image.shape[-2:]) != item.size:
+            raise ValueError(
+                f"{item.file} has (H, W) = {tuple(image.shape[-2:])}, its boxes {item.size}"
+            )
+        cosine = (region_embeddings(model, image, item.boxes, size, head) @ texts.T).float().cpu()
+        ranks.append(class_ranks(cosine, torch.tensor(item.labels)))
+        labels += item.labels
+        owners += [row] * len(item.labels)
+        limit = LVIS_PER_IMAGE if data.groups else None
+        results += detections(item, cosine, data.ids, limit)
+        drawn = torch.rand(cosine.shape, generator=random) / SCALE
+        chance += detections(item, drawn, data.ids, limit)
+    rank, label = torch.cat(ranks), torch.tensor(labels)
+    metrics = region_metrics(rank, label, data.groups)
+    count = torch.bincount(label)
+    protocol = {
+        "images": len(data.images),
+        "boxes": len(labels),
+        "classes": len(data.names),
+        "classes_with_boxes": int((count > 0).sum()),
+        "chance_top1": 1 / len(data.names),
+        "most_frequent_class": count.max().item() / len(labels),
+        "boxes_of": "the ground truth, crowds left out",
+        "region": "RoIAlign (one bin) on patch states, then the head",
+        "head": "g_v(h_v(region))" if head == "global" else "g_v(region)",
+        "read_by": "cosine of regions and class texts, whatever the objective",
+        "score": f"softmax over classes of {SCALE:g} cos",
+        "resize": "squash",
+        "img_size": size,
+        "templates": len(templates),
+        "first_template": templates[0],
+        "ties": "count against the model",
+    }
+    items = {f"top{k}": (rank <= k).double().tolist() for k in (1, 5)}
+    return Outcome(metrics, protocol, items, owners, {"results": results, "chance_results": chance})
+
+
+def region_metrics(ranks: Tensor, labels: Tensor, groups: Sequence[str]) -> dict[str, float]:
+    """``top1``, ``top5`` of boxes; ``mean_per_class`` = top-1 averaged over the classes that have
+    boxes; with LVIS's groups also ``mean_per_class_rare`` (_common, _frequent) over their classes.
+    """
+    found = {f"top{k}": (ranks <= k).double().mean().item() for k in (1, 5)}
+    count = Counter(labels.tolist())
+    right = Counter(labels[ranks <= 1].tolist())
+    share = {k: right[k] / count[k] for k in count}
+    found["mean_per_class"] = sum(share.values()) / len(share)
+    for letter, name in GROUPS.items() if groups else ():
+        of_group = [value for k, value in share.items() if groups[k] == letter]
+        if of_group:
+            found[f"mean_per_class_{name}"] = sum(of_group) / len(of_group)
+    return found
+
+
+def detections(
+    item: RegionImage, cosine: Tensor, ids: Sequence[int], limit: int | None = None
+) -> list[Json]:
+    """Every box with every class as COCO results, the `limit` best of the image (None: all).
+
+    Args: cosine: [N,K]. ids: category id of each class.
+    """
+    score_NK = (SCALE * cosine.double()).softmax(dim=1)
+    flat = score_NK.flatten()
+    best = flat.topk(min(limit or len(flat), len(flat))).indices.tolist()
+    rows = []
+    for place in best:
+        box, k = divmod(place, score_NK.shape[1])
+        x0, y0, x1, y1 = item.boxes[box].tolist()
+        rows.append(
+            {
+                "image_id": item.image_id,
+                "category_id": ids[k],
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "score": flat[place].item(),
+            }
+        )
+    return rows

@@ -1,0 +1,52 @@
+"""The page of words: its size, its cards, and photos of any shape."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparc_pretrain.zeroshot.alignment import WordWeights
+from sparc_pretrain.zeroshot.alignment_sheet import CARD, sheet
+
+
+def words(count: int) -> list[WordWeights]:
+    weights = torch.zeros(4, 4)
+    weights[0, 0] = 1
+    return [WordWeights(f"word{i}", 0, 4, weights, 0.5) for i in range(count)]
+
+
+def cards(page) -> int:
+    """Runs of card-coloured pixels in the first column of the cards' rims, by their upper edge."""
+    white = (page == CARD).all(axis=-1)
+    starts = white[:, 1:] & ~white[:, :-1]
+    rows = starts.sum(axis=1)
+    return int(rows.max())
+
+
+@pytest.mark.parametrize("size", [(40, 60), (60, 40), (2000, 300), (300, 3000), (8, 8)])
+@pytest.mark.parametrize("count", [1, 9])
+def test_photos_of_any_shape_give_a_page_of_the_asked_width(size, count):
+    image = torch.full((3, *size), 90, dtype=torch.uint8)
+    page = sheet(image, "a caption " * 20, words(count), width=700)
+    assert page.shape[1] == 700 and page.shape[2] == 3 and page.dtype.name == "uint8"
+    assert page.shape[0] < 4000
+
+
+def test_more_words_take_more_rows_and_every_word_has_a_card():
+    image = torch.full((3, 60, 80), 90, dtype=torch.uint8)
+    few, many = (sheet(image, "text", words(count), 1000) for count in (3, 11))
+    assert many.shape[0] > 2 * few.shape[0] * 0.8
+    assert cards(few) >= 4
+
+
+def test_the_heat_lies_where_the_weights_are():
+    image = torch.full((3, 64, 64), 90, dtype=torch.uint8)
+    page = sheet(image, "text", words(1), 600).astype(int)
+    colourful = (page.max(axis=-1) - page.min(axis=-1)) > 60
+    rows, columns = colourful[90:].nonzero()  # below the legend
+    assert len(rows) > 50 and columns.min() > 300  # in the second card alone
+
+
+def test_a_page_that_is_too_narrow_is_refused():
+    with pytest.raises(ValueError, match="at least 360"):
+        sheet(torch.zeros(3, 9, 9).byte(), "text", words(1), 100)
