@@ -71,6 +71,7 @@ class DualEncoder(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.objective_config: dict[str, Any] = {}
+        self.interpolation = "bicubic"
 
     def forward(self, image: Tensor, ids: Tensor, mask: Tensor, special: Tensor) -> Features:
         """image [B,3,H,W] (uint8, or float, normalised), ids, mask, special [B,T] -> Features."""
@@ -87,18 +88,25 @@ class DualEncoder(nn.Module):
     def image_features(self, image: Tensor) -> ImageFeatures:
         """v_p = g_v(f_v(x)_p) without h_v, and v = g_v(h_v(mean_p f_v(x)_p)) (spec of SPARC, sec.
         3).
+
+        A converted tower pools its class token, or by attention, in the place of the mean.
         """
-        states = self.vision(self.normalize(image))
-        pooled = self.adapters.g_v(self.adapters.h_v(self.vision.pool(states)))
+        tokens = self.vision(self.normalize(image), prefix=True)
+        states = tokens[:, self.vision.prefix :]
+        pooled = self.adapters.g_v(self.adapters.h_v(self.vision.pool(tokens)))
         return ImageFeatures(image=pooled, patches=self.adapters.g_v(states), patch_states=states)
 
     def text_features(self, ids: Tensor, mask: Tensor, special: Tensor) -> TextFeatures:
-        """t_l = g_t(f_t(x)_l), and t = g_t(mean over real tokens)."""
+        """t_l = g_t(f_t(x)_l), and t = g_t(mean over real tokens), or of the state that the tower
+        pools.
+        """
         if self.text is None:
             raise ValueError("this run has no text tower")
         states = self.text(ids, mask)
+        pooled = self.text.pool(states, mask, ids)
+        states = states[:, : ids.shape[1]]  # SigLIP's tower has padded them to its length
         return TextFeatures(
-            text=self.adapters.g_t(self.text.pool(states, mask)),
+            text=self.adapters.g_t(pooled),
             tokens=self.adapters.g_t(states),
             mask=mask,
             special=special,
@@ -149,7 +157,7 @@ class DualEncoder(nn.Module):
             "global_head": self.global_head,
             "mean": [round(v, 6) for v in self.mean.flatten().tolist()],
             "std": [round(v, 6) for v in self.std.flatten().tolist()],
-            "interpolation": "bicubic",
+            "interpolation": self.interpolation,
             "objective": self.objective_config,
             "code_version": __version__,
         }
@@ -191,6 +199,7 @@ class DualEncoder(nn.Module):
                 f"{run.path}: weights do not fit its config: {error}"
             ) from None
         model.objective_config = config["objective"]
+        model.interpolation = config["interpolation"]
         return model.eval()
 
 

@@ -178,7 +178,9 @@ def publish(
 def model_card(config: dict[str, Any]) -> str:
     """A README for the folder: what it is, how it was made, how to use it."""
     vision, objective = config["vision"], config["objective"]
-    name = objective.get("type", "?") if objective else "none"
+    source = config.get("source") or {}
+    name = source.get("name") or (objective.get("type", "?") if objective else "none")
+    origin = "{library}: {name}".format(**source) if source else "pre-trained here"
     text = config["text"] or {}
     return f"""# {name} backbone: {vision["arch"]} at {vision["img_size"]} px
 
@@ -186,6 +188,7 @@ def model_card(config: dict[str, Any]) -> str:
 |---|---|
 | vision tower | {vision["arch"]}, width {vision["width"]}, patch {vision["patch"]} |
 | text tower | width {text.get("width")}, {text.get("layers")} layers |
+| weights | {origin} |
 | shared width | {config["width"]} |
 | objective | {json.dumps(objective)} |
 | image-text pairs seen | {config.get("samples_seen")} |

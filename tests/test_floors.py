@@ -22,6 +22,7 @@ FLOORS = {
     "sparc_pretrain.objectives": 2,
     "sparc_pretrain.pretrainer": 3,
     "sparc_pretrain.zeroshot": 3,
+    "sparc_pretrain.convert": 3,
     "sparc_pretrain.engine": 3,
     "sparc_pretrain.study": 3,
     "transfer": 4,

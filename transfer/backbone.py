@@ -85,6 +85,7 @@ class SparcViT(BaseModule):
             module.requires_grad_(False)
         if frozen and self.tower.net.pos_embed is not None:
             self.tower.net.pos_embed.requires_grad_(False)
+        self._freeze_what_maps_do_not_use(bool(frozen))
 
     @property
     def out_channels(self) -> int:
@@ -142,7 +143,19 @@ class SparcViT(BaseModule):
         down, right = -height % self.stride, -width % self.stride
         if down or right:
             image = F.pad(image, (0, right, 0, down))
-        return tuple(self.tower.maps(image, self.out_indices, self.window, self.global_blocks))
+        maps = self.tower.maps(image, self.out_indices, self.window, self.global_blocks)
+        return tuple(m.contiguous() for m in maps)  # some heads take views of them
+
+    def _freeze_what_maps_do_not_use(self, embedding: bool) -> None:
+        """Converted towers: no map passes the pooling (DDP would wait for its gradients); class and
+        register tokens belong to the embedding.
+        """
+        net = self.tower.net
+        parts = [net.attn_pool, net.fc_norm]
+        parts += [net.cls_token, net.reg_token, net.norm_pre] if embedding else []
+        for part in parts:
+            if part is not None:
+                part.requires_grad_(False)
 
     def _frozen_modules(self) -> list:
         if self.frozen is True:

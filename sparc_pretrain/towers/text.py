@@ -1,24 +1,62 @@
-"""TextTower: token ids -> token states. A bidirectional, pre-norm transformer encoder from
-transformers (SigLIP's text model).
+"""TextTower: token ids -> token states. Pre-norm transformer encoders from transformers: SigLIP's
+bidirectional text model, or CLIP's causal one.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers import SiglipTextConfig, SiglipTextModel
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel, SiglipTextConfig, SiglipTextModel
+
+POOLS = ("mean", "argmax", "eos", "last")
+
+
+@dataclass(frozen=True)
+class TextStyle:
+    """How a text tower reads and pools; the defaults are what SPARC trains.
+
+    causal: a token attends to itself and those before it (CLIP). pool: 'mean' over real tokens,
+    'argmax' the token with the highest id (CLIP's end token), 'eos' the first `eos_id`, 'last' the
+    last position (SigLIP). act, norm_eps: of the layers. mlp_width: None = 4 * width. pad_id: fills
+    captions up to `max_tokens` where padding is read (see `fixed_length`).
+    """
+
+    causal: bool = False
+    pool: str = "mean"
+    act: str = "gelu_pytorch_tanh"
+    norm_eps: float = 1e-6
+    mlp_width: int | None = None
+    eos_id: int | None = None
+    pad_id: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pool not in POOLS:
+            raise ValueError(f"text pool {self.pool!r}: use one of {POOLS}")
+        if self.pool == "eos" and self.eos_id is None:
+            raise ValueError("text pool 'eos' needs eos_id")
+
+    @property
+    def fixed_length(self) -> bool:
+        """Padding takes part, so every caption is padded to `max_tokens`: SigLIP. Neither a mean
+        over masked states nor a causal state at the end token sees what follows.
+        """
+        return self.pool == "last" or (not self.causal and self.pool != "mean")
 
 
 class TextTower(nn.Module):
-    """Transformer encoder over tokens; every real token attends to every real token, padding takes
-    no part.
+    """Transformer encoder over tokens; as SPARC trains it, every real token attends to every real
+    token and padding takes no part.
 
     Args:
         vocab_size: number of token ids.
         width: Dt; layers, heads: depth and attention heads (the paper's: 768, 12, 12).
         max_tokens: longest caption in tokens, special ones included (the paper's: 55).
         dropout: attention dropout.
+        style: what a converted text tower does differently.
     """
 
     def __init__(
@@ -29,8 +67,10 @@ class TextTower(nn.Module):
         heads: int = 12,
         max_tokens: int = 55,
         dropout: float = 0.0,
+        style: TextStyle | None = None,
     ) -> None:
         super().__init__()
+        self.style = style or TextStyle()
         self.settings = dict(
             vocab_size=int(vocab_size),
             width=width,
@@ -39,21 +79,25 @@ class TextTower(nn.Module):
             max_tokens=max_tokens,
             dropout=dropout,
         )
-        self.net = SiglipTextModel(
-            SiglipTextConfig(
-                vocab_size=int(vocab_size),
-                hidden_size=width,
-                intermediate_size=4 * width,
-                num_hidden_layers=layers,
-                num_attention_heads=heads,
-                max_position_embeddings=max_tokens,
-                attention_dropout=dropout,
-                pad_token_id=0,
-                bos_token_id=None,
-                eos_token_id=None,
-            )
+        options = dict(
+            vocab_size=int(vocab_size),
+            hidden_size=width,
+            intermediate_size=self.style.mlp_width or 4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=max_tokens,
+            attention_dropout=dropout,
+            hidden_act=self.style.act,
+            layer_norm_eps=self.style.norm_eps,
+            pad_token_id=0,
+            bos_token_id=None,
         )
-        self.net.head = nn.Identity()  # its pooled output is not used: SPARC averages token states
+        if self.style.causal:
+            # its own pooling is not used, but 2 (argmax) is the one that needs no such token
+            self.net = CLIPTextModel(CLIPTextConfig(**options, eos_token_id=2))
+        else:
+            self.net = SiglipTextModel(SiglipTextConfig(**options, eos_token_id=None))
+            self.net.head = nn.Identity()  # its pooled output is not used, see `pool`
         for name, weight in self.net.named_parameters():
             if (
                 "embedding" in name
@@ -72,20 +116,25 @@ class TextTower(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """What a run folder needs to build this tower again."""
-        return {**self.settings, "causal": False, "pool": "mean"}
+        usual = asdict(TextStyle())
+        style = asdict(self.style)
+        special = {k: v for k, v in style.items() if k in ("causal", "pool") or v != usual[k]}
+        return {**self.settings, **special}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TextTower:
-        """Build the tower that `config()` described."""
-        if config.get("causal") or config.get("pool", "mean") != "mean":
-            raise ValueError(
-                f"a text tower like {config} is not supported: bidirectional, mean pooled only"
-            )
-        return cls(**{k: v for k, v in config.items() if k not in ("causal", "pool")})
+        """Build the tower that `config()` described.
+
+        Raises:
+            ValueError: a pool that this code does not know. TypeError: an unknown key.
+        """
+        style = {k: v for k, v in config.items() if k in TextStyle.__dataclass_fields__}
+        size = {k: v for k, v in config.items() if k not in style}
+        return cls(**size, style=TextStyle(**style))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids [B,T] long, mask [B,T] bool (True = real) -> token states [B,T,Dt] after the final
-        norm.
+        norm; [B,max_tokens,Dt] for a tower that reads its padding (`TextStyle.fixed_length`).
 
         Raises:
             ValueError: captions longer than `max_tokens`.
@@ -94,11 +143,28 @@ class TextTower(nn.Module):
             raise ValueError(
                 f"captions of {ids.shape[1]} tokens; this text tower reads {self.max_tokens}"
             )
+        if self.style.fixed_length:
+            ids = torch.where(mask, ids, self.style.pad_id)
+            ids = F.pad(ids, (0, self.max_tokens - ids.shape[1]), value=self.style.pad_id)
+            return self.net(input_ids=ids).last_hidden_state
+        if self.style.causal:  # padding follows every real token, so none attends to it
+            return self.net(input_ids=ids).last_hidden_state
         return self.net(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
-    def pool(self, states: Tensor, mask: Tensor) -> Tensor:
+    def pool(self, states: Tensor, mask: Tensor, ids: Tensor | None = None) -> Tensor:
         """Token states [B,T,Dt] -> text state [B,Dt]: the mean over real tokens (main text, sec.
-        3).
+        3), or the state that `TextStyle.pool` names; `ids` [B,T] are read by 'argmax' and 'eos'.
+
+        Raises:
+            ValueError: no ids where they are needed.
         """
-        kept = mask.unsqueeze(-1).to(states.dtype)
-        return (states * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
+        if self.style.pool == "mean":
+            kept = mask.unsqueeze(-1).to(states.dtype)
+            return (states * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
+        if self.style.pool == "last":
+            return states[:, -1]
+        if ids is None:
+            raise ValueError(f"text pool {self.style.pool!r} needs the token ids")
+        ids = torch.where(mask, ids, -1)
+        end = ids if self.style.pool == "argmax" else (ids == self.style.eos_id).int()
+        return states[torch.arange(len(ids), device=ids.device), end.argmax(dim=1)]

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import timm
 import torch
-from timm.layers import resample_patch_embed
+from timm.layers import LayerNorm, SwiGLUPacked, resample_patch_embed
+from timm.models import is_model, list_models, model_entrypoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -18,11 +20,21 @@ from torch.utils.checkpoint import checkpoint
 # Above this many patches the fused kernel is used on a CPU as well: the plain one needs P*P memory
 # per head.
 PLAIN_ATTENTION_PATCHES = 1024
+# Modules of timm whose models are plain Vision Transformers: blocks over patch tokens with learned
+# absolute positions. EVA, DINOv3 (rotary positions), BEiT and hierarchical ones are not.
+PLAIN_VIT = tuple(
+    f"timm.models.{name}" for name in ("vision_transformer", "vision_transformer_hybrid", "deit")
+)
+MLP_LAYERS = {"swiglu_packed": SwiGLUPacked}  # values of the override `mlp_layer`
+POOLS = {"token": "cls"}  # timm's name -> the run folder's, where they differ
 
 
 class VisionTower(nn.Module):
-    """A timm Vision Transformer without class token and average pooled, as SPARC trains it (App.
-    D.3).
+    """A timm Vision Transformer; by default without class token and average pooled, as SPARC trains
+    it (App. D.3).
+
+    Converted backbones keep their class and register tokens (the prefix), norms and pooling, all of
+    them given by `overrides`.
 
     Args:
         arch: a timm ViT name, e.g. ``vit_base_patch16_224``.
@@ -30,7 +42,8 @@ class VisionTower(nn.Module):
             run time, the position embeddings are then resampled (timm's bicubic, antialiased).
         drop_path_rate: stochastic depth.
         overrides: further arguments of timm's VisionTransformer, e.g. ``dict(depth=6,
-            patch_size=8)``.
+            patch_size=8)``; ``norm_eps`` (epsilon of the layer norms) and ``mlp_layer``
+            ('swiglu_packed') stand for arguments that are classes.
 
     Raises:
         ValueError: `arch` is not a Vision Transformer that timm knows.
@@ -44,13 +57,15 @@ class VisionTower(nn.Module):
         overrides: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if not timm.is_model(arch) or not arch.startswith(("vit_", "deit")):
-            near = difflib.get_close_matches(arch, timm.list_models("vit_*"), n=4)
-            raise ValueError(f"timm has no Vision Transformer {arch!r}; near names: {near}")
+        check_arch(arch)
         self.arch = arch
         self.img_size = int(img_size)
         self.overrides = dict(overrides or {})
         options = {"class_token": False, "global_pool": "avg", "fc_norm": False, **self.overrides}
+        if "norm_eps" in options:
+            options["norm_layer"] = partial(LayerNorm, eps=options.pop("norm_eps"))
+        if "mlp_layer" in options:
+            options["mlp_layer"] = MLP_LAYERS[options["mlp_layer"]]
         self.net = timm.create_model(
             arch,
             pretrained=False,
@@ -77,6 +92,11 @@ class VisionTower(nn.Module):
         """Side of a patch in pixels, the stride of the maps."""
         return self.net.patch_embed.patch_size[0]
 
+    @property
+    def prefix(self) -> int:
+        """Number of class and register tokens, which come before the patches."""
+        return self.net.num_prefix_tokens
+
     def config(self) -> dict[str, Any]:
         """What a run folder needs to build this tower again (see run_folder)."""
         return {
@@ -86,7 +106,7 @@ class VisionTower(nn.Module):
             "img_size": self.img_size,
             "class_token": self.net.has_class_token,
             "reg_tokens": self.net.num_reg_tokens,
-            "pool": self.net.global_pool,
+            "pool": POOLS.get(self.net.global_pool, self.net.global_pool),
             "pre_norm": not isinstance(self.net.norm_pre, nn.Identity),
             "act": type(self.net.blocks[0].mlp.act).__name__,
             "overrides": self.overrides,
@@ -109,18 +129,24 @@ class VisionTower(nn.Module):
             )
         return tower
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, prefix: bool = False) -> Tensor:
         """image [B,3,H,W] float, normalised -> patch states [B,P,Dv] after the final norm, P = H*W
         / patch^2.
+
+        `prefix` keeps the class and register tokens before the patches: [B,N+P,Dv], which is what
+        `pool` reads.
         """
         x, _ = self._embed(image)
         for block in self.net.blocks:
             x = self._run(block, x)
-        return self.net.norm(x)[:, self.net.num_prefix_tokens :]
+        x = self.net.norm(x)
+        return x if prefix else x[:, self.prefix :]
 
     def pool(self, states: Tensor) -> Tensor:
-        """Patch states [B,P,Dv] -> image state [B,Dv]: the mean over patches."""
-        return states.mean(dim=1)
+        """All token states [B,N+P,Dv], the prefix first -> image state [B,Dv]: the mean over
+        patches, the class token, or the attention pool.
+        """
+        return self.net.forward_head(states, pre_logits=True)
 
     def maps(
         self,
@@ -135,17 +161,16 @@ class VisionTower(nn.Module):
             image: [B,3,H,W] float, normalised; H and W multiples of the patch.
             indices: block numbers, ascending from 0; negative ones count from the end.
             window: side in patches of attention windows (ViTDet, arXiv 2203.16527, sec. 3); 0 =
-                attention over the whole image.
+                attention over the whole image. Class and register tokens take part in every
+                window and leave it as the mean over windows.
             global_blocks: with windows, the blocks that still attend to the whole image.
 
         Raises:
-            ValueError: an index out of range, or windows on a tower with prefix tokens.
+            ValueError: an index out of range.
         """
         wanted = [i % self.depth if -self.depth <= i < self.depth else None for i in indices]
         if None in wanted:
             raise ValueError(f"out_indices {list(indices)}: the tower has {self.depth} blocks")
-        if window and self.net.num_prefix_tokens:
-            raise ValueError("window attention needs a tower without class or register tokens")
         x, (h, w) = self._embed(image)
         maps: dict[int, Tensor] = {}
         for i, block in enumerate(self.net.blocks[: max(wanted) + 1]):
@@ -154,7 +179,7 @@ class VisionTower(nn.Module):
             else:
                 x = self._run(block, x)
             if i in wanted:
-                patches = self.net.norm(x)[:, self.net.num_prefix_tokens :]
+                patches = self.net.norm(x)[:, self.prefix :]
                 maps[i] = patches.transpose(1, 2).reshape(x.shape[0], -1, h, w)
         return [maps[i] for i in wanted]
 
@@ -174,21 +199,44 @@ class VisionTower(nn.Module):
         return block(x)
 
 
-def _windowed(block: nn.Module, x: Tensor, h: int, w: int, window: int) -> Tensor:
-    """A timm block whose attention sees windows of `window` x `window` patches; x [B,h*w,D] ->
-    [B,h*w,D].
+def check_arch(arch: str) -> None:
+    """Raises ValueError, with near names, when `arch` is no plain Vision Transformer of timm."""
+    if is_model(arch):
+        module = model_entrypoint(arch).__module__
+        if module in PLAIN_VIT:
+            return
+        why = f"{arch!r} ({module}) is not a plain Vision Transformer"
+    else:
+        why = f"timm has no Vision Transformer {arch!r}"
+    known = [n for m in PLAIN_VIT for n in list_models(module=m.rpartition(".")[2])]
+    near = difflib.get_close_matches(arch, known, n=4, cutoff=0.4)
+    raise ValueError(f"{why}; near names: {near}")
 
-    The map is padded after the norm with zeros at the right and bottom, as in ViTDet.
+
+def _windowed(block: nn.Module, x: Tensor, h: int, w: int, window: int) -> Tensor:
+    """A timm block whose attention sees windows of `window` x `window` patches; x [B,N+h*w,D] ->
+    the same.
+
+    The map is padded after the norm with zeros at the right and bottom, as in ViTDet. The N prefix
+    tokens are read and updated in every window; their updates are averaged over windows, so one
+    window over the whole map is global attention for them as well.
     """
-    b, _, d = x.shape
-    y = block.norm1(x).reshape(b, h, w, d)
+    b, d = x.shape[0], x.shape[2]
+    n = x.shape[1] - h * w
+    y = block.norm1(x)
+    first, y = y[:, :n], y[:, n:].reshape(b, h, w, d)
     down, right = -h % window, -w % window
     y = F.pad(y, (0, 0, 0, right, 0, down))
     rows, columns = (h + down) // window, (w + right) // window
     y = y.reshape(b, rows, window, columns, window, d).transpose(2, 3)
-    y = block.attn(y.reshape(-1, window * window, d))
-    y = y.reshape(b, rows, columns, window, window, d).transpose(2, 3)
+    y = y.reshape(-1, window * window, d)
+    if n:
+        y = torch.cat([first.repeat_interleave(rows * columns, dim=0), y], dim=1)
+    y = block.attn(y)
+    first = y[:, :n].reshape(b, rows * columns, n, d).mean(dim=1)
+    y = y[:, n:].reshape(b, rows, columns, window, window, d).transpose(2, 3)
     y = y.reshape(b, h + down, w + right, d)[:, :h, :w].reshape(b, h * w, d)
+    y = torch.cat([first, y], dim=1) if n else y
     x = x + block.drop_path1(block.ls1(y))
     return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 

@@ -1,10 +1,12 @@
 """Towers: shapes, padding, resizing, windows, and building again from a config."""
 
+import json
+
 import pytest
 import torch
 
-from sparc_pretrain.towers.text import TextTower
-from sparc_pretrain.towers.vision import VisionTower, resample_patch
+from sparc_pretrain.towers.text import TextStyle, TextTower
+from sparc_pretrain.towers.vision import VisionTower, _windowed, resample_patch
 
 TINY = dict(embed_dim=32, depth=4, num_heads=2)
 
@@ -99,6 +101,68 @@ def test_patches_are_resampled_to_another_size():
 
 
 @pytest.fixture
+def registers():
+    torch.manual_seed(0)
+    overrides = dict(class_token=True, reg_tokens=2, global_pool="token", **TINY)
+    return VisionTower("vit_tiny_patch16_224", 64, overrides=overrides).eval()
+
+
+def test_class_and_register_tokens_come_first_and_are_not_patches(registers):
+    image = torch.randn(2, 3, 64, 64)
+    tokens = registers(image, prefix=True)
+    assert tokens.shape == (2, 3 + 16, 32) and registers.prefix == 3
+    assert torch.equal(registers(image), tokens[:, 3:])
+    assert torch.equal(registers.pool(tokens), tokens[:, 0])
+    assert registers.config()["pool"] == "cls"
+    (last,) = registers.maps(image, (-1,))
+    torch.testing.assert_close(last.flatten(2).transpose(1, 2), tokens[:, 3:])
+
+
+def test_an_average_never_counts_class_or_register_tokens():
+    overrides = dict(class_token=True, reg_tokens=2, **TINY)
+    tower = VisionTower("vit_tiny_patch16_224", 64, overrides=overrides).eval()
+    tokens = tower(torch.randn(2, 3, 64, 64), prefix=True)
+    torch.testing.assert_close(tower.pool(tokens), tokens[:, 3:].mean(dim=1))
+
+
+def test_one_window_is_global_attention_for_class_and_register_tokens_too(registers):
+    image = torch.randn(1, 3, 64, 64)
+    (whole,), (windowed,) = (registers.maps(image, (-1,), window=w) for w in (0, 4))
+    torch.testing.assert_close(windowed, whole)
+
+
+def test_prefix_tokens_are_updated_by_the_mean_over_windows(registers):
+    image = torch.randn(1, 3, 64, 64)
+    x, (h, w) = registers._embed(image)
+    block = registers.net.blocks[0]
+    tokens, y = x[:, :3], x[:, 3:].reshape(1, 4, 4, 32)
+    updates = []
+    for row in (0, 2):
+        for column in (0, 2):
+            part = y[:, row : row + 2, column : column + 2].reshape(1, 4, 32)
+            part = torch.cat([tokens, part], dim=1)
+            updates.append(block.attn(block.norm1(part))[:, :3])
+    wanted = tokens + sum(updates) / 4
+    wanted = wanted + block.mlp(block.norm2(wanted))
+    torch.testing.assert_close(_windowed(block, x, h, w, 2)[:, :3], wanted)
+
+
+def test_norm_epsilon_and_packed_swiglu_are_said_in_json():
+    overrides = dict(norm_eps=1e-3, mlp_layer="swiglu_packed", act_layer="silu", **TINY)
+    tower = VisionTower("vit_tiny_patch16_224", 64, overrides=overrides)
+    assert tower.net.norm.eps == tower.net.blocks[1].norm2.eps == 1e-3
+    assert type(tower.net.blocks[0].mlp).__name__ == "GluMlp"
+    again = VisionTower.from_config(json.loads(json.dumps(tower.config())))
+    again.load_state_dict(tower.state_dict())
+
+
+@pytest.mark.parametrize("arch", ["vit_base_patch16_dinov3", "eva02_tiny_patch14_224"])
+def test_a_transformer_of_another_kind_is_refused(arch):
+    with pytest.raises(ValueError, match=r"timm.models.eva\) is not a plain Vision Transformer"):
+        VisionTower(arch)
+
+
+@pytest.fixture
 def text():
     torch.manual_seed(0)
     return TextTower(50, width=32, layers=2, heads=2, max_tokens=12).eval()
@@ -132,5 +196,59 @@ def test_a_text_tower_is_built_again_from_its_config(text):
     again.load_state_dict(text.state_dict())
     ids, mask = torch.randint(1, 50, (1, 6)), torch.ones(1, 6, dtype=torch.bool)
     torch.testing.assert_close(again.eval()(ids, mask), text(ids, mask))
-    with pytest.raises(ValueError, match="causal"):
-        TextTower.from_config({**text.config(), "causal": True})
+    assert set(text.config()) == {*text.settings, "causal", "pool"}  # as older run folders have it
+    with pytest.raises(ValueError, match="pool 'middle'"):
+        TextTower.from_config({**text.config(), "pool": "middle"})
+
+
+def styled(**style) -> TextTower:
+    torch.manual_seed(0)
+    tower = TextTower(50, width=32, layers=2, heads=2, max_tokens=8, style=TextStyle(**style))
+    return tower.eval()
+
+
+def test_a_causal_token_does_not_see_what_follows():
+    tower = styled(causal=True, pool="argmax")
+    ids = torch.randint(1, 50, (1, 6))
+    changed = ids.clone()
+    changed[0, 4] = (ids[0, 4] + 1) % 50
+    mask = torch.ones(1, 6, dtype=torch.bool)
+    a, b = tower(ids, mask), tower(changed, mask)
+    torch.testing.assert_close(a[:, :4], b[:, :4])
+    assert (a[:, 4:] - b[:, 4:]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("style", "where"), [(dict(pool="argmax"), 3), (dict(pool="eos", eos_id=7), 1)]
+)
+def test_the_end_token_is_found_among_the_real_ones(style, where):
+    tower = styled(causal=True, **style)
+    ids = torch.tensor([[3, 7, 5, 40, 49]])
+    mask = torch.tensor([[True, True, True, True, False]])
+    states = tower(ids, mask)
+    assert torch.equal(tower.pool(states, mask, ids), states[:, where])
+    with pytest.raises(ValueError, match="needs the token ids"):
+        tower.pool(states, mask)
+
+
+def test_a_tower_that_reads_its_padding_always_has_its_length():
+    tower = styled(pool="last", pad_id=1)
+    ids = torch.tensor([[3, 4, 5], [6, 7, 30]])
+    mask = torch.tensor([[True] * 3, [True, True, False]])
+    padded = torch.tensor([[3, 4, 5, 1, 1, 1, 1, 1], [6, 7, 1, 1, 1, 1, 1, 1]])
+    states = tower(ids, mask)
+    assert states.shape == (2, 8, 32)
+    torch.testing.assert_close(states, tower(padded, torch.ones_like(padded, dtype=torch.bool)))
+    assert torch.equal(tower.pool(states, mask), states[:, -1])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_styled_text_tower_is_built_again_from_its_config(causal):
+    tower = styled(causal=causal, pool="last", act="quick_gelu", norm_eps=1e-5, mlp_width=40)
+    again = TextTower.from_config(json.loads(json.dumps(tower.config())))
+    again.load_state_dict(tower.state_dict())
+    ids, mask = torch.randint(1, 50, (1, 6)), torch.ones(1, 6, dtype=torch.bool)
+    torch.testing.assert_close(again.eval()(ids, mask), tower(ids, mask))
+    assert again.style == tower.style
+    with pytest.raises(ValueError, match="eos_id"):
+        TextStyle(pool="eos")

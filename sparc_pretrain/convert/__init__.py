@@ -1,0 +1,1 @@
+"""Weights in and out: checkpoints of open_clip, timm and Hugging Face <-> run folders."""

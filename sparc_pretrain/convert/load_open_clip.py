@@ -1,0 +1,106 @@
+"""open_clip's checkpoints by name, from a folder, or from a file -> Parts."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.convert import convert_state_dict
+from open_clip.model import CLIP, CustomTextCLIP, convert_to_custom_text_state_dict
+from torch import Tensor, nn
+
+from sparc_pretrain.convert.files import read_weights
+from sparc_pretrain.convert.from_open_clip import from_open_clip
+from sparc_pretrain.convert.parts import Parts, load
+
+
+def load_open_clip(source: str, arch: str | None = None, vision_only: bool = False) -> Parts:
+    """An open_clip model: ``ARCH:TAG`` (``ViT-B-16:laion2b_s34b_b88k``), ``hf-hub:NAME``, a folder
+    with open_clip_config.json, or a file of weights with `arch` (a name, or a model config .json).
+
+    Raises:
+        ValueError: an unknown name, or weights that do not fit. OSError: not to be fetched.
+    """
+    path = Path(source)
+    if path.is_file():
+        if arch is None:
+            raise ValueError(f"{source}: say what it is with --arch NAME, e.g. ViT-B-16")
+        model = _build(arch, read_weights(path), source)
+        return from_open_clip(model, path.name, vision_only)
+    if path.is_dir():
+        settings = json.loads((path / "open_clip_config.json").read_text(encoding="utf-8"))
+        files = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".bin", ".pt"))
+        files.sort(key=lambda p: p.suffix != ".safetensors")
+        if not files:
+            raise FileNotFoundError(f"{path} holds no .safetensors file of weights")
+        model = _model(settings["model_cfg"])
+        _fill(model, read_weights(files[0]), str(files[0]))
+        open_clip.model.set_model_preprocess_cfg(model, settings.get("preprocess_cfg", {}))
+        return from_open_clip(model, path.resolve().name, vision_only)
+    options: dict[str, Any] = {}
+    name, tag = source, None
+    if not source.startswith("hf-hub:"):
+        name, _, tag = source.partition(":")
+        known = open_clip.list_pretrained_tags_by_model(_known(name))
+        if tag not in known:
+            raise ValueError(f"open_clip has no weights {source!r}: use {name}:TAG of {known}")
+        if open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False):
+            options["force_quick_gelu"] = True  # else open_clip only warns, and is wrong
+        elif open_clip.get_model_config(name).get("quick_gelu", False):
+            raise ValueError(f"{source} was not trained with QuickGELU: leave -quickgelu out")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = open_clip.create_model(name, tag, require_pretrained=True, **options)
+    except Exception as error:  # the hub, its client and open_clip raise a dozen types
+        reason = " ".join(str(error).split())[:300]
+        raise OSError(
+            f"{source} cannot be loaded ({type(error).__name__}: {reason}); download its "
+            ".safetensors file and pass that with --arch"
+        ) from None
+    return from_open_clip(model, source, vision_only)
+
+
+def _known(name: str) -> str:
+    """`name` if open_clip has that architecture; raises ValueError with near names if not."""
+    names = open_clip.list_models()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=4, cutoff=0.4)
+        raise ValueError(f"open_clip has no model {name!r}; near names: {near}")
+    return name
+
+
+def _build(arch: str, weights: dict[str, Tensor], source: str) -> nn.Module:
+    if arch.endswith(".json"):
+        if not Path(arch).is_file():
+            raise FileNotFoundError(f"no model config {arch}")
+        cfg = json.loads(Path(arch).read_text(encoding="utf-8"))
+        model = _model(cfg.get("model_cfg", cfg))
+    else:
+        model = _model(open_clip.get_model_config(_known(arch)))
+    _fill(model, weights, source)
+    return model
+
+
+def _model(cfg: dict[str, Any]) -> nn.Module:
+    """The model of an open_clip model config, with random weights and without downloads."""
+    cfg = dict(cfg)
+    if "multimodal_cfg" in cfg or cfg.get("text_cfg", {}).get("hf_model_name"):
+        raise ValueError("CoCa and Hugging Face text towers of open_clip are not converted")
+    custom = cfg.pop("custom_text", False)
+    return (CustomTextCLIP if custom else CLIP)(**cfg)
+
+
+def _fill(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    weights = convert_state_dict(model, weights)
+    if "positional_embedding" in weights and not hasattr(model, "positional_embedding"):
+        weights = convert_to_custom_text_state_dict(weights)
+    own = model.state_dict()
+    for key in ("logit_scale", "logit_bias"):
+        if key in weights and key in own:
+            weights[key] = weights[key].reshape(own[key].shape)
+    load(model, weights, source, "is its config (--arch) that of these weights?")
