@@ -11,23 +11,17 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.model import BaseModule
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.io import write_png
 
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.registry import DATASETS, MODELS
+from tests.transfer.captioner_parts import CAPTIONS, SIZE
 from transfer.captioning.dataset import TRIES, CaptionDataset
 from transfer.captioning.model import Captioner, caption_loss
 
-CAPTIONS = [
-    "a red square on the left",
-    "two green circles and a dog",
-    "the sky",
-    "a blue cat sits under a small yellow table near the door",
-]
 LANGUAGE_MODEL = dict(
     model_type="gpt2",
     n_layer=2,
@@ -38,21 +32,6 @@ LANGUAGE_MODEL = dict(
     embd_pdrop=0.0,
     attn_pdrop=0.0,
 )
-SIZE = 32
-
-
-@MODELS.register_module()
-class ToyBackbone(BaseModule):
-    """[B,3,H,W] -> one map [B,16,H/8,W/8]; dropout and batch norm tell training from eval."""
-
-    out_channels = 16
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Conv2d(3, 16, 8, 8), nn.BatchNorm2d(16), nn.Dropout(0.5))
-
-    def forward(self, image: Tensor) -> tuple[Tensor]:
-        return (self.net(image),)
 
 
 @pytest.fixture(scope="module")

@@ -1,26 +1,38 @@
-"""Captions of a set -> BLEU, ROUGE-L and CIDEr, inside an MMEngine Runner."""
+"""Captions of a set -> scores, inside an MMEngine Runner."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
 
 from sparc_pretrain.registry import METRICS
+from transfer.captioning import hallucination, intervals, java_metrics
 from transfer.captioning.metrics import score
+from transfer.captioning.ptb import PTBTokenizer
 
 
 @METRICS.register_module()
 class CaptionMetric(BaseMetric):
-    """`caption/BLEU-1` .. `caption/BLEU-4`, `caption/ROUGE-L`, `caption/CIDEr` of all images.
+    """`caption/BLEU-1` .. `caption/BLEU-4`, `caption/ROUGE-L`, `caption/CIDEr` of all images, and
+    what is asked for beside.
 
     Args:
         outfile_prefix: where the captions are kept, as a list of `{image, caption, references,
             scores}`: `PREFIX.captions.json`, or `PREFIXcaptions.json` when it ends in a slash.
             None = nowhere.
+        k_precision: also `K-Precision` over all words and `K-Precision-na` over nouns and
+            adjectives (arXiv 2307.16877).
+        resamples: of the bootstrap over images, for `NAME_low` and `NAME_high`, the ends of 95 %
+            intervals (CIDEr's document frequencies stay those of the whole set); 0 = none.
+        chair: `dict(instances=COCO_JSON, synonyms=FILE or None)`: `CHAIR-i`, `CHAIR-s`.
+        run: run folder for `CLIPScore-like`.
+        java: names among METEOR and SPICE; one that this machine lacks is skipped, with the reason
+            in the log.
 
     Raises ValueError as `metrics.score` does, e.g. for an image without references.
     """
@@ -30,11 +42,30 @@ class CaptionMetric(BaseMetric):
     def __init__(
         self,
         outfile_prefix: str | None = None,
+        k_precision: bool = False,
+        resamples: int = 0,
+        chair: Mapping[str, str | None] | None = None,
+        run: str | None = None,
+        java: Sequence[str] = (),
         collect_device: str = "cpu",
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.outfile_prefix = outfile_prefix
+        self.k_precision, self.resamples, self.run = k_precision, resamples, run
+        self.java = []
+        for name in java:
+            if reason := java_metrics.unavailable(name):
+                print_log(f"{name} is skipped: {reason}", "current")
+            else:
+                self.java.append(name)
+        self.chair = None
+        if chair is not None:
+            objects, categories = hallucination.read_objects(chair["instances"])
+            synonyms = {name: [] for name in categories}
+            if chair.get("synonyms"):
+                synonyms |= hallucination.read_synonyms(chair["synonyms"])
+            self.chair = (objects, hallucination.ObjectWords(synonyms))
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep `image`, `prediction` and `references` of each sample."""
@@ -49,11 +80,10 @@ class CaptionMetric(BaseMetric):
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """The corpus scores; writes the captions beside."""
-        totals, items = score(
-            [row["caption"] for row in results],
-            [row["references"] for row in results],
-            per_item=True,
-        )
+        captions = [row["caption"] for row in results]
+        references = [row["references"] for row in results]
+        totals, items = score(captions, references, per_item=True)
+        self._add(totals, items, results)
         if self.outfile_prefix is not None:
             joint = "" if self.outfile_prefix.endswith("/") else "."
             path = Path(f"{self.outfile_prefix}{joint}captions.json")
@@ -64,3 +94,48 @@ class CaptionMetric(BaseMetric):
             ]
             path.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
         return totals
+
+    def _add(
+        self, totals: dict[str, float], items: dict[str, list[float]], results: list[dict]
+    ) -> None:
+        """What is beside BLEU, ROUGE-L and CIDEr, into both."""
+        captions = [row["caption"] for row in results]
+        references = [row["references"] for row in results]
+
+        def note(name: str, values: list[float], total: float | None = None) -> None:
+            items[name] = values
+            totals[name] = sum(values) / len(values) if total is None else total
+
+        if self.k_precision:
+            # late: it imports the towers, which the captions of a folder do without
+            from sparc_pretrain.zeroshot.faithfulness import item_precisions
+
+            note("K-Precision", item_precisions(captions, references))
+            note("K-Precision-na", item_precisions(captions, references, content_words=True))
+        if self.run is not None:
+            from transfer.captioning.likeness import clip_scores
+
+            folder = Path(self.dataset_meta["folder"])
+            note(
+                "CLIPScore-like",
+                clip_scores(self.run, [folder / row["image"] for row in results], captions),
+            )
+        if self.java or self.resamples:
+            tokenizer = PTBTokenizer()
+            words = tokenizer.tokenize(captions)
+            their_words = [tokenizer.tokenize(texts) for texts in references]
+        for name in self.java:
+            total, values = java_metrics.java_score(name, words, their_words)
+            note(name, values, total)
+        if self.resamples:
+            found = intervals.bleu_intervals(words, their_words, self.resamples)
+            for name, values in items.items():
+                ends = found.get(name) or intervals.mean_interval(values, self.resamples)
+                totals[f"{name}_low"], totals[f"{name}_high"] = ends
+        if self.chair is not None:
+            objects, finder = self.chair
+            missing = [row["image"] for row in results if row["image"] not in objects]
+            if missing:
+                raise ValueError(f"chair.instances does not know the image {missing[0]}")
+            own = [objects[row["image"]] for row in results]
+            totals |= hallucination.chair(captions, references, own, finder)[0]

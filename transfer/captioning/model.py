@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -98,6 +99,19 @@ class Captioner(BaseModel):
         if self.frozen_language_model:
             self.language_model.eval()
         return self
+
+    def leave_files(self, folder: Path, write: bool = True) -> dict[str, Any]:
+        """tokenizer.json into `folder`; returns the model options that build the same architecture
+        from there."""
+        options = self.language_model.config.to_diff_dict()
+        for key in ("transformers_version", "architectures", "dtype", "_name_or_path"):
+            options.pop(key, None)
+        options["model_type"] = self.language_model.config.model_type
+        options["frozen"] = self.frozen_language_model
+        path = Path(folder) / "tokenizer.json"
+        if write:
+            self.tokenizer.save(path.parent)
+        return {"tokenizer": str(path), "language_model": options}
 
     def prefix(self, image_BCHW: Tensor) -> Tensor:
         """Images [B,3,H,W], normalised -> [B,P,E], what the language model reads before words."""

@@ -1,0 +1,243 @@
+"""From sentences to a language model, to a captioner, to the caption of a photo: the tools."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sparc_pretrain.data.tokenizer import Tokenizer
+from tests.commands import ROOT, call, refusal
+from tests.transfer.captioner_parts import CAPTIONS
+from transfer.captioning import language_training as lm
+from transfer.captioning import sentences
+from transfer.captioning.explain import latent_weights, patch_weights
+
+SMALL = ["--width", "32", "--layers", "2", "--heads", "2", "--vocab", "300", "--block", "24"]
+SMALL += ["--positions", "128", "--batch", "4"]
+
+
+def write_images(folder: Path, count: int = 6) -> Path:
+    """Noise and COCO captions."""
+    (folder / "images").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for i in range(count):
+        pixels = generator.integers(256, size=(40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{i}.jpg")
+    content = dict(
+        images=[dict(id=i, file_name=f"{i}.jpg") for i in range(count)],
+        annotations=[dict(id=i, image_id=i, caption=CAPTIONS[i % 4]) for i in range(count)],
+    )
+    path = folder / "captions.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("captioning")
+    write_images(folder / "set")
+    lines = [f"{text} {n}" for text in CAPTIONS for n in range(12)]
+    (folder / "sentences.txt").write_text("\n".join(lines) + "\n\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def language_model(place: Path) -> Path:
+    """What the tool makes of sentences and of a caption file."""
+    words = [place / "sentences.txt", place / "set" / "captions.json", "--out", place / "lm"]
+    code, said = call("pretrain_lm", *words, "--steps", "30", *SMALL)
+    assert code == 0, said
+    return place / "lm"
+
+
+@pytest.fixture(scope="module")
+def work(place: Path, language_model: Path) -> Path:
+    """The quickstart's captioner, tiny, trained for two steps with the tool."""
+    where = []
+    for split in ("train", "val", "test"):
+        data = f"{split}_dataloader.dataset"
+        where += [f"{data}.data_root={place}/set/", f"{data}.ann_file=captions.json"]
+        where += [f"{data}.data_prefix.img=images", f"{data}.size=32"]
+        where.append(f"{split}_dataloader.batch_size=3")
+        if split != "train":
+            where += [f"{data}.source.data_root={place}/set/", f"{data}.shots=2"]
+            where += [f"{data}.source.ann_file=captions.json"]
+            where += [f"{data}.source.data_prefix.img=images"]
+    vision = [f"depth={1}", "embed_dim=24", "num_heads=2", "patch_size=8"]
+    where += [f"model.backbone.vision.overrides.{option}" for option in vision]
+    where += ["model.backbone.vision.width=24", "model.backbone.vision.img_size=32"]
+    where += ["model.backbone.patch=8", f"model.language_model.pretrained={language_model}"]
+    where += ["model.bridge.latents=3", "model.bridge.depth=1", "model.bridge.heads=2"]
+    where += ["val_evaluator.chair=None", "test_evaluator.chair=None"]
+    where += ["model.max_tokens=12", "train_cfg.max_iters=2", "train_cfg.val_interval=2"]
+    where += ["default_hooks.checkpoint.interval=2", f"experiment_name={place.name}"]
+    config = ROOT / "configs" / "quickstart" / "caption_flamingo.py"
+    code, said = call("train", config, "--work-dir", place / "work", "--cfg-options", *where)
+    assert code == 0, said
+    return place / "work"
+
+
+# ------------------------------------------------------------------ the language model
+
+
+def test_the_folder_is_one_that_transformers_reads(language_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(language_model)
+    words = AutoTokenizer.from_pretrained(language_model)
+    assert words.decode(words("a red square")["input_ids"], skip_special_tokens=True).strip() == (
+        "a red square"
+    )
+    assert model.config.vocab_size == len(words) and words.pad_token_id is not None
+    record = json.loads((language_model / "training.json").read_text())
+    assert record["steps"] == 30 and record["perplexity"] < 0.9 * len(words)
+    leftovers = [p.name for p in language_model.parent.glob("lm*") if p != language_model]
+    assert leftovers == []
+
+
+def plan(**options) -> lm.Plan:
+    model = dict(model_type="gpt2", n_embd=16, n_layer=1, n_head=2, n_positions=32)
+    return lm.Plan(model=model, **{**dict(steps=12, batch=3, block=16, warmup=2), **options})
+
+
+def test_a_killed_training_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = Tokenizer.train(CAPTIONS, 280)
+    blocks = sentences.pack(CAPTIONS * 5, tokenizer, 16)
+    whole, _ = lm.train(plan(), tokenizer, blocks, blocks[:2], tmp_path / "a", print)
+    batch_of = lm.batch_of
+
+    def killed(blocks_NT: torch.Tensor, of: lm.Plan, step: int) -> torch.Tensor:
+        if step == 7:
+            raise KeyboardInterrupt
+        return batch_of(blocks_NT, of, step)
+
+    monkeypatch.setattr(lm, "batch_of", killed)
+    rest = (plan(), tokenizer, blocks, blocks[:2], tmp_path / "b", print)
+    with pytest.raises(KeyboardInterrupt):
+        lm.train(*rest, save_seconds=0)
+    monkeypatch.undo()
+    model, record = lm.train(*rest, resume=True)
+    assert record["steps"] == 12
+    for name, value in whole.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    other = dataclasses.replace(plan(), lr=5e-4)
+    with pytest.raises(ValueError, match=r"state\.pth is of another plan or other text"):
+        lm.train(other, *rest[1:], resume=True)
+
+
+def test_every_epoch_has_every_block_once_and_time_ends_a_training(tmp_path: Path) -> None:
+    blocks = torch.arange(7)[:, None]
+    seen = torch.cat([lm.batch_of(blocks, plan(), step) for step in range(7)])[:, 0].tolist()
+    assert [sorted(seen[n : n + 7]) for n in (0, 7, 14)] == [list(range(7))] * 3
+    assert seen[:7] != seen[7:14]
+    rates = [lm.learning_rate(plan(warmup=3), step, 0.0) for step in range(12)]
+    assert rates[0] < rates[1] < rates[2] and rates[3:] == sorted(rates[3:], reverse=True)
+    assert lm.learning_rate(plan(minutes=2.0), 5, 2.0) == pytest.approx(0.1 * plan().lr)
+    tokenizer = Tokenizer.train(CAPTIONS, 280)
+    packed = sentences.pack(CAPTIONS * 5, tokenizer, 16)
+    short = plan(steps=10**9, minutes=1e-9)
+    _, record = lm.train(short, tokenizer, packed, packed[:2], tmp_path, print)
+    assert record["steps"] == 1
+
+
+def test_sentences_are_packed_with_their_begin_and_end() -> None:
+    tokenizer = Tokenizer.train(CAPTIONS, 280)
+    blocks = sentences.pack(["the sky", "a dog"], tokenizer, 8)
+    ids = [*tokenizer.encode("the sky").ids, *tokenizer.encode("a dog").ids]
+    flat = blocks.flatten().tolist()
+    assert flat[: len(ids)] == ids and flat[len(ids) :] == ids[: len(flat) - len(ids)]
+    assert sentences.pack(["the sky"], tokenizer, 64).shape == (1, 64)  # shorter than a block
+
+
+def test_what_is_held_out_is_never_trained_on(tmp_path: Path) -> None:
+    texts = ["A dog .", "a cat", "a cat", "the sky", "two men"]
+    assert sentences.without(texts, ["a DOG", "Two men."]) == ["a cat", "a cat", "the sky"]
+    train, held = sentences.split([f"line {n % 40}" for n in range(200)], 0.1, seed=0)
+    assert len(held) == 4 and len(train) == 180 and not set(train) & set(held)
+    (tmp_path / "a.tsv").write_text("7\t0\tA dog .\n8\t1\tThe sky .\n")
+    assert sentences.read_sentences([tmp_path / "a.tsv"]) == ["A dog .", "The sky ."]
+
+
+def test_wrong_requests_for_a_language_model_end_in_one_line(place: Path, tmp_path: Path) -> None:
+    text, out = place / "sentences.txt", tmp_path / "lm"
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    for words, message in (
+        ((tmp_path / "none.txt", "--out", out), "no text file"),
+        ((tmp_path / "empty.txt", "--out", out), "has no sentence"),
+        ((tmp_path / "picture.png", "--out", out), "unknown kind of text"),
+        ((text, "--out", place), "exists already"),
+        ((text, "--out", out, "--heads", "7"), "not a multiple of --heads 7"),
+        ((text, "--out", out, "--block", "900"), "block from 2 to positions"),
+    ):
+        assert message in refusal(call("pretrain_lm", *words))
+    assert not out.exists()
+
+
+# ------------------------------------------------------------------ the captioner
+
+
+def test_testing_the_checkpoint_repeats_the_validation(work: Path, place: Path) -> None:
+    config = work / "caption_flamingo.py"
+    words = [config, work / "iter_2.pth", "--work-dir", place / "tested"]
+    code, said = call("test", *words, "--cfg-options", f"experiment_name={place.name}-test")
+    assert code == 0, said
+    records = [json.loads((p / "metrics.json").read_text()) for p in (work, place / "tested")]
+    assert records[0]["metrics"] == records[1]["metrics"]
+    assert {"caption/CIDEr_low", "caption/K-Precision-na"} <= set(records[0]["metrics"])
+
+
+def test_a_photo_is_captioned_and_explained(
+    work: Path, place: Path, capsys: pytest.CaptureFixture
+) -> None:
+    photos = sorted((place / "set" / "images").glob("*.jpg"))[:3]
+    code, said = call("caption", work, *photos, "--explain", "--out-dir", place / "said")
+    assert code == 0, said
+    lines = capsys.readouterr().out.strip().splitlines()
+    rows = json.loads((place / "said" / "captions.json").read_text())
+    assert [f"{row['image']}\t{row['caption']}".strip() for row in rows] == [
+        line.strip() for line in lines[-3:]
+    ]
+    assert [Path(row["image"]) for row in rows] == photos
+    for row in rows:
+        assert row["words"] == row["caption"].split()
+        with Image.open(place / "said" / row["picture"]) as sheet:
+            panels = min(5, len(row["words"]) + 1)
+            assert sheet.width == 224 * panels
+    code, said = call("caption", work / "iter_2.pth", photos[0])
+    assert code == 0, said
+
+
+def test_wrong_requests_for_a_caption_end_in_one_line(work: Path, place: Path) -> None:
+    photo = place / "set" / "images" / "0.jpg"
+    (place / "broken.jpg").write_bytes(b"no image")
+    (place / "empty").mkdir()
+    for words, message in (
+        ((work, place / "none.jpg"), "no file"),
+        ((work, place / "broken.jpg"), "broken.jpg: not an image"),
+        ((place / "nowhere", photo), "no work dir or checkpoint"),
+        ((place / "empty", photo), "no whole checkpoint"),
+        ((work, photo, "--explain"), "say where with --out-dir"),
+        ((work, photo, "--config", ROOT / "configs" / "quickstart" / "det.py"), "of a captioner"),
+    ):
+        assert message in refusal(call("caption", *words))
+
+
+def test_where_a_word_looked_is_latents_times_patches() -> None:
+    taken = torch.zeros(1, 2, 4 + 2)  # latent 0 looks at patch 3, latent 1 at patch 1 and itself
+    taken[0, 0, 3], taken[0, 1, 1], taken[0, 1, 5] = 1.0, 0.5, 0.5
+    patches = patch_weights([taken, taken], 4)
+    assert patches[0].tolist() == [[0, 0, 0, 1], [0, 1, 0, 0]]
+    first = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    closed = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
+    latents = latent_weights([first, closed], torch.tensor([0.5, 0.0]))
+    looked = latents[0] @ patches[0]  # the block with a closed gate says nothing
+    assert looked.argmax(-1).tolist() == [3, 1]
+    torch.testing.assert_close(looked.sum(-1), torch.ones(2))

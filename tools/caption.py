@@ -1,0 +1,123 @@
+"""Caption any photo; --explain shows where each word looked.
+
+python tools/caption.py work_dirs/caption_flamingo photo.jpg --explain --out-dir out
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+# isort: off
+from transfer import recipe  # noqa: F401  first: it mends mmcv before mmcv is imported
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
+from torch import Tensor, nn
+
+from sparc_pretrain.data.images import BadImage, decode, eval_resize
+from sparc_pretrain.engine import checkpoint, door
+from transfer.captioning import explain
+
+# isort: on
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("captioner", help="work dir of tools/train.py, or a checkpoint in it")
+    parser.add_argument("images", nargs="+", help="image files")
+    parser.add_argument("--explain", action="store_true", help="draw where each word looked")
+    parser.add_argument("--out-dir", help="captions.json and the pictures go there")
+    parser.add_argument("--config", help="config file, where the work dir has several")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print `FILE<tab>CAPTION` for every image."""
+    args = parse(argv)
+    missing = [name for name in args.images if not Path(name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"no file {missing[0]}")
+    if args.explain and not args.out_dir:
+        raise ValueError("--explain draws pictures: say where with --out-dir")
+    cfg, weights = find(args.captioner, args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    model = build(cfg, weights)
+    out = door.writable(args.out_dir) if args.out_dir else None
+    rows = []
+    for start in range(0, len(args.images), args.batch_size):
+        names = args.images[start : start + args.batch_size]
+        pixels = torch.stack([read(name, cfg) for name in names])
+        pixels = model.data_preprocessor({"inputs": list(pixels)})["inputs"]
+        captions = model.generate(pixels)
+        for name, caption, image in zip(names, captions, pixels, strict=True):
+            print(f"{name}\t{caption}")
+            rows.append({"image": name, "caption": caption})
+            if args.explain:
+                found = explain.explain(model, image, caption)
+                sheet = explain.draw(shown(name, cfg), found)
+                path = out / f"{len(rows) - 1:03d}-{Path(name).stem}.png"
+                sheet.save(path)
+                rows[-1] |= {"picture": path.name, "words": found.words}
+    if out is not None:
+        text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+        (out / "captions.json").write_text(text, encoding="utf-8")
+    return 0
+
+
+def find(captioner: str, config: str | None) -> tuple[Config, Path]:
+    """The config and the checkpoint that a work dir or a checkpoint's path means."""
+    path = Path(captioner)
+    if not path.exists():
+        raise FileNotFoundError(f"no work dir or checkpoint {path}")
+    weights = checkpoint.find_valid(path) if path.is_dir() else path
+    if weights is None:
+        raise FileNotFoundError(f"{path} has no whole checkpoint: train with tools/train.py")
+    configs = [Path(config)] if config else sorted(Path(weights).parent.glob("*.py"))
+    if len(configs) != 1:
+        raise ValueError(f"{len(configs)} configs beside {weights}: choose one with --config")
+    cfg = door.read_config(configs[0])
+    if cfg.get("task") != "captioning":
+        raise ValueError(f"{configs[0]} is not of a captioner")
+    return cfg, Path(weights)
+
+
+def build(cfg: Config, weights: Path) -> nn.Module:
+    """The captioner with the checkpoint's weights."""
+    init_default_scope(cfg.get("default_scope", "mmengine"))
+    model = MODELS.build(cfg.model)
+    try:
+        model.load_state_dict(checkpoint.load(weights)["state_dict"])
+    except RuntimeError as error:
+        raise ValueError(f"{weights} does not fit its config: {error}") from None
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def read(name: str, cfg: Config) -> Tensor:
+    """[3,S,S] uint8, as in the test set of the config."""
+    dataset = cfg.test_dataloader.dataset
+    try:
+        image = decode(Path(name).read_bytes())
+    except BadImage as error:
+        raise ValueError(f"{name}: {error}") from None
+    return eval_resize(image, dataset.get("size", 224), dataset.get("how", "squash"))
+
+
+def shown(name: str, cfg: Config) -> Image.Image:
+    """The part of the photo that the captioner saw, upright and in its own proportions."""
+    image = decode(Path(name).read_bytes())
+    if cfg.test_dataloader.dataset.get("how", "squash") == "crop":
+        image = eval_resize(image, min(image.shape[-2:]), "crop")
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+if __name__ == "__main__":
+    door.guard(main)
