@@ -22,6 +22,22 @@ study = dict(
             images="data/flickr8k/images",
             captions="data/flickr8k/captions_val.json",
         ),
+        dict(
+            task="faithfulness",
+            images="data/flickr8k/images",
+            captions="data/flickr8k/captions_val.json",
+        ),
+        dict(
+            task="grounding",
+            images="data/flickr8k/images",
+            phrases="data/flickr8k/entities_val.json",
+            limit=300,
+        ),
+        dict(
+            task="regions",
+            images="data/flickr8k/images",
+            annotations="data/flickr8k/boxes_coarse8_val.json",
+        ),
     ],
     sweeps=[
         dict(arms=("sparc",), key="model.objective.local_weight", values=(0.5, 1.0, 5.0, 10.0))

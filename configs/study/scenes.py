@@ -20,5 +20,26 @@ study = dict(
             images="data/scenes/images/val",
             captions="data/scenes/annotations/captions_val.json",
         ),
+        dict(
+            task="faithfulness",
+            images="data/scenes/images/val",
+            captions="data/scenes/annotations/captions_val.json",
+        ),
+        dict(
+            task="segmentation",
+            images="data/scenes/ade/images/validation",
+            annotations="data/scenes/ade/annotations/validation",
+            classes="data/scenes/ade/classes.txt",
+        ),
+        dict(
+            task="grounding",
+            images="data/scenes/images/val",
+            phrases="data/scenes/annotations/phrases_val.json",
+        ),
+        dict(
+            task="regions",
+            images="data/scenes/images/val",
+            annotations="data/scenes/annotations/instances_val.json",
+        ),
     ],
 )

@@ -14,9 +14,17 @@ from torch import Tensor, nn
 
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.engine.door import nearest
-from sparc_pretrain.objectives.contrastive import unit
-from sparc_pretrain.zeroshot import encode
-from sparc_pretrain.zeroshot.faithfulness import k_precision
+from sparc_pretrain.zeroshot import (
+    encode,
+    faithfulness,
+    grounding_run,
+    label_maps,
+    prompts,
+    regions,
+    segmentation,
+)
+from sparc_pretrain.zeroshot.outcome import Outcome
+from sparc_pretrain.zeroshot.phrases import read_phrases
 from sparc_pretrain.zeroshot.retrieval import ranks
 
 
@@ -36,16 +44,6 @@ class Measure:
 
 
 Measures = dict[str, Measure]
-
-
-class PooledCosine(nn.Module):
-    """The plain reading of any model: cosine of its global embeddings."""
-
-    reads = ("image", "text")
-
-    def scores(self, image: Any, text: Any) -> Tensor:
-        """[I,T]."""
-        return unit(image.image) @ unit(text.text).T
 
 
 def measure(
@@ -81,37 +79,66 @@ def retrieve(
     captions: str,
     split: str | None = None,
     ks: Sequence[int] = (1, 5),
-    words: bool = True,
 ) -> Measures:
-    """Retrieval, read as the objective says and by pooled cosine: R@k both ways; with `words`
-    also K-Precision of the caption retrieved for each image, over all words and content words.
-    """
+    """R@k both ways, read as the objective says and (``cosine``) by pooled cosine."""
     data = encode.CaptionedImages.read(images, captions, split)
-    owners = torch.tensor(data.image_of_text)
+    readers = {"": objective, "cosine ": encode.PooledCosine()}
+    texts = encode.encode_texts(model, data.captions, encode.reads_of(readers.values()), 256)
+    scores = encode.score_images(model, readers, data.files, dict.fromkeys(readers, texts))
     found: Measures = {}
-    readings = {"": objective, " (cosine)": PooledCosine()}
-    for reading, reader in readings.items():
-        scores = encode.scores(model, reader, data)
-        image_rank, text_rank = ranks(scores, owners)
+    for reading, similarity in scores.items():
+        image_rank, text_rank = ranks(similarity, torch.tensor(data.image_of_text))
         for k in ks:
-            found[f"i2t R@{k}{reading}"] = Measure.of(image_rank <= k)
-            found[f"t2i R@{k}{reading}"] = Measure.of(text_rank <= k, data.image_of_text)
-        if words and not reading:
-            found |= _faithfulness(scores, data)
+            found[f"{reading}i2t R@{k}"] = Measure.of(image_rank <= k)
+            found[f"{reading}t2i R@{k}"] = Measure.of(text_rank <= k, data.image_of_text)
     return found
 
 
-def _faithfulness(scores: Tensor, data: encode.CaptionedImages) -> Measures:
-    """K-Precision and K-Precision of nouns and adjectives of each image's best caption."""
-    best = [data.captions[t] for t in scores.argmax(dim=1).tolist()]
-    own: list[list[str]] = [[] for _ in data.files]
-    for text, image in zip(data.captions, data.image_of_text, strict=True):
-        own[image].append(text)
-    pairs = list(zip(best, own, strict=True))
-    return {
-        "K-Precision": Measure.of([k_precision([c], [r]) for c, r in pairs]),
-        "K-Precision content words": Measure.of([k_precision([c], [r], True) for c, r in pairs]),
-    }
+def precision(
+    model: DualEncoder, objective: nn.Module, images: str, captions: str, split: str | None = None
+) -> Measures:
+    """K-Precision of the caption retrieved for each image, and that of nouns and adjectives."""
+    data = encode.CaptionedImages.read(images, captions, split)
+    return _items(faithfulness.evaluate(model, objective, data), ("K_P", "K_Pna"))
 
 
-TASKS: dict[str, Callable[..., Measures]] = {"retrieval": retrieve}
+def segment(
+    model: DualEncoder, objective: nn.Module, images: str, annotations: str, classes: str
+) -> Measures:
+    """Zero-shot segmentation of an ADE20K-like folder: mIoU the paper's way, per image."""
+    data = label_maps.read_maps(images, annotations, prompts.read_classes(classes), "ade")
+    return _items(segmentation.evaluate(model, data), ("paper_mIoU",))
+
+
+def ground(
+    model: DualEncoder, objective: nn.Module, images: str, phrases: str, limit: int | None = None
+) -> Measures:
+    """Pointing accuracy of phrases, by each of the readings of `zeroshot.grounding_run`."""
+    data = read_phrases(images, phrases, limit)
+    names = tuple(f"{reading}_pointing" for reading in grounding_run.READINGS)
+    return _items(grounding_run.evaluate(model, data), names)
+
+
+def classify_regions(
+    model: DualEncoder,
+    objective: nn.Module,
+    images: str,
+    annotations: str,
+    limit: int | None = None,
+) -> Measures:
+    """Top-1 and top-5 of ground-truth boxes by their class names."""
+    data = regions.read_regions(images, annotations, limit)
+    return _items(regions.evaluate(model, data), ("top1", "top5"))
+
+
+def _items(outcome: Outcome, names: Iterable[str]) -> Measures:
+    return {name: Measure.of(outcome.items[name], outcome.owners) for name in names}
+
+
+TASKS: dict[str, Callable[..., Measures]] = {
+    "retrieval": retrieve,
+    "faithfulness": precision,
+    "segmentation": segment,
+    "grounding": ground,
+    "regions": classify_regions,
+}
