@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather as _all_gather_with_gradient
+from torch.nn import functional as F
 
 
 def rank() -> int:
@@ -31,7 +32,32 @@ def gather(x: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return x
-    return torch.cat(_all_gather_with_gradient(x.contiguous()), dim=0)
+    joined = torch.cat(_all_gather_with_gradient(x.contiguous()), dim=0)
+    if joined.requires_grad:
+        # torch sends the slices of the gradient as they lie in memory: a transposed one arrives
+        # scrambled, without an error.
+        joined.register_hook(torch.Tensor.contiguous)
+    return joined
+
+
+def gather_padded(x: Tensor) -> Tensor:
+    """`gather` of `x` [B,N,...] when N differs between ranks (captions): zeros, or False, are added
+    up to the longest first.
+    """
+    if world_size() == 1:
+        return x
+    longest = torch.tensor(x.shape[1], device=x.device)
+    dist.all_reduce(longest, op=dist.ReduceOp.MAX)
+    padded = F.pad(x, (0, 0) * (x.ndim - 2) + (0, int(longest) - x.shape[1]))
+    return gather(padded.byte()).bool() if x.dtype == torch.bool else gather(padded)
+
+
+def roll(x: Tensor) -> Tensor:
+    """`x` [B,...] with the rows of the global batch moved on by one, with gradient: row i holds
+    what row i - 1 held, the first row of a rank the last one of the rank before it.
+    """
+    before = (rank() - 1) % world_size()
+    return torch.cat([gather(x[-1:])[before : before + 1], x[:-1]])
 
 
 def own_rows(count: int, device: torch.device | str = "cpu") -> Tensor:

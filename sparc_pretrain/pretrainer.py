@@ -4,7 +4,9 @@ batches and processes.
 
 from __future__ import annotations
 
+import inspect
 from contextlib import nullcontext
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -18,9 +20,11 @@ from sparc_pretrain.dual_encoder import MEAN, STD, DualEncoder
 from sparc_pretrain.registry import MODEL_WRAPPERS, MODELS, OBJECTIVES
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
-from sparc_pretrain.types import Batch
+from sparc_pretrain.types import Batch, Features
 
 Losses = dict[str, Tensor]
+# Which features each adapter makes: it is trained when the objective reads one of them.
+MADE_BY = {"g_v": {"image", "patches"}, "h_v": {"image"}, "g_t": {"text", "tokens"}}
 
 
 class BatchToDevice(BaseDataPreprocessor):
@@ -37,15 +41,17 @@ class BatchToDevice(BaseDataPreprocessor):
 class Pretrainer(BaseModel):
     """A dual encoder under an objective, as mmengine's Runner trains it.
 
+    Adapters that make no feature of the objective's `couples` and `pairs` are frozen: the weights
+    drawn for them stay, and no process waits for their gradient.
+
     Args:
         vision, text: arguments of VisionTower and TextTower. objective: config of a registered
-            objective.
+            objective; one that has parameters in the shared space is given `width`.
         width, global_head, mean, std: of the DualEncoder.
         tokenizer: tokenizer.json that travels in the run folder.
-        accumulate: micro-batches per step. Exact: global embeddings are cached, the objective's
-            coupled terms see them all, its paired terms are computed inside each micro-batch, and
-            the gradients equal one
-            big batch's.
+        accumulate: micro-batches per step. Exact: the features that the objective `couples` are
+            cached, its coupled terms see them all, its paired terms are computed inside each
+            micro-batch, and the gradients equal one big batch's.
         grad_checkpointing: recompute the vision blocks in the backward pass.
         init_from: a run folder to start from. locked: 'vision' or 'text', a tower that is not
             trained (LiT, arXiv 2111.07991).
@@ -77,10 +83,15 @@ class Pretrainer(BaseModel):
         self.encoder = DualEncoder(
             VisionTower(**vision), TextTower(**text), width, global_head, mean, std, words
         )
-        self.objective_config = dict(objective)
-        self.objective = OBJECTIVES.build(dict(objective))
+        self.objective_config = with_width(objective, width)
+        self.objective = OBJECTIVES.build(dict(self.objective_config))
         if accumulate > 1 and not hasattr(self.objective, "coupled"):
             raise ValueError(f"{objective['type']} cannot be accumulated exactly: use accumulate=1")
+        if hasattr(self.objective, "couples"):
+            read = {*self.objective.couples, *self.objective.pairs}
+            for adapter, made in MADE_BY.items():
+                if not made & read:
+                    getattr(self.encoder.adapters, adapter).requires_grad_(False)
         self.accumulate = accumulate
         self.encoder.vision.grad_checkpointing = grad_checkpointing
         self.init_from, self.locked = init_from, locked
@@ -130,8 +141,8 @@ class Pretrainer(BaseModel):
             optim_wrapper.update_params(loss)
             return log
         parts = batch.chunk(self.accumulate)
-        states, image, text = self._cache(parts, model, optim_wrapper)
-        image_grad, text_grad = self._coupled_gradients(image, text)
+        states, cached = self._cache(parts, model, optim_wrapper)
+        gradients, owed, coupled = self._coupled_gradients(cached, batch)
         size, logs = len(parts[0]), []
         for i, part in enumerate(parts):
             last = i == len(parts) - 1
@@ -143,11 +154,13 @@ class Pretrainer(BaseModel):
                     losses = model(
                         part,
                         mode="part",
-                        gradients=(image_grad[rows], text_grad[rows]),
+                        gradients={name: grad[rows] for name, grad in gradients.items()},
                         whole=batch,
-                        cached=(image, text) if last else None,
+                        owed=owed if last else {},
                     )
                 surrogate = losses.pop("surrogate")
+                if last:
+                    losses.update(coupled)
                 loss, log = _sum(losses)
                 optim_wrapper.backward(loss + surrogate)
             logs.append(log)
@@ -158,45 +171,61 @@ class Pretrainer(BaseModel):
     @torch.no_grad()
     def _cache(
         self, parts: list[Batch], model: nn.Module, optim_wrapper: OptimWrapper
-    ) -> tuple[list, Tensor, Tensor]:
-        """First pass: random state before each micro-batch, and the global embeddings [b,D] of them
-        all.
+    ) -> tuple[list, dict[str, Tensor]]:
+        """First pass: random state before each micro-batch, and of them all the features [b,...]
+        that the objective couples.
         """
-        states, images, texts = [], [], []
+        states: list = []
+        kept: dict[str, list[Tensor]] = {name: [] for name in self.objective.couples}
         for part in parts:
             states.append(_random_state(part.image.device))
             with optim_wrapper.optim_context(model):
                 features = self(part, mode="tensor")
-            images.append(features.image)
-            texts.append(features.text)
-        return states, torch.cat(images), torch.cat(texts)
+            for name, values in kept.items():
+                values.append(getattr(features, name))
+        return states, {name: torch.cat(values) for name, values in kept.items()}
 
-    def _coupled_gradients(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients [b,D] of the coupled terms with respect to the cached global embeddings."""
-        image, text = image.detach().requires_grad_(), text.detach().requires_grad_()
-        loss, _ = _sum(self.objective.coupled(image, text))
-        return torch.autograd.grad(loss, (image, text))
+    def _coupled_gradients(
+        self, cached: dict[str, Tensor], batch: Batch
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Losses]:
+        """The coupled terms over the whole batch, once: their gradients [b,...] with respect to the
+        cached features, those with respect to the objective's own parameters, and their values.
+        """
+        leaves = {name: value.detach().requires_grad_() for name, value in cached.items()}
+        with _no_autocast(batch):
+            losses = self.objective.coupled(_features(leaves, batch))
+        loss, _ = _sum(losses)
+        if not isinstance(loss, Tensor):  # no coupled term
+            return {}, {}, losses
+        own = {n: p for n, p in self.objective.named_parameters() if p.requires_grad}
+        wanted = [*leaves.values(), *own.values()]
+        found = torch.autograd.grad(loss, wanted, allow_unused=True)
+        gradients = dict(zip(leaves, found[: len(leaves)], strict=True))
+        owed = dict(zip(own, found[len(leaves) :], strict=True))
+        return (
+            gradients,
+            {name: grad for name, grad in owed.items() if grad is not None},
+            {name: value.detach() for name, value in losses.items()},
+        )
 
     def _part(
         self,
         part: Batch,
-        gradients: tuple[Tensor, Tensor],
+        gradients: dict[str, Tensor],
         whole: Batch,
-        cached: tuple[Tensor, Tensor] | None,
+        owed: dict[str, Tensor],
     ) -> Losses:
         """Second pass over one micro-batch.
 
-        `surrogate` has the gradient of the coupled terms with respect to the towers; the last
-        micro-batch (`cached` given) also computes the coupled terms from the cache, for the
-        objective's own
-        parameters and the log.
+        `surrogate` has the gradient of the coupled terms: with respect to the towers through
+        `gradients` of this micro-batch's features, and with respect to the objective's own
+        parameters through `owed`, which the last micro-batch is given.
         """
         features = self.encoder(part.image, part.ids, part.mask, part.special)
         with _no_autocast(part):
             losses = dict(self.objective.paired(features, part, whole))
-            if cached is not None:
-                losses.update(self.objective.coupled(*cached))
-            pairs = zip((features.image, features.text), gradients, strict=True)
+            pairs = [(getattr(features, name), grad) for name, grad in gradients.items()]
+            pairs += [(self.objective.get_parameter(name), grad) for name, grad in owed.items()]
             losses["surrogate"] = sum((value * grad).sum() for value, grad in pairs)
         return losses
 
@@ -218,6 +247,29 @@ class DistributedPretrainer(MMDistributedDataParallel):
     def train_step(self, data: Batch, optim_wrapper: OptimWrapper) -> Losses:
         """One optimizer step of all processes."""
         return self.module.optimize(self, data, optim_wrapper)
+
+
+def with_width(objective: dict[str, Any], width: int) -> dict[str, Any]:
+    """The config of an objective, with the shared `width` filled in when it takes one and its
+    config does not give it.
+
+    Raises:
+        ValueError: it gives another width.
+    """
+    kind = OBJECTIVES.get(objective["type"])
+    if kind is None or "width" not in inspect.signature(kind).parameters:
+        return dict(objective)
+    if objective.get("width", width) != width:
+        raise ValueError(
+            f"model.objective.width={objective['width']}, but model.width={width}: leave it out"
+        )
+    return {**objective, "width": width}
+
+
+def _features(cached: dict[str, Tensor], batch: Batch) -> Features:
+    """Features of a whole batch that hold what was cached, and None for what was not."""
+    empty = dict.fromkeys(f.name for f in fields(Features))
+    return Features(**{**empty, **cached, "mask": batch.mask, "special": batch.special})
 
 
 def _no_autocast(batch: Batch) -> torch.autocast:

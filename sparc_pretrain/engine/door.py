@@ -95,8 +95,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
-def read_config(path: str | Path) -> Config:
-    """The config of a file.
+def read_config(path: str | Path, custom_imports: bool = True) -> Config:
+    """The config of a file; without `custom_imports` the modules it names are not imported.
 
     Raises:
         FileNotFoundError: no such file, or no such base. ValueError: it is not Python.
@@ -104,7 +104,7 @@ def read_config(path: str | Path) -> Config:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no config file {path}")
     try:
-        return Config.fromfile(path)
+        return Config.fromfile(path, import_custom_modules=custom_imports)
     except SyntaxError as error:
         raise ValueError(f"{path} or a base of it, line {error.lineno}: {error.msg}") from None
 

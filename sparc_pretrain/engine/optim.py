@@ -87,6 +87,10 @@ class GroupedConstructor(DefaultOptimWrapperConstructor):
         """Factor on the learning rate of the parameter `name` of `module`."""
         return 1.0
 
+    def decay(self, module: nn.Module, name: str) -> float:
+        """Factor on the weight decay of the parameter `name` of `module`."""
+        return 1.0
+
     def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
         """Fill `params` with the groups of all parameters of `module` that are trained."""
         groups: dict[tuple[float, float], dict] = {}
@@ -95,7 +99,7 @@ class GroupedConstructor(DefaultOptimWrapperConstructor):
                 continue
             bare = weight.ndim <= 1 or name.endswith("pos_embed")
             rate = self.base_lr * self.scale(module, name)
-            decay = 0.0 if bare else self.base_wd or 0.0
+            decay = 0.0 if bare else (self.base_wd or 0.0) * self.decay(module, name)
             group = groups.setdefault(
                 (rate, decay), {"params": [], "lr": rate, "weight_decay": decay}
             )

@@ -15,6 +15,8 @@ from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures
 class Clip(nn.Module):
     """Symmetric InfoNCE over the batch with a learned temperature."""
 
+    couples = ("image", "text")  # the features of which `coupled` takes gradients
+    pairs = ()  # and `paired`
     reads = ("image", "text")  # the features that `scores` uses
 
     def __init__(self) -> None:
@@ -23,12 +25,13 @@ class Clip(nn.Module):
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """features of [b] pairs -> {"global_loss", "scale"}."""
-        return self.coupled(features.image, features.text)
+        return self.coupled(features)
 
-    def coupled(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-        """The terms that couple all pairs of a batch, from global embeddings [b,D] alone."""
+    def coupled(self, features: Features) -> dict[str, Tensor]:
+        """The terms over all pairs of a batch."""
         scale = self.temperature()
-        return {"global_loss": info_nce(image, text, scale), "scale": scale.detach()}
+        loss = info_nce(features.image, features.text, scale)
+        return {"global_loss": loss, "scale": scale.detach()}
 
     def paired(
         self, features: Features, batch: Batch, whole: Batch | None = None

@@ -1,16 +1,21 @@
-"""Symmetric InfoNCE over gathered negatives, and the learned temperature: what the objectives
-share.
+"""What the objectives share: InfoNCE over gathered negatives, the contrast of tokens within a
+pair, the learned temperature, and all-pairs similarities a few rows at a time.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from sparc_pretrain.distributed import gather, own_rows
+
+# Numbers of a similarity tensor that are held at a time: 32 MiB in float32.
+BLOCK = 2**23
 
 
 class Temperature(nn.Module):
@@ -64,3 +69,98 @@ def info_nce(image: Tensor, text: Tensor, scale: Tensor | float) -> Tensor:
     image_to_text = scale * image @ gather(text).T
     text_to_image = scale * text @ gather(image).T
     return (F.cross_entropy(image_to_text, target) + F.cross_entropy(text_to_image, target)) / 2
+
+
+def score_nce(image_to_text: Tensor, text_to_image: Tensor) -> Tensor:
+    """Symmetric InfoNCE of pairwise scores that are no inner products (FILIP, PACL, GLoRIA).
+
+        -(1/2B) sum_i [ log softmax_j(image_to_text_ij)_i + log softmax_j(text_to_image_ji)_i ]
+
+    Args:
+        image_to_text, text_to_image: [b,B] logits, this rank's images against the captions of all
+            ranks. The columns of this rank's captions are gathered: B*B numbers travel, and no
+            patches.
+
+    Returns:
+        scalar: the mean over this rank's rows; its mean over ranks is the loss of the whole batch.
+    """
+    own = own_rows(len(image_to_text), image_to_text.device)
+    columns = gather(text_to_image)[:, own]
+    return (F.cross_entropy(image_to_text, own) + F.cross_entropy(columns.T, own)) / 2
+
+
+def by_rows(
+    similarity: Callable[..., tuple[Tensor, ...]],
+    rows: Tensor,
+    *others: Tensor,
+    cells: int,
+    block: int | None = BLOCK,
+) -> tuple[Tensor, ...]:
+    """similarity(rows, *others), a few of the rows [Bi,...] at a time, joined along dim 0.
+
+    Exact: each block is computed again in the backward pass, and nothing inside it is kept.
+
+    Args:
+        cells: numbers that one row needs inside `similarity`. block: how many of them are held at
+            a time, at least one row's; None = all rows at once, kept for the backward pass.
+    """
+    if block is None:
+        return similarity(rows, *others)
+    parts = rows.split(max(1, block // cells))
+    if torch.is_grad_enabled():
+        options = dict(use_reentrant=False, preserve_rng_state=False)
+        done = [checkpoint(similarity, part, *others, **options) for part in parts]
+    else:
+        done = [similarity(part, *others) for part in parts]
+    return tuple(torch.cat(column) for column in zip(*done, strict=True))
+
+
+def normaliser(mask: Tensor, reduction: str = "caption") -> Tensor:
+    """What the summed token losses of mask [B,T] are divided by: captions (eq. 6) or real tokens
+    (Listing 1).
+    """
+    if reduction == "caption":
+        return mask.new_tensor(mask.shape[0], dtype=torch.float32)
+    if reduction == "token":
+        return mask.sum().float().clamp(min=1)
+    raise ValueError(f"reduction {reduction!r}: use 'caption' or 'token'")
+
+
+def token_contrast(
+    grouped: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    scale: Tensor | float,
+    reduction: str = "caption",
+    divisor: Tensor | None = None,
+) -> Tensor:
+    """Eq. 6 of SPARC: each token against the grouped embeddings of its own caption and the other
+    way round, by cosine.
+
+        -(1/2) (1/L_i) sum_j [ log softmax_k(scale cos(c_j,t_k))_j + log softmax_k(scale
+        cos(t_j,c_k))_j ], k over real tokens
+
+    Args:
+        grouped, tokens: [B,T,D] un-normalised. mask: [B,T], True = takes part; padding is
+            neither query nor key.
+        reduction: 'caption' = mean over a caption's tokens, then over the batch; 'token' = mean
+            over all real tokens.
+        divisor: what to divide the sum by, when this is a part of a larger batch; None =
+            `normaliser(mask)`.
+
+    Returns:
+        scalar.
+    """
+    cosine_BTT = torch.einsum("bjd,bkd->bjk", unit(grouped), unit(tokens))
+    logits_BTT = scale * cosine_BTT
+    # A padded query may see every key: its loss is dropped below, and no row is ever all -inf
+    # (NaN).
+    seen_BTT = mask[:, None, :] | ~mask[:, :, None]
+    loss_BT = 0.0
+    for logits in (logits_BTT, logits_BTT.transpose(1, 2)):
+        log_share = logits.masked_fill(~seen_BTT, -torch.inf).log_softmax(dim=-1)
+        loss_BT = loss_BT - torch.where(mask, log_share.diagonal(dim1=1, dim2=2), 0) / 2
+    if reduction == "caption":
+        loss_BT = loss_BT / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    divisor = normaliser(mask, reduction) if divisor is None else divisor
+    return loss_BT.sum() / divisor

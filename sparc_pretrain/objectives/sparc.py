@@ -9,8 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sparc_pretrain.distributed import total, world_size
-from sparc_pretrain.objectives.contrastive import Temperature, full_precision, info_nce, unit
+from sparc_pretrain.distributed import roll, total, world_size
+from sparc_pretrain.objectives.contrastive import (
+    BLOCK,
+    Temperature,
+    by_rows,
+    full_precision,
+    info_nce,
+    normaliser,
+    token_contrast,
+    unit,
+)
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures
 
@@ -62,57 +71,6 @@ def group_patches(
     return torch.einsum("btp,bpd->btd", weight_BTP, patches), weight_BTP
 
 
-def normaliser(mask: Tensor, reduction: str = "caption") -> Tensor:
-    """What the summed token losses of mask [B,T] are divided by: captions (eq. 6) or real tokens
-    (Listing 1).
-    """
-    if reduction == "caption":
-        return mask.new_tensor(mask.shape[0], dtype=torch.float32)
-    if reduction == "token":
-        return mask.sum().float().clamp(min=1)
-    raise ValueError(f"reduction {reduction!r}: use 'caption' or 'token'")
-
-
-def token_contrast(
-    grouped: Tensor,
-    tokens: Tensor,
-    mask: Tensor,
-    scale: Tensor | float,
-    reduction: str = "caption",
-    divisor: Tensor | None = None,
-) -> Tensor:
-    """Eq. 6: each token against the grouped embeddings of its own caption and the other way round,
-    by cosine.
-
-        -(1/2) (1/L_i) sum_j [ log softmax_k(scale cos(c_j,t_k))_j + log softmax_k(scale
-        cos(t_j,c_k))_j ], k over real tokens
-
-    Args:
-        grouped, tokens: [B,T,D] un-normalised. mask: [B,T], True = takes part; padding is
-            neither query nor key.
-        reduction: 'caption' = mean over a caption's tokens, then over the batch; 'token' = mean
-            over all real tokens.
-        divisor: what to divide the sum by, when this is a part of a larger batch; None =
-            `normaliser(mask)`.
-
-    Returns:
-        scalar.
-    """
-    cosine_BTT = torch.einsum("bjd,bkd->bjk", unit(grouped), unit(tokens))
-    logits_BTT = scale * cosine_BTT
-    # A padded query may see every key: its loss is dropped below, and no row is ever all -inf
-    # (NaN).
-    seen_BTT = mask[:, None, :] | ~mask[:, :, None]
-    loss_BT = 0.0
-    for logits in (logits_BTT, logits_BTT.transpose(1, 2)):
-        log_share = logits.masked_fill(~seen_BTT, -torch.inf).log_softmax(dim=-1)
-        loss_BT = loss_BT - torch.where(mask, log_share.diagonal(dim1=1, dim2=2), 0) / 2
-    if reduction == "caption":
-        loss_BT = loss_BT / mask.sum(dim=1, keepdim=True).clamp(min=1)
-    divisor = normaliser(mask, reduction) if divisor is None else divisor
-    return loss_BT.sum() / divisor
-
-
 def fine_grained_loss(
     patches: Tensor,
     tokens: Tensor,
@@ -130,19 +88,60 @@ def fine_grained_loss(
     return token_contrast(grouped, tokens, mask, scale, reduction)
 
 
+def grouped_similarity(
+    patches: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    threshold: float | None = None,
+    alignment: str = "sparse",
+    block: int | None = BLOCK,
+) -> Tensor:
+    """What eq. 6 raises, for every image and caption: the mean over real tokens of
+    cos(c_l, t_l), where the caption's tokens group the image's patches.
+
+    Args:
+        patches: [Bi,P,D]. tokens: [Bt,T,D], mask: [Bt,T]. block: see `contrastive.by_rows`.
+
+    Returns:
+        [Bi,Bt].
+    """
+    count_B = mask.sum(dim=1).clamp(min=1)
+
+    def rows(patches_RPD: Tensor, tokens: Tensor) -> tuple[Tensor]:
+        cosine_RBT = torch.stack(
+            [
+                (unit(group_patches(tokens, one, threshold, alignment)[0]) * unit(tokens)).sum(
+                    dim=-1
+                )
+                for one in patches_RPD[:, None].expand(-1, len(tokens), -1, -1)
+            ]
+        )
+        return (torch.where(mask, cosine_RBT, 0).sum(dim=-1) / count_B,)
+
+    cells = tokens.shape[0] * tokens.shape[1] * (patches.shape[1] + patches.shape[2])
+    return by_rows(rows, patches, tokens, cells=cells, block=block)[0]
+
+
 @OBJECTIVES.register_module()
 class Sparc(nn.Module):
     """L = global_weight L_g + local_weight L_f (eq. 7), one learned temperature for both.
 
+    The paper's ablations: no sparsity is threshold=0, softmax alignment is alignment='softmax',
+    Listing 1's mean over tokens is reduction='token', and local only is global_weight=0.
+
     Args:
         global_weight, local_weight: lambda_g (0.5) and lambda_f (the paper sweeps 0.5-10 and
-            does not say which; 1).
+            does not say which; 1). A term of weight 0 is not computed.
         threshold, alignment, detach: see `group_patches`. reduction: see `token_contrast`.
         skip_special: leave begin and end tokens out of the fine-grained loss.
         local_temperature: a temperature of its own for the fine-grained loss.
-    """
+        shuffle: a control, not a method: the fine-grained loss sees the images of the batch moved
+            on by one. Tokens group patches by resemblance, so a token's identity can be written
+            into what it gathers; whatever L_f still falls by on wrong images is that leak.
 
-    reads = ("image", "text")  # the features that `scores` uses
+    Raises:
+        ValueError: both weights are 0.
+    """
 
     def __init__(
         self,
@@ -154,23 +153,39 @@ class Sparc(nn.Module):
         reduction: str = "caption",
         skip_special: bool = False,
         local_temperature: bool = False,
+        shuffle: bool = False,
     ) -> None:
         super().__init__()
+        if not (global_weight or local_weight):
+            raise ValueError("Sparc: global_weight and local_weight are both 0, nothing is trained")
         self.global_weight, self.local_weight = global_weight, local_weight
         self.grouping = dict(threshold=threshold, alignment=alignment, detach=detach)
-        self.reduction, self.skip_special = reduction, skip_special
+        self.reduction, self.skip_special, self.shuffle = reduction, skip_special, shuffle
         self.temperature = Temperature()
         self.local_temperature = Temperature() if local_temperature else None
+        if local_temperature:  # a term that is not computed must not hold a parameter that waits
+            self.temperature.requires_grad_(bool(global_weight))
+            self.local_temperature.requires_grad_(bool(local_weight))
+        whole = ("image", "text") if global_weight else ()
+        parts = ("patches", "tokens") if local_weight else ()
+        self.couples = whole + parts if shuffle else whole
+        self.pairs = () if shuffle else parts
+        self.reads = whole or parts  # the features that `scores` uses
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """features of [b] pairs -> {"global_loss", "local_loss", ...}; the rest is logged only."""
-        return {**self.coupled(features.image, features.text), **self.paired(features, batch)}
+        return {**self.coupled(features), **self.paired(features, batch)}
 
-    def coupled(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-        """The terms that couple all pairs of a batch, from global embeddings [b,D] alone."""
-        scale = self.temperature()
-        loss = self.global_weight * info_nce(image, text, scale)
-        return {"global_loss": loss, "scale": scale.detach()}
+    def coupled(self, features: Features) -> dict[str, Tensor]:
+        """The terms over all pairs of a batch: L_g, and L_f when its images are shuffled."""
+        losses: dict[str, Tensor] = {}
+        if self.global_weight:
+            scale = self.temperature()
+            loss = self.global_weight * info_nce(features.image, features.text, scale)
+            losses.update(global_loss=loss, scale=scale.detach())
+        if self.local_weight and self.shuffle:
+            losses.update(self._local(features, roll(features.patches), features))
+        return losses
 
     def paired(
         self, features: Features, batch: Batch, whole: Batch | None = None
@@ -180,14 +195,21 @@ class Sparc(nn.Module):
         Args:
             whole: the rank's whole batch, when `features` and `batch` are a part of it.
         """
+        if not self.local_weight or self.shuffle:
+            return {}
+        return self._local(features, features.patches, whole or batch)
+
+    def _local(
+        self, features: Features, patches: Tensor, whole: Batch | Features
+    ) -> dict[str, Tensor]:
+        """L_f of `features` with these patches; `whole` is what its divisor is counted over."""
         mask = self._mask(features.mask, features.special)
         scale = (self.local_temperature or self.temperature)()
-        whole = whole or batch
         divisor = normaliser(self._mask(whole.mask, whole.special), self.reduction)
         if self.reduction == "token":
             # The mean over ranks of (sum / divisor) must be (sum of sums) / (sum of counts).
             divisor = total(divisor) / world_size()
-        grouped, weights = group_patches(features.tokens, features.patches, **self.grouping)
+        grouped, weights = group_patches(features.tokens, patches, **self.grouping)
         loss = token_contrast(grouped, features.tokens, mask, scale, self.reduction, divisor)
         return {"local_loss": self.local_weight * loss, **alignment_statistics(weights, mask)}
 
@@ -195,8 +217,14 @@ class Sparc(nn.Module):
         return mask & ~special if self.skip_special else mask
 
     def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
-        """How the model is read: cosine of the global embeddings, [I,T]."""
-        return unit(image.image) @ unit(text.text).T
+        """How the model is read: cosine of the global embeddings, [I,T]; trained by the
+        fine-grained loss alone, by `grouped_similarity`.
+        """
+        if self.global_weight:
+            return unit(image.image) @ unit(text.text).T
+        mask = self._mask(text.mask, text.special)
+        grouping = {key: self.grouping[key] for key in ("threshold", "alignment")}
+        return grouped_similarity(image.patches, text.tokens, mask, **grouping)
 
 
 @torch.no_grad()

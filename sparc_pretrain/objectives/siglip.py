@@ -1,0 +1,68 @@
+"""SigLIP: a sigmoid per pair instead of a softmax per row (Zhai et al., arXiv 2303.15343), the
+coarse anchor people train today.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparc_pretrain.distributed import gather, own_rows
+from sparc_pretrain.objectives.contrastive import Temperature, unit
+from sparc_pretrain.registry import OBJECTIVES
+from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures
+
+
+def sigmoid_loss(
+    image: Tensor, text: Tensor, scale: Tensor | float, bias: Tensor | float
+) -> Tensor:
+    """SigLIP, eq. 1, over the whole global batch.
+
+        -(1/B) sum_i sum_j log sigmoid(z_ij (scale cos(v_i,t_j) + bias)),  z = 1 on the diagonal,
+        -1 elsewhere
+
+    Args:
+        image, text: [b,D] un-normalised, this rank's rows; row i belongs to row i.
+
+    Returns:
+        scalar: the mean over this rank's images; its mean over ranks is the loss of the whole
+        batch.
+    """
+    logits = scale * unit(image) @ unit(gather(text)).T + bias
+    pair = F.one_hot(own_rows(len(image), image.device), logits.shape[1])
+    return -F.logsigmoid((2 * pair - 1) * logits).sum(dim=1).mean()
+
+
+@OBJECTIVES.register_module()
+class Siglip(nn.Module):
+    """The sigmoid loss with learned scale and bias, from 10 and -10 (sec. 3.2)."""
+
+    couples = ("image", "text")  # the features of which `coupled` takes gradients
+    pairs = ()  # and `paired`
+    reads = ("image", "text")  # the features that `scores` uses
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = Temperature(tau=0.1, most=1000.0)  # SigLIP's models end above 100
+        self.bias = nn.Parameter(torch.tensor(-10.0))
+
+    def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
+        """features of [b] pairs -> {"global_loss", "scale", "bias"}."""
+        return self.coupled(features)
+
+    def coupled(self, features: Features) -> dict[str, Tensor]:
+        """The terms over all pairs of a batch."""
+        scale = self.temperature()
+        loss = sigmoid_loss(features.image, features.text, scale, self.bias)
+        return {"global_loss": loss, "scale": scale.detach(), "bias": self.bias.detach()}
+
+    def paired(
+        self, features: Features, batch: Batch, whole: Batch | None = None
+    ) -> dict[str, Tensor]:
+        """The terms that need one pair at a time: none."""
+        return {}
+
+    def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """How the model is read: cosine of the global embeddings, [I,T]."""
+        return unit(image.image) @ unit(text.text).T
