@@ -21,6 +21,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 
 from sparc_pretrain.engine import checkpoint, door
+from transfer.build import naming_parts
 
 # isort: on
 
@@ -35,6 +36,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("images", nargs="+", help="image files")
     parser.add_argument("--backbone", metavar="RUN", help="run folder the checkpoint was made from")
     parser.add_argument("--out-dir", default="predictions")
+    parser.add_argument("--words", help="what to look for, comma-separated (open vocabulary only)")
     parser.add_argument("--score-thr", type=float, default=0.3, help="boxes below are not drawn")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
     return parser.parse_args(argv)
@@ -51,10 +53,16 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(
             "a captioner writes text, not pictures: see captions.json of tools/test.py"
         )
-    model, pipeline, drawer = build(cfg, args)
+    if args.words and cfg.model.get("type") != "sparc.OpenVocabularyDetector":
+        raise ValueError("--words is for open-vocabulary detectors; this model has fixed classes")
+    with naming_parts(cfg):
+        model, pipeline, drawer = build(cfg, args)
     options = {} if cfg.get("default_scope") == "mmseg" else {"pred_score_thr": args.score_thr}
+    # open-vocabulary models look for what they are asked for: other words, or the set's classes
+    words = [word.strip() for word in (args.words or "").split(",") if word.strip()]
+    asked = {"img_id": 0, "seg_fields": [], "text": words or drawer.dataset_meta.get("classes")}
     for name in args.images:
-        data = pseudo_collate([pipeline({"img_path": name, "img_id": 0, "seg_fields": []})])
+        data = pseudo_collate([pipeline({**asked, "img_path": name})])
         with torch.inference_mode():
             sample = model.test_step(data)[0]
         out = Path(args.out_dir) / f"{Path(name).stem}.png"

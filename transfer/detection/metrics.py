@@ -67,6 +67,7 @@ def evaluate(
         truth = {**truth, "annotations": annotations}
         loaded = hotcoco.LVISResults(index := hotcoco.COCO(truth), rows, max_dets=None)
         evaluation = hotcoco.LVISeval(index, loaded, iou_type)
+        evaluation.params.max_dets = [limit]  # else 300 per category, whatever was asked for
     else:
         loaded = (index := hotcoco.COCO(truth)).load_res(rows)
         evaluation = hotcoco.COCOeval(index, loaded, iou_type)
