@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from sparc_pretrain.engine import door
 from sparc_pretrain.engine.launcher import LAUNCHERS, init_distributed
 from transfer import recipe
+from transfer.build import naming_parts
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -21,7 +22,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="config file (or the copy in the work dir)")
+    parser.add_argument("config", help="config file, mmdet::NAME, or the copy in the work dir")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("--backbone", metavar="RUN", help="run folder the checkpoint was made from")
     parser.add_argument("--work-dir", help="metrics.json and pictures go there")
@@ -43,12 +44,16 @@ def main(argv: list[str] | None = None) -> int:
     cfg.launcher, cfg.checkpoint = args.launcher, args.checkpoint
     if args.launcher == "none":
         recipe.single_process_norms(cfg.model)
-    runner = Runner.from_cfg(cfg)
-    try:
-        runner.load_checkpoint(args.checkpoint, strict=True)
-    except RuntimeError as error:  # mmengine itself would go on with what fits
-        raise ValueError(f"{args.checkpoint} does not fit {args.config}: {error}") from None
-    runner.test()
+    with naming_parts(cfg):
+        runner = Runner.from_cfg(cfg)
+        try:
+            runner.load_checkpoint(args.checkpoint, strict=True)
+        except RuntimeError as error:  # mmengine itself would go on with what fits
+            raise ValueError(
+                f"{args.checkpoint} does not fit {args.config}: if it was trained with --backbone, "
+                f"give the config in its work dir, or --backbone RUN: {error}"
+            ) from None
+        runner.test()
     return 0
 
 

@@ -2,6 +2,7 @@
 --backbone.
 
     python tools/train.py configs/quickstart/det.py --backbone work_dirs/sparc/run
+    python tools/train.py mmdet::retinanet/retinanet_r50_fpn_1x_coco.py --backbone RUN --dry-run
     torchrun --nproc-per-node 8 tools/train.py configs/det/sparc_lvis.py --backbone RUN --launcher
     pytorch --amp
 """
@@ -16,6 +17,7 @@ from mmengine.runner import Runner
 from sparc_pretrain.engine import door, foreign
 from sparc_pretrain.engine.launcher import LAUNCHERS, init_distributed
 from transfer import recipe
+from transfer.build import naming_parts
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -23,12 +25,23 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="config file")
+    parser.add_argument("config", help="config file, or mmdet::NAME / mmseg::NAME")
     parser.add_argument("--backbone", metavar="RUN", help="run folder whose backbone is used")
     parser.add_argument(
         "--from-scratch",
         action="store_true",
         help="with --backbone: its architecture, but random weights (the baseline)",
+    )
+    parser.add_argument(
+        "--layer-decay",
+        type=float,
+        metavar="RATE",
+        help="learning rate of a block over that of the next (0.7 for B, 0.8 for L)",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="with --backbone: print what it changes in the config, and why; train nothing",
     )
     parser.add_argument("--work-dir", help="checkpoints, logs and metrics.json go there")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
@@ -48,10 +61,20 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Train, validating as the config says; metrics.json holds the last validation."""
     args = parse(argv)
+    if args.dry_run and not args.backbone:
+        raise ValueError("--dry-run shows what --backbone RUN changes: give it one")
     init_distributed(args.launcher)
     cfg = recipe.load(
-        args.config, args.cfg_options, args.work_dir, args.backbone, args.from_scratch
+        args.config,
+        args.cfg_options,
+        args.work_dir,
+        args.backbone,
+        args.from_scratch,
+        args.layer_decay,
+        args.dry_run,
     )
+    if args.dry_run:
+        return 0
     recipe.check_files(cfg, ("train_dataloader", "val_dataloader"))
     cfg.launcher = args.launcher
     if args.launcher == "none":
@@ -64,7 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     checkpoint = foreign.resolve_resume(cfg.work_dir, args.resume)
     if checkpoint is not None:
         cfg.resume, cfg.load_from = True, str(checkpoint)
-    Runner.from_cfg(cfg).train()
+    with naming_parts(cfg):
+        Runner.from_cfg(cfg).train()
     return 0
 
 

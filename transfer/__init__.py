@@ -8,5 +8,16 @@ from transfer import mm  # isort: split
 
 from sparc_pretrain import engine
 from transfer import backbone, captioning, detection, hooks, layer_decay, pyramid
+from transfer.plug import plug  # the function: `transfer.plug(config, run)`
 
-__all__ = ["backbone", "captioning", "detection", "engine", "hooks", "layer_decay", "mm", "pyramid"]
+__all__ = [
+    "backbone",
+    "captioning",
+    "detection",
+    "engine",
+    "hooks",
+    "layer_decay",
+    "mm",
+    "plug",
+    "pyramid",
+]

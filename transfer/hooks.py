@@ -28,6 +28,10 @@ OTHER_CLASSES = (
     "EmbeddingRPNHead",
     "FusedSemanticHead",
     "DeformableDETRHead",
+    "SCNetSemanticHead",
+    "STDCHead",  # boundaries
+    "ATSSVLFusionHead",  # tokens of a text
+    "GroundingDINOHead",
 )
 
 
@@ -40,28 +44,42 @@ class DataCheckHook(Hook):
         dataset = runner.train_dataloader.dataset
         if len(dataset) == 0:
             raise ValueError(f"the training data set is empty: {_source(dataset)}")
-        inner = dataset
-        while hasattr(inner, "dataset"):
-            inner = inner.dataset
-        classes = (getattr(inner, "metainfo", None) or {}).get("classes")
-        if not classes:
-            return
-        found = getattr(inner, "cat_ids", None)
-        if found is not None and len(found) != len(classes):
+        _compare(dataset, runner.model)
+
+    def before_test(self, runner: Runner) -> None:
+        """As before training."""
+        _compare(runner.test_dataloader.dataset, runner.model)
+
+
+def _compare(dataset: Any, model: Any) -> None:
+    """Raises ValueError where a head of `model` classifies another number of categories."""
+    inner = dataset
+    while hasattr(inner, "dataset"):
+        inner = inner.dataset
+    meta = getattr(inner, "metainfo", None) or {}
+    classes = meta.get("classes")
+    if not classes:
+        return
+    found = getattr(inner, "cat_ids", None)
+    if found is not None and len(found) != len(classes):
+        raise ValueError(
+            f"{_source(inner)} holds {len(found)} of the {len(classes)} categories in the "
+            "config's metainfo.classes: the names must match"
+        )
+    expected = {len(classes)}
+    if meta.get("thing_classes"):  # panoptic: heads of things, of stuff, of stuff and the rest
+        stuff = len(meta.get("stuff_classes") or ())
+        expected |= {len(meta["thing_classes"]), stuff, stuff + 1}
+    for name, module in model.named_modules():
+        count = getattr(module, "num_classes", None)
+        head = type(module).__module__.startswith(("mmdet.", "mmseg.", "transfer."))
+        if not head or not isinstance(count, int) or type(module).__name__ in OTHER_CLASSES:
+            continue
+        if count not in expected and "rpn" not in name:
             raise ValueError(
-                f"{_source(inner)} holds {len(found)} of the {len(classes)} categories in the "
-                "config's metainfo.classes: the names must match"
+                f"{name} ({type(module).__name__}) has num_classes={count}, the data set "
+                f"{len(classes)} categories: set num_classes={len(classes)}"
             )
-        for name, module in runner.model.named_modules():
-            count = getattr(module, "num_classes", None)
-            head = type(module).__module__.startswith(("mmdet.", "mmseg.", "transfer."))
-            if not head or not isinstance(count, int) or type(module).__name__ in OTHER_CLASSES:
-                continue
-            if count != len(classes) and "rpn" not in name:
-                raise ValueError(
-                    f"{name} ({type(module).__name__}) has num_classes={count}, the data set "
-                    f"{len(classes)} categories: set num_classes={len(classes)}"
-                )
 
 
 @HOOKS.register_module()

@@ -12,19 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy
+import torch
 from mmengine.config import utils as config_utils
 from mmengine.dataset import BaseDataset
 
 from sparc_pretrain.engine import foreign
-from transfer import ops
+from transfer import annotations, ops
 
 # The part of each package whose import registers classes.
 PARTS = ("models", "datasets", "engine", "evaluation", "visualization")
@@ -88,6 +91,22 @@ def _serialize_some(dataset: BaseDataset) -> Any:
     return _serialize(dataset)
 
 
+def locate(config: str) -> str:
+    """The path of a config: ``mmdet::NAME`` and ``mmseg::NAME`` are those of the installed package.
+
+    Raises:
+        FileNotFoundError: the package is not installed.
+    """
+    if "::" not in config:
+        return config
+    package, name = config.split("::", 1)
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        install_it = DISTRIBUTIONS.get(package, (package,))[0]
+        raise FileNotFoundError(f"{config}: {package} is not installed (pip install {install_it})")
+    return str(Path(spec.submodule_search_locations[0]) / ".mim" / "configs" / name)
+
+
 def _installed(name: str) -> bool:
     try:
         distribution(name)
@@ -113,9 +132,179 @@ def register(*scopes: str) -> None:
     for scope in scopes:
         if scope not in SCOPES:
             raise ValueError(f"scope {scope!r}: must be one of {', '.join(SCOPES)}")
+        mend_transformers()
         for part in PARTS:
             _import_quietly(scope, part)
     mend_lvis()
+    mend_offsets()
+    mend_bert()
+    mend_ssd()
+    mend_grounding_dino()
+    check_annotations()
+
+
+def mend_transformers() -> None:
+    """Gives transformers two names back that mmdet's GLIP and Grounding DINO use. Idempotent.
+
+    Reason: transformers 5 moved ``apply_chunking_to_forward`` to ``pytorch_utils``, at which mmdet
+    takes the whole of BERT for missing, and renamed a tokenizer's ``batch_encode_plus`` to
+    ``__call__``.
+    Delete when: mmdet runs on transformers 5.
+    """
+    try:
+        from transformers import modeling_utils, pytorch_utils, tokenization_utils_base
+    except ImportError:  # mmdet goes without language models then, and so may we
+        return
+    if not hasattr(modeling_utils, "apply_chunking_to_forward"):
+        modeling_utils.apply_chunking_to_forward = pytorch_utils.apply_chunking_to_forward
+    tokenizer = tokenization_utils_base.PreTrainedTokenizerBase
+    if not hasattr(tokenizer, "batch_encode_plus"):
+        tokenizer.batch_encode_plus = tokenizer.__call__
+
+
+def mend_bert() -> None:
+    """Lets mmdet's BERTs run on transformers 5, if mmdet's import brought them. Idempotent.
+
+    Reason: transformers 5 takes an attention mask per pair of tokens (Grounding DINO's, of
+    sub-sentences) with a dimension for heads only, dropped ``get_extended_attention_mask``, which
+    GLIP's layers inherited, and calls their attention by other names.
+    Delete when: mmdet runs on transformers 5.
+    """
+    bert = sys.modules.get("mmdet.models.language_models.bert")
+    kind = getattr(bert, "HFBertModel", None)
+    if kind is not None and not hasattr(kind, "takes_pairs"):
+        bert.HFBertModel = _taking_pairs(kind)
+    fuse = sys.modules.get("mmdet.models.utils.vlfuse_helper")
+    if fuse is not None and not hasattr(fuse.BertEncoderLayer, "get_extended_attention_mask"):
+        fuse.BertEncoderLayer.get_extended_attention_mask = _extended_mask
+        fuse.BertAttention.forward = _attend
+
+
+def _taking_pairs(kind: Any) -> Any:
+    """A BERT class whose attention mask may be [B,T,T], 1 where a token sees another."""
+
+    class PairedBert(kind):
+        takes_pairs = True
+
+        def forward(self, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
+            if attention_mask is not None and attention_mask.ndim == 3:
+                attention_mask = attention_mask[:, None].bool()
+            return super().forward(*args, attention_mask=attention_mask, **kwargs)
+
+    return PairedBert
+
+
+def _extended_mask(layer: Any, mask: Any, shape: Any, device: Any = None) -> Any:
+    """What transformers 4 added to attention's logits: 0 where `mask` [B,T] or [B,T,T] is 1, the
+    type's lowest number elsewhere; [B,1,1,T] or [B,1,T,T].
+    """
+    kind = next(layer.parameters()).dtype
+    wide = mask[:, None] if mask.ndim == 3 else mask[:, None, None]
+    return (1 - wide.to(kind)) * torch.finfo(kind).min
+
+
+def _attend(attention: Any, states: Any, mask: Any = None, *_: Any, **__: Any) -> tuple:
+    """``BertAttention.forward`` of transformers 4, as GLIP's layers call it: attention, then the
+    projection with its residual.
+    """
+    outputs = attention.self(states, mask)
+    return (attention.output(outputs[0], states), *outputs[1:])
+
+
+def mend_ssd() -> None:
+    """Lets SSD predict. Idempotent.
+
+    Reason: ``BaseDenseHead._predict_by_feat_single`` asks ``self.loss_cls``, which SSDHead, whose
+    loss is a function, does not have.
+    Delete when: mmdet's SSDHead has one.
+    """
+    module = sys.modules.get("mmdet.models.dense_heads.ssd_head")
+    if module is not None and not hasattr(module.SSDHead, "loss_cls"):
+        module.SSDHead.loss_cls = None
+
+
+def mend_grounding_dino() -> None:
+    """Lets Grounding DINO decode. Idempotent.
+
+    Reason: onedl's DINO decoder encodes each coordinate in `embed_dims` numbers, twice as many as
+    before; Grounding DINO inherits its ``forward`` but kept a head for half of them, as the
+    released weights have it.
+    Delete when: the two agree.
+    """
+    module = sys.modules.get("mmdet.models.layers.transformer.grounding_dino_layers")
+    if module is not None and module.GroundingDinoTransformerDecoder.forward is not _decode:
+        module.GroundingDinoTransformerDecoder.forward = _decode
+
+
+def _decode(decoder: Any, *args: Any, **kwargs: Any) -> Any:
+    """``DinoTransformerDecoder.forward`` with as many numbers per coordinate as the head takes."""
+    module = sys.modules["mmdet.models.layers.transformer.dino_layers"]
+    encode = module.coordinate_to_encoding
+    numbers = decoder.ref_point_head.layers[0].in_features // 4
+    module.coordinate_to_encoding = lambda points, num_feats: encode(points, num_feats=numbers)
+    try:
+        return module.DinoTransformerDecoder.forward(decoder, *args, **kwargs)
+    finally:
+        module.coordinate_to_encoding = encode
+
+
+def mend_offsets() -> None:
+    """Lets a modulated deformable convolution take more offsets than it has places. Idempotent.
+
+    Reason: DyHead, and GLIP's, hand the offsets of a level to the convolution of the next, a
+    quarter of its size. mmcv's compiled kernel does not look and reads the first of them in
+    memory; torchvision's refuses. The released weights were trained with that reading.
+    Delete when: mmdet's DyHead resizes its offsets.
+    """
+    module = sys.modules.get("mmcv.ops.modulated_deform_conv")
+    if module is not None and module.ModulatedDeformConv2d.forward is not _forward_leading:
+        module.ModulatedDeformConv2d.forward = _forward_leading
+
+
+def _forward_leading(conv: Any, x: Any, offset: Any, mask: Any) -> Any:
+    """Stands for ``ModulatedDeformConv2d.forward``: x [N,C,H,W]; of offset and mask each sample's
+    first elements.
+    """
+    size = [
+        (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for length, padding, dilation, kernel, stride in zip(
+            x.shape[-2:], conv.padding, conv.dilation, conv.kernel_size, conv.stride, strict=True
+        )
+    ]
+    places = size[0] * size[1]
+    if offset.shape[-2] * offset.shape[-1] > places:
+        offset, mask = (
+            t.flatten(1)[:, : t.shape[1] * places].reshape(*t.shape[:2], *size)
+            for t in (offset, mask)
+        )
+    return sys.modules["mmcv.ops.modulated_deform_conv"].modulated_deform_conv2d(
+        x,
+        offset,
+        mask,
+        conv.weight,
+        conv.bias,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+        conv.deform_groups,
+    )
+
+
+def check_annotations() -> None:
+    """Lets mmdet's COCO and LVIS data sets say what is wrong with their file. Idempotent.
+
+    Reason: an LVIS file given as COCO ends in KeyError 'file_name', the reverse in 'coco_url',
+    boxes without masks in KeyError 'mask' somewhere in a worker, and categories in another order
+    than the config's in wrong names without a word.
+    Delete when: mmdet says these things itself.
+    """
+    coco, lvis = (sys.modules.get(f"mmdet.datasets.{name}") for name in ("coco", "lvis"))
+    if coco is None or hasattr(coco.CocoDataset.load_data_list, "checked"):
+        return
+    coco.CocoDataset.load_data_list = annotations.checked(coco.CocoDataset.load_data_list)
+    for kind in (lvis.LVISV05Dataset, lvis.LVISV1Dataset):
+        kind.load_data_list = annotations.checked_lvis(kind.load_data_list)
 
 
 class _OldNumpy(ModuleType):

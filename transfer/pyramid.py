@@ -1,5 +1,5 @@
-"""SimplePyramid: one map of a plain ViT -> maps at strides 4, 8, 16, 32 (ViTDet, arXiv 2203.16527,
-sec. 3).
+"""SimplePyramid: maps of a plain ViT -> maps at strides 4, 8, 16, 32 (ViTDet, arXiv 2203.16527,
+sec. 3), or at whatever strides and channels a neck or head was built for.
 """
 
 from __future__ import annotations
@@ -13,16 +13,27 @@ from torch.nn import functional as F
 
 from sparc_pretrain.registry import MODELS
 
+NARROW = 8  # channels below which a deconvolution halves no further (stride 1 from a tiny ViT)
+
 
 @MODELS.register_module()
 class SimplePyramid(BaseModule):
-    """Scales the last map by (de)convolution, then brings each scale to `out_channels`.
+    """Scales a map by (de)convolution, then brings each scale to its channels.
 
     Args:
-        in_channels: Dv of the map. out_channels: of every output.
-        strides: wanted strides, ascending powers of two from 4; those above 32 are max-pooled
-            from the one before.
-        in_stride: the map's stride, the backbone's patch.
+        in_channels: Dv of the maps. out_channels: of every output, or one number per stride; 0 =
+            nobody reads this level, so it has no weights and passes its map on as it is.
+        strides: wanted strides, powers of two. With one number for `out_channels` they ascend,
+            and those above twice `in_stride` are max-pooled from the one before (ViTDet's);
+            with one per stride any order and repetitions are taken (dilated ResNets, hourglasses,
+            decoders) and every level has weights of its own.
+        in_stride: the maps' stride, the backbone's patch.
+        mix: a 3x3 convolution after the 1x1, as in ViTDet; without it a level is resampled and
+            projected only, for heads and necks that convolve on their own.
+        each: level i reads map i, for heads that want several depths of a ViT; else all read the
+            last.
+        pooled: every output is [map, mean over the map]: the pooled vector takes the class
+            token's part.
 
     Raises:
         ValueError: a stride that cannot be made.
@@ -31,60 +42,75 @@ class SimplePyramid(BaseModule):
     def __init__(
         self,
         in_channels: int,
-        out_channels: int = 256,
+        out_channels: int | Sequence[int] = 256,
         strides: Sequence[int] = (4, 8, 16, 32),
         in_stride: int = 16,
+        mix: bool = True,
+        each: bool = False,
+        pooled: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        self.strides = tuple(strides)
-        if not strides or list(strides) != sorted(set(strides)):
+        self.strides, self.each, self.pooled = tuple(strides), each, pooled
+        single = isinstance(out_channels, int)
+        if not strides or (single and list(strides) != sorted(set(strides))):
             raise ValueError(f"strides {self.strides}: name one or more in ascending order")
-        levels = []
-        for stride in self.strides:
-            if stride > 2 * in_stride:
-                if not levels or stride != 2 * self.strides[self.strides.index(stride) - 1]:
+        widths = [out_channels] * len(strides) if single else list(out_channels)
+        if len(widths) != len(strides):
+            raise ValueError(f"out_channels {widths} for strides {self.strides}: one for each")
+        levels: list[nn.Module] = []
+        for i, (stride, width) in enumerate(zip(self.strides, widths, strict=True)):
+            if single and stride > 2 * in_stride:
+                if not levels or stride != 2 * self.strides[i - 1]:
                     raise ValueError(
                         f"stride {stride} needs {stride // 2} before it in {self.strides}"
                     )
                 continue
-            levels.append(_level(in_channels, out_channels, in_stride, stride))
+            if width == 0 or (not mix and (width, stride) == (in_channels, in_stride)):
+                levels.append(nn.Identity())
+            else:
+                levels.append(_level(in_channels, width, in_stride, stride, mix))
         self.levels = nn.ModuleList(levels)
 
-    def forward(self, maps: Sequence[Tensor] | Tensor) -> tuple[Tensor, ...]:
-        """maps: the backbone's outputs (the last is used), [B,in_channels,h,w] ->
-        [B,out_channels,.,.] per stride.
+    def forward(self, maps: Sequence[Tensor] | Tensor) -> tuple:
+        """maps: the backbone's outputs, [B,in_channels,h,w]; the last is used, or each by its
+        level -> [B,out_channels,.,.] per stride (with `pooled`: [map, [B,out_channels]]).
         """
-        last = maps if isinstance(maps, Tensor) else maps[-1]
-        outputs = [level(last) for level in self.levels]
+        maps = [maps] if isinstance(maps, Tensor) else list(maps)
+        if self.each and len(maps) != len(self.strides):
+            raise ValueError(f"{len(maps)} maps for {len(self.strides)} levels that read one each")
+        outputs = [level(maps[i if self.each else -1]) for i, level in enumerate(self.levels)]
+        outputs = [output.contiguous() for output in outputs]  # some heads take views of them
         while len(outputs) < len(self.strides):
             outputs.append(F.max_pool2d(outputs[-1], kernel_size=1, stride=2))
+        if self.pooled:
+            return tuple([output, output.mean(dim=(2, 3))] for output in outputs)
         return tuple(outputs)
 
 
-def _level(in_channels: int, out_channels: int, in_stride: int, stride: int) -> nn.Sequential:
-    """Resampling from `in_stride` to `stride`, then 1x1 and 3x3 convolutions with layer norm."""
-    layers: list[nn.Module] = []
-    channels = in_channels
-    if stride * 4 == in_stride:
-        layers += [
-            nn.ConvTranspose2d(channels, channels // 2, 2, 2),
-            LayerNorm2d(channels // 2),
-            nn.GELU(),
-            nn.ConvTranspose2d(channels // 2, channels // 4, 2, 2),
-        ]
-        channels //= 4
-    elif stride * 2 == in_stride:
-        layers.append(nn.ConvTranspose2d(channels, channels // 2, 2, 2))
-        channels //= 2
-    elif stride == in_stride * 2:
-        layers.append(nn.MaxPool2d(2, 2, ceil_mode=True))
-    elif stride != in_stride:
+def _level(
+    channels: int, out_channels: int, in_stride: int, stride: int, mix: bool
+) -> nn.Sequential:
+    """Resampling from `in_stride` to `stride`, then a 1x1 and, with `mix`, a 3x3 convolution, each
+    with layer norm.
+    """
+    larger, smaller = max(in_stride, stride), max(min(in_stride, stride), 1)
+    factor = larger // smaller
+    if larger % smaller or factor & (factor - 1):
         raise ValueError(f"stride {stride} cannot be made from a map of stride {in_stride}")
-    return nn.Sequential(
-        *layers,
-        nn.Conv2d(channels, out_channels, 1, bias=False),
-        LayerNorm2d(out_channels),
-        nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-        LayerNorm2d(out_channels),
-    )
+    layers: list[nn.Module] = []
+    if stride > in_stride:
+        layers.append(nn.MaxPool2d(factor, factor, ceil_mode=True))
+    while stride < in_stride:
+        narrower = max(channels // 2, NARROW)
+        layers.append(nn.ConvTranspose2d(channels, narrower, 2, 2))
+        channels, in_stride = narrower, in_stride // 2
+        if stride < in_stride:
+            layers += [LayerNorm2d(channels), nn.GELU()]
+    layers += [nn.Conv2d(channels, out_channels, 1, bias=False), LayerNorm2d(out_channels)]
+    if mix:
+        layers += [
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            LayerNorm2d(out_channels),
+        ]
+    return nn.Sequential(*layers)

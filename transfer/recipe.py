@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.utils import get_installed_path
+from mmengine.utils import import_modules_from_strings
 
 from sparc_pretrain.engine import door
 from transfer import mm
-from transfer.plug import note_ancestry, plug
+from transfer.norms import single_process_norms
+from transfer.plug import explain, layer_wise, note_ancestry
+from transfer.plug_replace import Ledger
+
+__all__ = ["check_files", "harden", "load", "single_process_norms"]
 
 # The engine's rules for any mm config: random state in checkpoints, signals, non-finite steps,
 # records.
@@ -31,17 +35,20 @@ def load(
     work_dir: str | None,
     backbone: str | None = None,
     scratch: bool = False,
+    layer_decay: float | None = None,
+    dry: bool = False,
 ) -> Config:
     """Read a config (a path, or ``mmdet::...`` / ``mmseg::...``), put the backbone in, check it.
+
+    With `dry`, print what the backbone changed and why, and neither check nor touch the disk.
 
     Raises:
         FileNotFoundError: config or data are missing. ValueError: typos (the nearest name is
             given).
     """
-    if "::" in config:
-        package, name = config.split("::", 1)
-        config = str(Path(get_installed_path(package)) / ".mim" / "configs" / name)
-    cfg = door.read_config(config)
+    config = mm.locate(config)
+    # what a config imports may be there for the old backbone alone: see it go first
+    cfg = door.read_config(config, custom_imports=not backbone)
     cfg.merge_from_dict(options or {})
     if "model" not in cfg:
         raise ValueError(
@@ -52,8 +59,15 @@ def load(
     if "schedule" in cfg and "train_dataloader" not in cfg:
         raise ValueError(f"{config} is a pre-training config: use tools/pretrain.py")
     if backbone:
-        plug(cfg, backbone, scratch)
+        changes = explain(cfg, backbone, scratch, layer_decay)
+        if dry:
+            print("\n".join(map(str, changes)) or f"{config}: nothing to change")
+            return cfg
+        if cfg.get("custom_imports"):
+            import_modules_from_strings(**cfg.custom_imports)
     else:
+        if layer_decay is not None:
+            layer_wise(cfg, layer_decay, Ledger())
         note_ancestry(cfg)
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(config).stem}"
     cfg.config_name = os.path.relpath(config)
@@ -62,8 +76,8 @@ def load(
         mm.register(scope)
     harden(cfg)
     for key in ("val_evaluator", "test_evaluator"):
-        if (cfg.get(key) or {}).get("type") == "sparc.CaptionMetric":
-            # captions.json beside metrics.json
+        if (cfg.get(key) or {}).get("type") in ("sparc.CaptionMetric", "sparc.VQAMetric"):
+            # captions.json or answers.json beside metrics.json
             cfg[key].setdefault("outfile_prefix", f"{cfg.work_dir}/")
     door.check_config(cfg)
     door.writable(cfg.work_dir)
@@ -106,20 +120,6 @@ def check_files(cfg: Config, loaders: tuple[str, ...]) -> None:
             for key, value in named:
                 if isinstance(value, str) and value and not (root / value).exists():
                     raise FileNotFoundError(f"{loader}: {key} {root / value} does not exist")
-
-
-def single_process_norms(node: Any) -> None:
-    """SyncBN -> BN everywhere below `node`, in place: one process without a group has nothing to
-    exchange.
-    """
-    if isinstance(node, dict):
-        if node.get("type") == "SyncBN":
-            node["type"] = "BN"
-        for value in node.values():
-            single_process_norms(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            single_process_norms(value)
 
 
 def _datasets(node: Any) -> Iterator[dict]:

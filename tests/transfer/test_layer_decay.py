@@ -86,3 +86,17 @@ def test_frozen_weights_are_left_out() -> None:
 def test_a_model_without_our_backbone_is_refused() -> None:
     with pytest.raises(ValueError, match="SparcViT"):
         wrapper(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_what_the_config_says_of_single_parameters_is_multiplied_in() -> None:
+    """As mm's own constructor reads custom_keys: the longest key that is part of the name."""
+    model = Model()
+    keys = {"head": dict(lr_mult=0.5, decay_mult=0.0), "backbone": dict(lr_mult=0.1), "he": {}}
+    plain = groups_by_name(model, wrapper(model).optimizer)
+    keyed = groups_by_name(model, wrapper(model, custom_keys=keys).optimizer)
+    for name, group in keyed.items():
+        head = name.startswith("head")
+        factor = 0.5 if head else 0.1
+        assert group["lr"] == pytest.approx(factor * plain[name]["lr"]), name
+        assert group["weight_decay"] == (0.0 if head else plain[name]["weight_decay"]), name
+    assert plain["head.weight"]["weight_decay"] == WD

@@ -15,7 +15,7 @@ from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.engine.records import ancestry
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
-from transfer.plug import note_ancestry, plug
+from transfer.plug import explain, note_ancestry, plug
 
 MEAN, STD = (0.25, 0.5, 0.75), (0.125, 0.25, 0.5)
 
@@ -110,12 +110,41 @@ def test_a_captioner_speaks_the_runs_tokens_unless_told_otherwise(run) -> None:
     assert plug(config(tokenizer="mine.json"), run.path).model.tokenizer == "mine.json"
 
 
-def test_a_config_with_another_backbone_is_refused_with_the_remedy(run) -> None:
-    cfg = config(backbone=dict(type="ResNet", depth=50))
+def test_a_config_without_a_backbone_is_refused_with_the_remedy(run) -> None:
     with pytest.raises(ValueError, match=r"sparc\.SparcViT.*configs/det/sparc_coco\.py"):
-        plug(cfg, run.path)
-    with pytest.raises(ValueError, match="SparcViT"):
         plug(config(backbone=None), run.path)
+
+
+def test_patches_and_strides_that_do_not_go_together_are_told_with_both_sides(
+    run, tmp_path: Path
+) -> None:
+    neck = dict(type="sparc.SimplePyramid", in_channels=768, in_stride=32)
+    with pytest.raises(ValueError, match=r"model\.neck makes strides .4, 8, 16, 32. from"):
+        plug(config(neck=neck), run.path)
+    odd = dict(type="sparc.SimplePyramid", in_channels=768, in_stride=14)
+    cfg = config(neck=odd)
+    cfg.model.backbone.patch = 14
+    with pytest.raises(ValueError, match=rf"patches of {run.path} give maps of stride 14"):
+        plug(cfg, run.path)
+
+
+def test_images_smaller_than_a_patch_are_refused(run) -> None:
+    cfg = config()
+    cfg.model.data_preprocessor.size = (8, 64)
+    with pytest.raises(ValueError, match=r"size \[8, 64\] is smaller than one patch of .*16 px"):
+        plug(cfg, run.path)
+
+
+def test_a_config_that_fits_already_has_few_changes_and_each_says_why(run) -> None:
+    neck = dict(type="sparc.SimplePyramid", in_channels=768, out_channels=64)
+    changes = explain(config(neck=neck), run.path)
+    assert [change.path for change in changes] == [
+        "model.backbone.vision",
+        "model.neck.in_channels",
+        "model.data_preprocessor.mean",
+        "model.data_preprocessor.std",
+    ]
+    assert str(changes[1]) == "model.neck.in_channels: 768 -> 24  (the run's width)"
 
 
 def test_a_damaged_run_is_refused_before_the_config_is_touched(run, tmp_path: Path) -> None:

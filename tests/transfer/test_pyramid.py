@@ -45,7 +45,6 @@ def test_every_weight_gets_a_gradient() -> None:
     [
         ((64,), "stride 64 needs 32 before it"),
         ((4, 8, 64), "stride 64 needs 32 before it"),
-        ((2, 4), "stride 2 cannot be made from a map of stride 16"),
         ((12,), "stride 12 cannot be made"),
         ((32, 64, 16), "ascending"),
         ((8, 8), "ascending"),
@@ -55,3 +54,35 @@ def test_every_weight_gets_a_gradient() -> None:
 def test_a_stride_that_cannot_be_made_is_refused(strides: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SimplePyramid(8, 8, strides=strides)
+
+
+def test_a_map_per_stride_comes_in_any_order_with_channels_of_its_own() -> None:
+    strides, channels = (8, 8, 1, 64, 4), (6, 10, 3, 12, 5)
+    pyramid = SimplePyramid(32, channels, strides=strides, mix=False)
+    found = pyramid(torch.randn(1, 32, 4, 8))
+    assert [tuple(level.shape[1:]) for level in found] == [
+        (c, math.ceil(64 / s), math.ceil(128 / s)) for s, c in zip(strides, channels, strict=True)
+    ]
+
+
+def test_a_level_that_nobody_reads_has_no_weights() -> None:
+    pyramid = SimplePyramid(8, (0, 4), strides=(4, 16), mix=False)
+    map_ = torch.randn(1, 8, 2, 2)
+    first, second = pyramid(map_)
+    assert first is map_ and second.shape[1] == 4
+    assert not list(pyramid.levels[0].parameters())
+
+
+def test_levels_may_read_a_map_each_and_pool_it() -> None:
+    pyramid = SimplePyramid(8, (8, 8), strides=(16, 16), mix=False, each=True, pooled=True)
+    maps = torch.randn(2, 3, 8, 4, 4).unbind()
+    for (level, vector), map_ in zip(pyramid(maps), maps, strict=True):
+        assert level is map_  # nothing to resample, nothing to project
+        torch.testing.assert_close(vector, map_.mean(dim=(2, 3)))
+    with pytest.raises(ValueError, match="1 maps for 2 levels"):
+        pyramid(maps[0])
+
+
+def test_channels_must_be_told_for_every_stride() -> None:
+    with pytest.raises(ValueError, match="one for each"):
+        SimplePyramid(8, (8, 8), strides=(4,))

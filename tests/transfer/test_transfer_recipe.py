@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,16 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
-from mmengine.registry import METRICS
+from mmengine.registry import METRICS, MODELS, DefaultScope
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.engine import checkpoint
+from sparc_pretrain.towers.text import TextTower
+from sparc_pretrain.towers.vision import VisionTower
+from tools import train
 from transfer import mm, recipe
 from transfer.hooks import DataCheckHook
 
@@ -205,6 +210,22 @@ def test_heads_that_do_not_classify_categories_are_left_alone() -> None:
     check(Data([1]), box=Head(3), rpn_head=RPNHead(1), other=Stranger(1000))
 
 
+def test_a_panoptic_model_has_heads_of_things_of_stuff_and_of_both() -> None:
+    data = Data([1])
+    data.metainfo = {"classes": tuple("abcde"), "thing_classes": ("a", "b"), "stuff_classes": "cde"}
+    check(data, box=Head(2), semantic=Head(4), both=Head(5))
+    with pytest.raises(ValueError, match="num_classes=6"):
+        check(data, box=Head(6))
+
+
+def test_a_head_is_compared_before_a_test_as_well() -> None:
+    runner = SimpleNamespace(
+        test_dataloader=SimpleNamespace(dataset=Data([1])), model=nn.ModuleDict({"box": Head(80)})
+    )
+    with pytest.raises(ValueError, match="set num_classes=3"):
+        DataCheckHook().before_test(runner)
+
+
 def test_categories_that_the_file_does_not_have_are_counted() -> None:
     data = Data([1])
     data.cat_ids = [1, 2]
@@ -306,3 +327,65 @@ def mmdet() -> None:
 def test_a_pretraining_config_is_sent_to_its_own_tool(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"use tools/pretrain\.py"):
         recipe.load(str(ROOT / "configs" / "sparc.py"), None, str(tmp_path))
+
+
+# ------------------------------------------------------------------ any config on a run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = DualEncoder(
+        VisionTower("vit_tiny_patch16_224", 32, overrides=dict(embed_dim=32, depth=2, num_heads=2)),
+        TextTower(vocab_size=300, width=24, layers=1, heads=2, max_tokens=10),
+        16,
+        mean=(0.25, 0.5, 0.75),
+        std=(0.125, 0.25, 0.5),
+    )
+    return model.save_pretrained(tmp_path_factory.mktemp("work") / "run").path
+
+
+STOCK = "mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py"
+
+
+def test_a_dry_run_prints_every_change_with_its_reason_and_touches_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train.main([STOCK, "--backbone", str(run), "--dry-run", "--layer-decay", "0.7"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    starts = [line.split(":")[0] for line in lines]
+    assert starts[:2] == ["model.backbone", "model.pretrained"]
+    assert {"model.neck", "model.data_preprocessor.mean", "optim_wrapper.constructor"} <= {*starts}
+    assert all(line.endswith(")") and " -> " in line for line in lines)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_needs_a_run_and_a_run_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--dry-run shows what --backbone RUN changes"):
+        train.main([STOCK, "--dry-run"])
+    with pytest.raises(FileNotFoundError, match=r"no run folder at \S+nowhere"):
+        train.main([STOCK, "--backbone", str(tmp_path / "nowhere"), "--dry-run"])
+
+
+def test_a_fine_tuned_checkpoint_is_tested_without_the_run_folder(
+    run: Path, tmp_path: Path
+) -> None:
+    """The plugged config, written beside the checkpoint, holds all that the model is built from."""
+    gone = tmp_path / "gone"
+    shutil.copytree(run, gone)
+    cfg = recipe.load(STOCK, None, str(tmp_path / "work"), str(gone))
+    recipe.single_process_norms(cfg.model)
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        model = MODELS.build(cfg.model)
+    model.init_weights()
+    cfg.dump(tmp_path / "work" / "copy.py")
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    shutil.rmtree(gone)
+    again = recipe.load(str(tmp_path / "work" / "copy.py"), None, str(tmp_path / "test"))
+    assert again.ancestry == cfg.ancestry
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        tested = MODELS.build(again.model).eval()
+    tested.load_state_dict(torch.load(tmp_path / "weights.pth", weights_only=True))
+    image = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(tested(image), model.eval()(image))
