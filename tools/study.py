@@ -137,7 +137,8 @@ def start(
         ]
         ratio = pair[0] / pair[1]
     study.cell_config(cell, ratio).dump(folder / "config.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    shares = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment = {**shares, **os.environ}  # what the user has set stays
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
     store.log_of(work, cell).parent.mkdir(exist_ok=True)

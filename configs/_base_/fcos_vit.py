@@ -2,7 +2,7 @@
 FCOS.
 """
 
-_base_ = "mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py"
+_base_ = ["mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py", "./vit_tiny.py"]
 
 custom_imports = dict(imports=["transfer"])
 task = "detection"
@@ -11,11 +11,7 @@ model = dict(
     data_preprocessor=dict(
         mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
     ),
-    backbone=dict(
-        _delete_=True,
-        type="sparc.SparcViT",
-        vision=dict(arch="vit_tiny_patch16_224", img_size=128, width=192),
-    ),
+    backbone=dict(_delete_=True, type="sparc.SparcViT", vision={{_base_.vit_tiny}}),
     neck=dict(
         _delete_=True,
         type="sparc.SimplePyramid",

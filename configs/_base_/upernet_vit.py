@@ -7,6 +7,7 @@ _base_ = [
     "mmseg::_base_/datasets/ade20k.py",
     "mmseg::_base_/default_runtime.py",
     "mmseg::_base_/schedules/schedule_20k.py",
+    "./vit_tiny.py",
 ]
 
 custom_imports = dict(imports=["transfer"])
@@ -14,11 +15,7 @@ task = "segmentation"
 norm_cfg = dict(type="GN", num_groups=16)
 model = dict(
     pretrained=None,
-    backbone=dict(
-        _delete_=True,
-        type="sparc.SparcViT",
-        vision=dict(arch="vit_tiny_patch16_224", img_size=128, width=192),
-    ),
+    backbone=dict(_delete_=True, type="sparc.SparcViT", vision={{_base_.vit_tiny}}),
     neck=dict(
         _delete_=True,
         type="sparc.SimplePyramid",
