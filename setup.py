@@ -45,6 +45,7 @@ setup(
         "pycocoevalcap",
         "hotcoco",
         "faster-coco-eval",  # mmdet.evaluation warns without it
+        "scikit-learn",  # mmdet's PAA and LAD heads import it
         "ftfy",
         "regex",
         "textblob>=0.19",  # its PatternTagger has its lexicon in the wheel: nothing is downloaded
