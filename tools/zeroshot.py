@@ -52,6 +52,8 @@ MMSEG = {
 Evaluated = tuple[Outcome, str]
 Load = Callable[[], tuple[DualEncoder, nn.Module]]  # called once the data are found to be there
 
+HEAD = "of the patches (default: global = g_v after h_v, local = g_v where h_v was not trained)"
+
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
@@ -111,7 +113,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--background", choices=segmentation.BACKGROUNDS, help="of voc21 and context60"
     )
     found.add_argument("--threshold", type=float, default=0.0, help="cosine, of the background")
-    found.add_argument("--head", choices=("global", "local"), default="global")
+    found.add_argument("--head", choices=("global", "local"), help=HEAD)
     found.add_argument("--view", choices=("slide", "squash", "whole"), default="slide")
     found.add_argument("--size", type=int, default=0, help="shorter side (default: of training)")
     found.add_argument("--stride", type=int, default=0, help="of windows (default: half a window)")
@@ -125,7 +127,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
     found = task("regions", "class names to the boxes of COCO or LVIS")
     found.add_argument("--annotations", required=True, help="COCO or LVIS JSON")
-    found.add_argument("--head", choices=("global", "local"), default="global")
+    found.add_argument("--head", choices=("global", "local"), help=HEAD)
     found.add_argument("--size", type=int, default=0, help="side in pixels (default: of training)")
     found.add_argument("--limit", type=int, help="only that many images")
     prompted(found)
@@ -165,9 +167,9 @@ def run_segmentation(args: argparse.Namespace, load: Load) -> Evaluated:
     data = label_maps.read_maps(args.images, args.annotations, names, args.convention)
     background = args.background or ("class" if data.convention.background else "none")
     templates = prompts.templates(args.templates, args.suffix)
-    found = segmentation.evaluate(
-        load()[0], data, templates, view, args.head, background, args.threshold
-    )
+    model, objective = load()
+    head = args.head or encode.trained_head(objective)
+    found = segmentation.evaluate(model, data, templates, view, head, background, args.threshold)
     found.protocol["convention"] = args.convention
     found.protocol["class_names"] = args.classes or f"mmseg {MMSEG[args.convention]}"
     return found, args.annotations
@@ -196,7 +198,9 @@ def run_regions(args: argparse.Namespace, load: Load) -> Evaluated:
     """Top-1 of ground-truth boxes, and average precision by the detection metrics."""
     data = regions.read_regions(args.images, args.annotations, args.limit)
     templates = prompts.templates(args.templates, args.suffix)
-    found = regions.evaluate(load()[0], data, templates, args.size, args.head)
+    model, objective = load()
+    head = args.head or encode.trained_head(objective)
+    found = regions.evaluate(model, data, templates, args.size, head)
     from transfer.detection.metrics import evaluate  # ten seconds of imports
 
     truth = json.loads(Path(args.annotations).read_text(encoding="utf-8"))

@@ -82,7 +82,7 @@ def retrieve(
 ) -> Measures:
     """R@k both ways, read as the objective says and (``cosine``) by pooled cosine."""
     data = encode.CaptionedImages.read(images, captions, split)
-    readers = {"": objective, "cosine ": encode.PooledCosine()}
+    readers = {"": objective, "cosine ": encode.PooledCosine(encode.trained_head(objective))}
     texts = encode.encode_texts(model, data.captions, encode.reads_of(readers.values()), 256)
     scores = encode.score_images(model, readers, data.files, dict.fromkeys(readers, texts))
     found: Measures = {}
@@ -107,7 +107,9 @@ def segment(
 ) -> Measures:
     """Zero-shot segmentation of an ADE20K-like folder: mIoU the paper's way, per image."""
     data = label_maps.read_maps(images, annotations, prompts.read_classes(classes), "ade")
-    return _items(segmentation.evaluate(model, data), ("paper_mIoU",))
+    return _items(
+        segmentation.evaluate(model, data, head=encode.trained_head(objective)), ("paper_mIoU",)
+    )
 
 
 def ground(
@@ -128,7 +130,9 @@ def classify_regions(
 ) -> Measures:
     """Top-1 and top-5 of ground-truth boxes by their class names."""
     data = regions.read_regions(images, annotations, limit)
-    return _items(regions.evaluate(model, data), ("top1", "top5"))
+    return _items(
+        regions.evaluate(model, data, head=encode.trained_head(objective)), ("top1", "top5")
+    )
 
 
 def _items(outcome: Outcome, names: Iterable[str]) -> Measures:

@@ -80,18 +80,34 @@ def load(run: str | Path) -> tuple[DualEncoder, nn.Module]:
 
 
 class PooledCosine(nn.Module):
-    """The plain reading of any model: cosine of its global embeddings."""
+    """The plain reading of any model: cosine of its global embeddings.
 
-    reads = ("image", "text")
+    Args:
+        head: 'global' = the image embedding, through h_v; 'local' = the mean of the patches, for
+            models whose h_v was not trained.
+    """
+
+    def __init__(self, head: str = "global") -> None:
+        super().__init__()
+        self.head = head
+        self.reads = ("image" if head == "global" else "patches", "text")
 
     def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """[I,T]."""
-        return unit(image.image) @ unit(text.text).T
+        pooled = image.image if self.head == "global" else image.patches.mean(dim=1)
+        return unit(pooled) @ unit(text.text).T
+
+
+def trained_head(objective: nn.Module) -> str:
+    """'global' where the objective trains the image embedding and with it h_v, else 'local':
+    FILIP, PACL and SPARC without its global term leave h_v as it was initialised.
+    """
+    return "global" if "image" in getattr(objective, "couples", ("image",)) else "local"
 
 
 def readers(objective: nn.Module) -> dict[str, nn.Module]:
     """What goes before a metric's name -> its reader: '' the run's own, 'pooled_' plain cosine."""
-    return {"": objective, "pooled_": PooledCosine()}
+    return {"": objective, "pooled_": PooledCosine(trained_head(objective))}
 
 
 def scores(

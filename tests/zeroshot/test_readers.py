@@ -1,0 +1,34 @@
+"""Which image embedding a model is read by: one that its objective trained."""
+
+from __future__ import annotations
+
+import torch
+
+from sparc_pretrain.objectives.clip import Clip
+from sparc_pretrain.objectives.filip import Filip
+from sparc_pretrain.objectives.pacl import Pacl
+from sparc_pretrain.objectives.sparc import Sparc
+from sparc_pretrain.zeroshot.encode import PooledCosine, readers, trained_head
+from tests.models import batch, encoder
+
+
+def test_objectives_that_leave_h_v_untrained_are_read_by_their_patches():
+    assert [trained_head(o) for o in (Filip(), Pacl(8), Sparc(global_weight=0))] == ["local"] * 3
+    assert [trained_head(o) for o in (Clip(), Sparc(), Filip(global_weight=1.0))] == ["global"] * 3
+    assert trained_head(PooledCosine()) == "global"  # a run without objective: towers of others
+
+
+def test_the_local_reading_does_not_go_through_h_v():
+    model, pairs = encoder().eval(), batch()
+    local, whole = readers(Filip())["pooled_"], readers(Clip())["pooled_"]
+
+    def read(reader):
+        with torch.no_grad():
+            features = model(pairs.image, pairs.ids, pairs.mask, pairs.special)
+            return reader.scores(features, features)
+
+    before = read(local), read(whole)
+    with torch.no_grad():
+        model.adapters.h_v[0].weight.mul_(-3)
+    assert torch.equal(read(local), before[0])
+    assert not torch.allclose(read(whole), before[1])
