@@ -75,7 +75,7 @@ def test_the_docstring_gives_the_command_of_this_config_or_names_the_one_that_do
     path: Path,
 ) -> None:
     told = ast.get_docstring(ast.parse(path.read_text()))
-    commands = re.findall(r"tools/(?:pretrain|train)\.py (configs/\S+\.py)", told)
+    commands = re.findall(r"tools/(?:pretrain|train|study)\.py (configs/\S+\.py)", told)
     if commands:
         assert set(commands) == {path.relative_to(ROOT).as_posix()}
     else:
@@ -207,6 +207,9 @@ def datasets(node: Any):
             yield node
         for value in node.values():
             yield from datasets(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from datasets(value)
 
 
 @pytest.mark.parametrize("path", TRANSFER, ids=name)
@@ -242,8 +245,8 @@ def test_heads_and_data_of_a_transfer_config_have_the_same_classes(path: Path) -
     scope = cfg.default_scope
     mm.register(scope)
     inner = cfg.train_dataloader.dataset
-    while "dataset" in inner:
-        inner = inner.dataset
+    while "dataset" in inner or "datasets" in inner:  # repeated, or joined from several
+        inner = inner.dataset if "dataset" in inner else inner.datasets[0]
     with DefaultScope.overwrite_default_scope(scope):
         kind = DATASETS.get(f"{scope}.{inner.type}")
     classes = inner.get("metainfo", kind.METAINFO)["classes"]
