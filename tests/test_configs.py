@@ -249,7 +249,7 @@ def test_heads_and_data_of_a_transfer_config_have_the_same_classes(path: Path) -
         inner = inner.dataset if "dataset" in inner else inner.datasets[0]
     with DefaultScope.overwrite_default_scope(scope):
         kind = DATASETS.get(f"{scope}.{inner.type}")
-    classes = inner.get("metainfo", kind.METAINFO)["classes"]
+    classes = (inner.get("metainfo") or kind.METAINFO)["classes"]
     counts = set(re.findall(r"'num_classes': (\d+)", str(cfg.model.to_dict())))
     assert counts == {str(len(classes))}
 

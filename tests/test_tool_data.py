@@ -131,3 +131,53 @@ def test_the_command_ends_a_mistake_in_one_line_and_code_2():
     )
     assert done.returncode == 2
     assert done.stderr.strip().splitlines() == ["error: --images nowhere is not a folder"]
+
+
+def coco(root: Path) -> Path:
+    """Two splits of one photograph each, as COCO's archives unpack."""
+    for split in ("train2017", "val2017"):
+        (root / split).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(root / split / "000000000009.jpg")
+        rows = dict(images=[{"file_name": "000000000009.jpg"}], annotations=[], categories=[])
+        for task in ("instances", "captions"):
+            (root / "annotations").mkdir(exist_ok=True)
+            (root / "annotations" / f"{task}_{split}.json").write_text(json.dumps(rows))
+    return root
+
+
+def test_a_complete_data_set_is_reported_part_by_part(tool, tmp_path, capsys):
+    tool.main(["coco", str(coco(tmp_path / "coco"))])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8 and all(line.startswith("   ok  ") for line in lines)
+
+
+def test_a_missing_part_is_listed_with_its_address_and_refused(tool, tmp_path, capsys):
+    root = coco(tmp_path / "coco")
+    (root / "annotations" / "captions_val2017.json").unlink()
+    with pytest.raises(ValueError, match="1 of 7 parts"):
+        tool.main(["coco", str(root), "--check"])
+    wrong = [line for line in capsys.readouterr().out.splitlines() if "WRONG" in line]
+    assert len(wrong) == 1 and "captions_val2017.json: missing: download http" in wrong[0]
+
+
+def test_looking_changes_nothing(tool, tmp_path):
+    (tmp_path / "val2017.zip").write_bytes(b"not a zip")
+    with pytest.raises(ValueError, match="is not complete"):
+        tool.main(["coco", str(tmp_path), "--check"])
+    with pytest.raises(ValueError, match="is damaged"):
+        tool.main(["coco", str(tmp_path)])
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        tool.main(["coco", str(tmp_path / "nowhere"), "--check"])
+
+
+def test_the_photographs_of_coco_are_linked_for_lvis(tool, tmp_path):
+    root = tmp_path / "lvis"
+    (root / "annotations").mkdir(parents=True)
+    url = "http://images.cocodataset.org/val2017/000000000009.jpg"
+    rows = dict(images=[{"coco_url": url}], annotations=[], categories=[{"frequency": "r"}])
+    for split in ("train", "val"):
+        (root / "annotations" / f"lvis_v1_{split}.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match="is not complete"):
+        tool.main(["lvis", str(root)])
+    tool.main(["lvis", str(root), "--coco", str(coco(tmp_path / "coco"))])
+    assert (root / "val2017").is_symlink()

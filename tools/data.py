@@ -1,7 +1,8 @@
-"""Make training data.
+"""Make training data, or bring a downloaded data set into the form that the configs expect.
 
 python tools/data.py shards --images DIR --captions FILE --out DIR [--resize 256]
-python tools/data.py scenes --out data/scenes --train 2000 --val 200 --size 128
+python tools/data.py scenes --out data/scenes --train 4000 --val 400 --size 128
+python tools/data.py coco data/coco        (also lvis, ade20k, voc, objects365)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from sparc_pretrain.data.captions import read_captions
 from sparc_pretrain.data.images import BadImage, check, decode, read_size, shrink
+from sparc_pretrain.data.layouts import LAYOUTS, link_coco, prepare
 from sparc_pretrain.data.shards import write_shards
 from sparc_pretrain.engine.door import guard
 
@@ -58,6 +60,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     scenes.add_argument("--seed", type=int, default=0)
     scenes.add_argument("--shard-size", type=int, default=500, help="samples per tar")
     scenes.set_defaults(run=make_scenes)
+
+    for name, layout in LAYOUTS.items():
+        told = (layout.check.__doc__ or "").strip()
+        known = commands.add_parser(name, help=f"check and prepare {told}", description=told)
+        known.add_argument("root", type=Path, help="folder with the downloaded files")
+        known.add_argument("--check", action="store_true", help="only look, change nothing")
+        known.add_argument("--force", action="store_true", help="replace what is there")
+        if name == "lvis":
+            known.add_argument("--coco", type=Path, help="COCO's root, whose photographs to link")
+        known.set_defaults(run=make_layout, layout=layout)
     return parser.parse_args(argv)
 
 
@@ -97,6 +109,30 @@ def make_scenes(args: argparse.Namespace) -> None:
         folder = args.out / "shards"
         tars = write_shards(found, folder, args.shard_size, f"{split}-", overwrite=True)
         print(f"{len(captions)} {split} pairs in {len(tars)} shards: {folder}/{split}-*.tar")
+
+
+def make_layout(args: argparse.Namespace) -> None:
+    """The subcommands of downloaded data sets: unpack, convert, then say what is there and what is
+    missing. Raises ValueError when something is.
+    """
+    if not args.check:
+        for line in prepare(args.layout, args.root, args.force):
+            print(line)
+        if getattr(args, "coco", None):
+            for line in link_coco(args.root, args.coco):
+                print(line)
+    elif not args.root.is_dir():
+        raise FileNotFoundError(f"{args.root} is not a folder")
+    findings = list(args.layout.check(args.root))
+    for finding in findings:
+        detail = finding.problem or finding.detail
+        print(f"{'WRONG' if finding.problem else 'ok':>5}  {finding.part}: {detail}")
+    wrong = sum(bool(finding.problem) for finding in findings)
+    if wrong:
+        raise ValueError(
+            f"{args.root} is not complete: {wrong} of {len(findings)} parts, see above; put the "
+            "downloads there and run the same command again"
+        )
 
 
 def pairs(

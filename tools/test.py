@@ -15,6 +15,7 @@ from sparc_pretrain.engine import door
 from sparc_pretrain.engine.launcher import LAUNCHERS, init_distributed
 from transfer import recipe
 from transfer.build import naming_parts
+from transfer.test_time import augment_tests
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -26,6 +27,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("--backbone", metavar="RUN", help="run folder the checkpoint was made from")
     parser.add_argument("--work-dir", help="metrics.json and pictures go there")
+    parser.add_argument("--tta", action="store_true", help="the config's test-time augmentation")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
     parser.add_argument("--launcher", choices=LAUNCHERS, default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
@@ -40,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         raise FileNotFoundError(f"no checkpoint {args.checkpoint}")
     work_dir = args.work_dir or str(Path(args.checkpoint).parent / "test")
     cfg = recipe.load(args.config, args.cfg_options, work_dir, args.backbone)
+    if args.tta:
+        augment_tests(cfg)
     recipe.check_files(cfg, ("test_dataloader",))
     cfg.launcher, cfg.checkpoint = args.launcher, args.checkpoint
     if args.launcher == "none":

@@ -7,11 +7,20 @@ mmdet or mmseg. Importing it registers everything under the scope ``sparc``.
 from transfer import mm  # isort: split
 
 from sparc_pretrain import engine
-from transfer import backbone, captioning, detection, hooks, layer_decay, pyramid
+from transfer import (
+    backbone,
+    cached_features,
+    captioning,
+    detection,
+    hooks,
+    layer_decay,
+    pyramid,
+)
 from transfer.plug import plug  # the function: `transfer.plug(config, run)`
 
 __all__ = [
     "backbone",
+    "cached_features",
     "captioning",
     "detection",
     "engine",

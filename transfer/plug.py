@@ -230,8 +230,8 @@ def _pixels(
     cfg: Config, opened: run_folder.RunFolder, scope: str, foreign: bool, ledger: Ledger
 ) -> None:
     """Every preprocessor normalises as the run was trained, on RGB, and pads to whole patches."""
-    mean = [255 * v for v in opened.config["mean"]]
-    std = [255 * v for v in opened.config["std"]]
+    mean = [round(255 * v, 4) for v in opened.config["mean"]]  # no rounding noise in the dry run
+    std = [round(255 * v, 4) for v in opened.config["std"]]
     model = cfg.get("model") or ConfigDict()
     if foreign and not model.get("data_preprocessor") and not cfg.get("data_preprocessor"):
         kind = "SegDataPreProcessor" if scope == "mmseg" else "DetDataPreprocessor"

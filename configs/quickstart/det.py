@@ -1,4 +1,5 @@
-"""FCOS on the built-in scenes, 36 categories: about 6 minutes on two CPU cores.
+"""FCOS on the built-in scenes, 36 categories: two runs side by side take 4.4 minutes on two
+CPU cores.
 
 python tools/train.py configs/quickstart/det.py --backbone work_dirs/quickstart/sparc --amp
 """

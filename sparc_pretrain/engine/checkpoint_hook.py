@@ -11,12 +11,13 @@ from typing import Any, Literal
 from mmengine.dist import get_comm_device
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook as MMCheckpointHook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
 from sparc_pretrain.distributed import anywhere, gather_objects, rank
 from sparc_pretrain.engine import checkpoint as files
-from sparc_pretrain.engine import foreign
+from sparc_pretrain.engine import data_spec, foreign
 from sparc_pretrain.engine.door import nearest
+from sparc_pretrain.engine.work_dir_lock import WorkDirLock
 from sparc_pretrain.registry import HOOKS
 
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -35,6 +36,7 @@ class CheckpointHook(MMCheckpointHook):
             old one goes after the new one is committed.
         on_full: what a full disk does: "stop" ends the run with an OSError on every rank,
             "continue" logs it and tries again at the next interval.
+        allow_changes: resume although the training data is not the checkpoint's (`data_spec`).
         kwargs: mmengine's own (interval, by_epoch, save_best, rule, save_last, out_dir, ...).
 
     The config text goes into ``config_text`` for people to read: mmengine would execute what it
@@ -50,6 +52,7 @@ class CheckpointHook(MMCheckpointHook):
         minutes: float | None = None,
         max_keep_ckpts: int = 2,
         on_full: Literal["stop", "continue"] = "stop",
+        allow_changes: bool = False,
         **kwargs: Any,
     ) -> None:
         theirs = inspect.signature(MMCheckpointHook.__init__).parameters
@@ -68,10 +71,38 @@ class CheckpointHook(MMCheckpointHook):
         if max_keep_ckpts == 0:
             raise ValueError("max_keep_ckpts=0 would keep nothing: 1 or more, or -1 for all")
         self.keep, self.minutes, self.on_full = max_keep_ckpts, minutes, on_full
+        self.allow_changes = allow_changes
+        self.data_spec: dict[str, str] = {}
+        self.lock: WorkDirLock | None = None
         self.saved_iter: int | None = None
         self._again: tuple[int, dict] | None = None
         self._saving_best = False
         foreign.install()
+
+    def before_run(self, runner: Runner) -> None:
+        """Take the work dir, and note what is trained on; nothing when this is not a training.
+
+        Raises:
+            ValueError: another run writes into this work dir (on every rank).
+        """
+        if not isinstance(runner._train_loop, BaseLoop):
+            return
+        refusal = None
+        if rank() == 0:
+            self.lock = WorkDirLock(runner.work_dir)
+            try:
+                self.lock.take()
+            except ValueError as error:
+                refusal = str(error)
+        refusal = gather_objects(refusal)[0]
+        if refusal is not None:
+            raise ValueError(refusal)
+        self.data_spec = data_spec.describe(runner)
+
+    def after_run(self, runner: Runner) -> None:
+        """Give the work dir back."""
+        if self.lock is not None:
+            self.lock.release()
 
     def before_train(self, runner: Runner) -> None:
         """Sweep up after a killed run, and set aside checkpoints of a future this run leaves."""
@@ -102,6 +133,7 @@ class CheckpointHook(MMCheckpointHook):
     ) -> None:
         """Save by interval, at the last step, or when `minutes` have passed."""
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        self._beat()
         step = runner.iter + 1
         if self.minutes is None or self.saved_iter == step or step % CLOCK_EVERY:
             return
@@ -109,6 +141,12 @@ class CheckpointHook(MMCheckpointHook):
         if anywhere(late, get_comm_device()):
             runner.logger.info(f"Saving checkpoint at {step} iterations, after {self.minutes} min")
             self._save_checkpoint(runner)
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """A sign of life: validations may be long."""
+        self._beat()
 
     def save_at(self, runner: Runner, epoch: int, iteration: int) -> None:
         """Save now, unless this iteration has been saved; every rank must call it.
@@ -124,15 +162,18 @@ class CheckpointHook(MMCheckpointHook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the config text from where mmengine would execute it."""
         checkpoint["config_text"] = foreign.drop_config_text(checkpoint) or ""
+        checkpoint[data_spec.KEY] = dict(self.data_spec)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """A run resumes only with every weight in its place (mmengine skips what does not fit).
 
         Raises:
-            ValueError: names or shapes differ; lists the first ones.
+            ValueError: names or shapes differ, the first are listed; or the training data does.
         """
         if not runner._resume:
             return
+        if not self.allow_changes:
+            data_spec.check(checkpoint.get(data_spec.KEY), self.data_spec)
         model = getattr(runner.model, "module", runner.model)
         ours = {k: getattr(v, "shape", None) for k, v in model.state_dict().items()}
         theirs = {
@@ -145,6 +186,10 @@ class CheckpointHook(MMCheckpointHook):
                 f"the checkpoint to resume from is of another model: {len(wrong)} weights differ, "
                 f"such as {', '.join(wrong[:SHOWN_KEYS])}; use the config it was trained with"
             )
+
+    def _beat(self) -> None:
+        if self.lock is not None:
+            self.lock.beat()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         if self._saving_best:  # mmengine writes this step again after a new best one

@@ -16,7 +16,7 @@ from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.distributed import barrier, rank, world_size
 from sparc_pretrain.engine.door import nearest
 
-SCENES_COMMAND = "python tools/data.py scenes --out data/scenes --train 2000 --val 200 --size 128"
+SCENES_COMMAND = "python tools/data.py scenes --out data/scenes --train 4000 --val 400 --size 128"
 # Captions read to train a tokenizer: enough for 32k merges, read in seconds.
 TOKENIZER_CAPTIONS = 2_000_000
 # Keys of the sections that are ours alone: those a config must give, and those it may.

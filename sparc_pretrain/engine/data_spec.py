@@ -1,0 +1,90 @@
+"""What a run is trained on, in a few lines of text that travel in its checkpoints: a resumed run
+must be the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.runner import Runner
+
+from sparc_pretrain.distributed import world_size
+
+KEY = "data_spec"
+SHOWN = 16  # hexadecimal digits of a hash
+
+
+def describe(runner: Runner) -> dict[str, str]:
+    """Name -> value of everything about the data that decides what the next step sees, on a runner
+    whose training loop is built. Folders are left out: a data set may move.
+    """
+    loader = runner.train_dataloader
+    spec = {"seed": str(runner.seed)}
+    if hasattr(loader.dataset, "fingerprint"):
+        # pre-training keeps the global batch for any number of processes; mm's loaders keep the
+        # batch of a process, and there a resume on other machines changes it, with a warning
+        spec["global batch"] = str((loader.batch_size or 1) * world_size())
+    if hasattr(loader.dataset, "__len__"):
+        spec["samples"] = str(len(loader.dataset))
+    for number, dataset in enumerate(_leaves(loader.dataset)):
+        name = f"data set {number}" if number else "data set"
+        found = _content(dataset)
+        if found is not None:
+            spec[name] = found
+        tokenizer = getattr(dataset, "tokenizer", None)
+        if hasattr(tokenizer, "to_json"):
+            spec["tokenizer"] = _sha256(tokenizer.to_json().encode())
+    return spec
+
+
+def check(saved: Any, current: dict[str, str]) -> None:
+    """Raises ValueError, with the differences, when a checkpoint's spec is not the `current` one;
+    what only one of them knows is not compared, and checkpoints without a spec are let through.
+    """
+    if not isinstance(saved, dict):
+        return
+    differ = [
+        f"{name} {saved[name]} -> {current[name]}"
+        for name in current
+        if name in saved and saved[name] != current[name]
+    ]
+    if differ:
+        raise ValueError(
+            f"the training data is not that of the checkpoint: {'; '.join(differ)}. Resume with "
+            "the data it was trained on, or accept the change with "
+            "--cfg-options default_hooks.checkpoint.allow_changes=True"
+        )
+
+
+def _leaves(dataset: Any) -> Iterator[Any]:
+    """The data sets inside mm's wrappers (repeat, class balance, concatenation)."""
+    inner = getattr(dataset, "datasets", None)
+    inner = [getattr(dataset, "dataset", None)] if inner is None else inner
+    inner = [one for one in inner if one is not None]
+    if not inner:
+        yield dataset
+    for one in inner:
+        yield from _leaves(one)
+
+
+def _content(dataset: Any) -> str | None:
+    """A data set's own fingerprint, or a hash of its annotation file, or of its images' names."""
+    if hasattr(dataset, "fingerprint"):
+        return str(dataset.fingerprint)
+    file = getattr(dataset, "ann_file", None)
+    if isinstance(file, (str, Path)) and Path(file).is_file():
+        with open(file, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return f"{Path(file).name} {digest[:SHOWN]}"
+    if hasattr(dataset, "get_data_info") and hasattr(dataset, "__len__"):
+        rows = (dataset.get_data_info(i) for i in range(len(dataset)))
+        names = "\n".join(Path(str(row.get("img_path", ""))).name for row in rows)
+        return f"images {_sha256(names.encode())}"
+    return None
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:SHOWN]
