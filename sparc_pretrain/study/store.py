@@ -36,7 +36,7 @@ def write_record(work: Path, cell: Cell, measures: Measures, cost: dict[str, flo
         "versions": {k: v for k, v in records.versions().items() if k in ("torch", "timm")},
         "date": now(),
         "objective": dict(cell.arm.objective),
-        "items": {k: m.items for k, m in measures.items()},
+        "items": {k: _pack(m.items) for k, m in measures.items()},
         "groups": {k: m.groups for k, m in measures.items()},
     }
     _write_json(record_of(work, cell.name), record)
@@ -83,8 +83,16 @@ def record_of(work: Path, name: str) -> Path:
 
 
 def read_record(work: Path, name: str) -> Json:
-    """A cell's record."""
-    return json.loads(record_of(work, name).read_text())
+    """A cell's record, its items as lists of numbers."""
+    record = json.loads(record_of(work, name).read_text())
+    for metric, items in record.get("items", {}).items():
+        record["items"][metric] = [float(value) for value in items]
+    return record
+
+
+def _pack(items: list[float]) -> str | list[float]:
+    """Hits and misses as a text of ones and zeros: a cell stays small enough to be committed."""
+    return "".join(f"{v:.0f}" for v in items) if set(items) <= {0.0, 1.0} else items
 
 
 def log_of(work: Path, cell: Cell) -> Path:

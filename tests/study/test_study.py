@@ -47,7 +47,8 @@ def test_a_study_trains_each_cell_once_and_publishes_what_is_there(scenes, tmp_p
     done = command("study", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not list((tmp_path / "runs").iterdir())  # weights of finished cells go
-    records = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "cells").glob("*.json")}
+    names = [p.stem for p in (tmp_path / "cells").glob("*.json")]
+    records = {name: store.read_record(tmp_path, name) for name in names}
     assert records.keys() == {"sparc-0", "clip-0"}
     sparc = records["sparc-0"]
     assert sparc["cost"]["seconds per step"] > 0 and sparc["cost"]["peak MB"] > 50

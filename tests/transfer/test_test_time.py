@@ -32,8 +32,8 @@ def small() -> Config:
         width=24,
         overrides=dict(embed_dim=24, depth=2, num_heads=2),
     )
-    cfg.model.neck.update(in_channels=24, out_channels=16)
-    cfg.model.decode_head.update(in_channels=[16] * 4, channels=16)
+    cfg.model.neck.update(in_channels=24, out_channels=32)
+    cfg.model.decode_head.update(in_channels=[32] * 4, channels=32)
     single_process_norms(cfg.model)
     return cfg
 
