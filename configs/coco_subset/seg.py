@@ -19,6 +19,7 @@ train_dataloader = dict(
     )
 )
 val_dataloader = dict(
+    batch_size=1,  # photographs of different sizes
     dataset=dict(data_prefix=dict(img_path="images/val2017", seg_map_path="semseg_val2017"), **maps)
 )
 test_dataloader = val_dataloader
