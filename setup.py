@@ -45,6 +45,7 @@ setup(
         "pycocoevalcap",
         "hotcoco",
         "faster-coco-eval",  # mmdet.evaluation warns without it
+        "scipy",
         "scikit-learn",  # mmdet's PAA and LAD heads import it
         "ftfy",
         "regex",

@@ -55,6 +55,7 @@ class HashingStream:
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
+        """Pass `data` on and hash it; returns its bytes, also after a failure, kept in `error`."""
         length = memoryview(data).nbytes
         if self.error is None:
             try:

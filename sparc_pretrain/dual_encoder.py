@@ -98,7 +98,9 @@ class DualEncoder(nn.Module):
 
     def text_features(self, ids: Tensor, mask: Tensor, special: Tensor) -> TextFeatures:
         """t_l = g_t(f_t(x)_l), and t = g_t(mean over real tokens), or of the state that the tower
-        pools.
+        pools (arXiv 2401.09865, section 3).
+
+        Args: ids, mask, special: [B,T]. Raises ValueError for a run without a text tower.
         """
         if self.text is None:
             raise ValueError("this run has no text tower")
@@ -118,9 +120,10 @@ class DualEncoder(nn.Module):
         return _unit(self.image_features(image).image, normalize)
 
     def encode_patches(self, image: Tensor, head: str = "local", normalize: bool = False) -> Tensor:
-        """Patch embeddings [B,P,D]: `local` = g_v (the fine-grained loss's path), `global` = g_v
-        after h_v per patch
-        (zero-shot segmentation, App. D.7)."""
+        """Patch embeddings [B,P,D] of uint8 or float pixels [B,3,H,W]: `local` = g_v (the
+        fine-grained loss's path), `global` = g_v after h_v per patch (zero-shot segmentation,
+        App. D.7). Raises ValueError for another head.
+        """
         if head not in ("local", "global"):
             raise ValueError(f"head {head!r}: use 'local' or 'global'")
         states = self.vision(self.normalize(image))
@@ -140,7 +143,10 @@ class DualEncoder(nn.Module):
         return _unit(self.text_features(ids, mask, torch.zeros_like(mask)).text, normalize)
 
     def tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Strings -> ids, mask, special [B,T] on the model's device, padded to the longest."""
+        """Strings -> ids, mask, special [B,T] on the model's device, padded to the longest.
+
+        Raises ValueError for a run without tokenizer or text tower.
+        """
         if self.tokenizer is None or self.text is None:
             raise ValueError(
                 "this model has no tokenizer; load it with DualEncoder.from_pretrained"

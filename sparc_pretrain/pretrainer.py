@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.data.tokenizer import Tokenizer
+from sparc_pretrain.distributed import total, world_size
 from sparc_pretrain.dual_encoder import MEAN, STD, DualEncoder
 from sparc_pretrain.registry import MODEL_WRAPPERS, MODELS, OBJECTIVES
 from sparc_pretrain.towers.text import TextTower
@@ -99,7 +100,10 @@ class Pretrainer(BaseModel):
             getattr(self.encoder, locked).requires_grad_(False)
 
     def init_weights(self) -> None:
-        """Take the weights of `init_from`; called by the Runner before a checkpoint is resumed."""
+        """Take the weights of `init_from`; called by the Runner before a checkpoint is resumed.
+
+        Raises ValueError, FileNotFoundError: it is no run folder, or of another architecture.
+        """
         if self.init_from:
             run = run_folder.open_run(self.init_from)
             weights = {k: v for k, v in run.weights().items() if not k.startswith("objective.")}
@@ -245,8 +249,8 @@ class DistributedPretrainer(MMDistributedDataParallel):
     """DistributedDataParallel around a Pretrainer: gradients are averaged once per step."""
 
     def train_step(self, data: Batch, optim_wrapper: OptimWrapper) -> Losses:
-        """One optimizer step of all processes."""
-        return self.module.optimize(self, data, optim_wrapper)
+        """One optimizer step of all processes; the losses are those of the global batch."""
+        return _over_ranks(self.module.optimize(self, data, optim_wrapper))
 
 
 def with_width(objective: dict[str, Any], width: int) -> dict[str, Any]:
@@ -294,6 +298,13 @@ def _sum(losses: Losses) -> tuple[Tensor | float, Losses]:
     if isinstance(loss, Tensor):
         log["loss"] = loss.detach()
     return loss, log
+
+
+def _over_ranks(log: Losses) -> Losses:
+    """The mean over ranks of each entry; every rank has the same ones, in any order."""
+    names = sorted(log)
+    values = torch.stack([log[name].detach().to(log["loss"].dtype) for name in names])
+    return dict(zip(names, total(values) / world_size(), strict=True))
 
 
 def _join(logs: list[Losses]) -> Losses:

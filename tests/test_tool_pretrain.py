@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +220,89 @@ def test_a_damaged_checkpoint_is_passed_over_by_auto_and_refused_by_name(
     code, said = pretrain(place, tmp_path, "--resume", "auto")
     assert code == 0, said
     assert_same_run(tmp_path, whole)
+
+
+@pytest.fixture
+def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which nothing can be compiled."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_a_compiler_a_run_is_the_same_and_the_ops_of_mm_are_there(
+    place: Path, whole: Path, tmp_path: Path, no_compiler: None
+) -> None:
+    paths = {"PYTHONPATH": os.pathsep.join([str(place), str(ROOT)])}
+    done = command("pretrain", place / "leaf.py", "--work-dir", tmp_path / "work", **paths)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "work", whole)
+    code = "import transfer, torch; from mmcv.ops import nms; print(len(nms({}, {}, 0.5)[1]))"
+    boxes, scores = "torch.tensor([[0, 0, 4, 4.], [0, 0, 4, 3.9]])", "torch.tensor([0.9, 0.8])"
+    child = subprocess.run(
+        [sys.executable, "-c", code.format(boxes, scores)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert child.stdout.strip() == "1", child.stderr
+
+
+def test_compiling_without_a_compiler_is_refused(
+    place: Path, tmp_path: Path, no_compiler: None
+) -> None:
+    line = refusal(pretrain(place, tmp_path / "work", "--compile"))
+    assert "needs a C++ compiler" in line and not (tmp_path / "work").exists()
+
+
+def test_compiled_towers_train_like_plain_ones(
+    place: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, traced = torch.compile, []
+
+    def without_code_generation(function: Any, **options: Any) -> Any:
+        traced.append(options)
+        return original(function, **{**options, "backend": "eager"})  # inductor takes a minute
+
+    monkeypatch.setattr(torch, "compile", without_code_generation)
+    code, said = pretrain(place, tmp_path / "compiled", "--compile")
+    assert code == 0, said
+    assert len(traced) == 2
+    found, wanted = logged(tmp_path / "compiled"), logged(whole)
+    for one, other in zip(found, wanted, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    names = checkpoint.load(tmp_path / "compiled" / f"iter_{STEPS}.pth")["state_dict"]
+    assert names.keys() == checkpoint.load(whole / f"iter_{STEPS}.pth")["state_dict"].keys()
+
+
+LAUNCHED = {
+    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+    "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+}
+OF_NODE = {"SLURM_NODELIST": "127.0.0.1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHED)
+def test_two_processes_that_a_scheduler_started_train_like_one(
+    place: Path, whole: Path, tmp_path: Path, launcher: str
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+
+    def process(number: int) -> subprocess.CompletedProcess[str]:
+        said = dict(zip(LAUNCHED[launcher], (str(number), "2", str(number)), strict=True))
+        paths = os.pathsep.join([str(place), str(ROOT)])
+        words = [place / "leaf.py", "--work-dir", tmp_path, "--launcher", launcher]
+        return command("pretrain", *words, PYTHONPATH=paths, MASTER_PORT=port, **OF_NODE, **said)
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in pool.map(process, (0, 1)):
+            assert done.returncode == 0, done.stderr
+    two, one = logged(tmp_path), logged(whole)
+    assert len(two) == STEPS
+    for key in ("loss", "global_loss", "local_loss"):
+        assert two[0][key] == pytest.approx(one[0][key], rel=1e-4), key
+    assert two[-1]["loss"] == pytest.approx(one[-1]["loss"], rel=0.05)
+    assert run_folder.verify(tmp_path).config["samples_seen"] == 16 * STEPS

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.engine import door
 from sparc_pretrain.zeroshot import encode
 from sparc_pretrain.zeroshot.alignment import align
@@ -33,10 +32,11 @@ def main(argv: list[str] | None = None) -> int:
     out = Path(args.out or f"{Path(args.image).stem}_words.png")
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ValueError(f"--out {out}: use a .png, .jpg or .webp file")
-    model = DualEncoder.from_pretrained(args.run)
+    model, objective = encode.load(args.run)
     if torch.cuda.is_available():
-        model = model.cuda()
-    words = [w for w in align(model, image, args.caption) if w.word[0].isalnum()]  # no commas
+        model, objective = model.cuda(), objective.cuda()
+    found = align(model, image, args.caption, objective=objective)
+    words = [w for w in found if w.word[0].isalnum()]  # no commas
     if not words:
         raise ValueError("the caption has no words")
     unread = args.caption[words[-1].end :].strip(" .,;:!?")

@@ -1,10 +1,14 @@
-"""Peak memory and time of each objective against the batch size, in one table.
+"""Peak memory and time of each objective against the batch size, in one table; and what transfer
+costs beside what it is built on, as ratios, each a section of a Markdown file.
 
-python tools/bench.py objectives --patches 64 --tokens 40 --width 256 --out objectives.json
+    python tools/bench.py objectives --patches 64 --tokens 40 --width 256 --out objectives.json
+    python tools/bench.py train configs/quickstart/det.py --out docs/results/throughput.md
+    python tools/bench.py cached configs/camvid/linear_cached.py --out docs/results/throughput.md
+    python tools/bench.py evaluation --out docs/results/throughput.md
 
-A cell is one forward and backward pass of the objective alone, on random features, in a process
-of its own. Repeats are interleaved, so that a busy machine is busy for all. On a GPU when there is
-one; on a CPU on one thread.
+A cell of `objectives` is one forward and backward pass of the objective alone, on random features,
+in a process of its own. Repeats are interleaved, so that a busy machine is busy for all. On a GPU
+when there is one; on a CPU on one thread.
 """
 
 from __future__ import annotations
@@ -13,14 +17,18 @@ import argparse
 import json
 import multiprocessing
 import os
+import platform
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parent))  # also when this file is not what Python was given
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # looking must not spoil the forks
 
 import torch
@@ -44,6 +52,12 @@ ROWS = {
     "gloria, all at once": dict(type="Gloria", block=None),
 }
 MIB = 2**20
+# sub-command -> heading of its section, default config
+RATIOS = {
+    "train": ("Training against the library's own train.py", "configs/quickstart/det.py"),
+    "cached": ("Cached features of a frozen backbone", "configs/camvid/linear_cached.py"),
+    "evaluation": ("Evaluation against pycocotools and lvis-api", None),
+}
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -62,6 +76,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     objectives.add_argument("--limit-gb", type=float, default=6.0, help="a cell may take so much")
     objectives.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is")
     objectives.add_argument("--out", help="also write everything as JSON to this file")
+    for name, (heading, default) in RATIOS.items():
+        ratio = what.add_parser(name, help=heading)
+        if default:
+            ratio.add_argument("config", nargs="?", default=default)
+            ratio.add_argument("--steps", type=int, default=20, help="of each training")
+            ratio.add_argument("--warmup", type=int, default=5, help="steps that do not count")
+            ratio.add_argument("--batch", type=int, help="default: the config's")
+        else:
+            ratio.add_argument("--images", type=int, default=1000)
+            ratio.add_argument("--detections", type=int, default=100, help="an image; LVIS: x3")
+        ratio.add_argument("--repeats", type=int, default=3)
+        ratio.add_argument("--out", help="Markdown file whose section is written anew")
     return parser.parse_args(argv)
 
 
@@ -189,9 +215,38 @@ def markdown(table: dict, batches: list[int], value: str, digits: int, limit: st
     return "\n".join(lines)
 
 
+def ratios(args: argparse.Namespace) -> int:
+    """Measure a ratio of transfer, print it, and write its section."""
+    import bench_evaluation  # these import mmcv: seconds that the objectives do without
+    import bench_training
+    from bench_ratios import put_section
+
+    sizes = ("steps", "warmup", "batch", "images", "detections", "repeats")
+    if min(value for name in sizes if (value := getattr(args, name, None)) is not None) < 1:
+        raise ValueError("sizes and --repeats must be 1 or more")
+    if getattr(args, "steps", 2) < getattr(args, "warmup", 0) + 2:
+        raise ValueError("--steps must be --warmup + 2 or more: what lies between steps is timed")
+    measures = dict(
+        train=bench_training.train,
+        cached=bench_training.cached,
+        evaluation=bench_evaluation.evaluation,
+    )
+    found = measures[args.what](args)
+    made = f"{platform.machine()}, {os.cpu_count()} cores, {datetime.now(UTC):%Y-%m-%d}; "
+    made += ", ".join(f"{name} {value}" for name, value in records.versions().items() if value)
+    section = f"{found}\n\n{made}."
+    print(f"\n{section}")
+    if args.out:
+        put_section(Path(args.out), RATIOS[args.what][0], section)
+        print(f"\nwritten to {args.out}")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print two tables, and write the JSON."""
+    """Measure, print two tables, and write the JSON; or one of the `ratios`."""
     args = parse(argv)
+    if args.what in RATIOS:
+        return ratios(args)
     unknown = [row for row in args.rows if row not in ROWS]
     if unknown:
         raise ValueError(f"--rows {unknown[0]!r} is unknown; there are {list(ROWS)}")

@@ -74,7 +74,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def make_shards(args: argparse.Namespace) -> None:
-    """The subcommand `shards`."""
+    """The subcommand `shards`. Raises ValueError when no pair can be used, OSError for what is
+    missing or in the way.
+    """
     if args.resize is not None and args.resize < 1:
         raise ValueError(f"--resize must be at least 1 pixel, not {args.resize}")
     if not args.images.is_dir():

@@ -4,7 +4,8 @@
 
 A finished cell is one small JSON in WORK_DIR/cells and is never repeated; a cell that was cut off
 resumes from its last checkpoint. Copy the cells of other machines into the same folder and run it
-again with --page-only: study.json, study.csv and study.html are made from the cells that are there.
+again with --page-only: study.json, study.csv, study.html and study.md are made from the cells that
+are there. When a metric is new or was wrong, --remeasure evaluates kept runs again, untrained.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, help="only these")
     parser.add_argument("--keep-runs", action="store_true", help="keep finished run folders")
     parser.add_argument("--page-only", action="store_true", help="no training: tables and page")
+    parser.add_argument(
+        "--remeasure", action="store_true", help="finished cells whose run was kept, once more"
+    )
     parser.add_argument("--resume", action="store_true", help="accepted; it always resumes")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
@@ -82,6 +86,8 @@ def run(study: Plan, cells: list[Cell], work: Path, args: argparse.Namespace) ->
     gpus = torch.cuda.device_count()
     jobs = args.jobs or gpus or os.cpu_count() or 1
     todo = [cell for cell in cells if not store.record_of(work, cell.name).exists()]
+    if args.remeasure:
+        todo += [c for c in cells if c not in todo and (work / "runs" / c.name / "train").is_dir()]
     print(f"{len(cells)} cells, {len(cells) - len(todo)} done before, {jobs} at a time", flush=True)
     waiting, running, failed, spent = list(todo), {}, [], []
     started = time.perf_counter()
@@ -103,7 +109,7 @@ def run(study: Plan, cells: list[Cell], work: Path, args: argparse.Namespace) ->
             failed.append(cell.name)
             log = store.log_of(work, cell)
             print(f"{cell.name}: failed with code {process.returncode}, see {log}", flush=True)
-        elif not args.keep_runs:
+        elif not (args.keep_runs or args.remeasure):
             shutil.rmtree(work / "runs" / cell.name, ignore_errors=True)
         left = len(waiting) + len(running)
         eta = left * sum(spent) / len(spent) / jobs / 60
@@ -137,8 +143,9 @@ def start(
         ]
         ratio = pair[0] / pair[1]
     study.cell_config(cell, ratio).dump(folder / "config.py")
-    shares = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    environment = {**shares, **os.environ}  # what the user has set stays
+    share = os.environ.get("OMP_NUM_THREADS", str(threads))  # what the user has set stays
+    shares = {"OMP_NUM_THREADS": share, "MKL_NUM_THREADS": share}
+    environment = {**shares, **os.environ}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
     store.log_of(work, cell).parent.mkdir(exist_ok=True)
@@ -167,17 +174,20 @@ def evaluate_cell(study: Plan, name: str, work: Path, amp: bool) -> int:
     """In a process of its own: train the cell (resuming), measure it, write its record."""
     from sparc_pretrain.study import evaluate
     from sparc_pretrain.zeroshot import encode
+    from sparc_pretrain.zeroshot.patch_reader import PatchReader
 
     cell = next(cell for cell in study.cells() if cell.name == name)
     folder = work / "runs" / cell.name
     started = time.perf_counter()
-    cost = train_cell(cell, folder, amp)
+    again = store.record_of(work, name).exists()
+    cost = store.read_record(work, name)["cost"] if again else train_cell(cell, folder, amp)
     model, objective = encode.load(folder / "train")
     if torch.cuda.is_available():
         model, objective = model.cuda(), objective.cuda()
     measures = evaluate.measure(model, objective, study.evaluations)
-    cost["minutes with evaluation"] = round((time.perf_counter() - started) / 60, 2)
-    store.write_record(work, cell, measures, cost)
+    if not again:
+        cost["minutes with evaluation"] = round((time.perf_counter() - started) / 60, 2)
+    store.write_record(work, cell, measures, cost, PatchReader.of(objective).formula())
     return 0
 
 

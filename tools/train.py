@@ -52,6 +52,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         const="auto",
         help="continue from PATH, or from the newest valid checkpoint of the work dir (auto)",
     )
+    parser.add_argument(
+        "--force", action="store_true", help="replace the checkpoints of an earlier training"
+    )
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
     parser.add_argument("--launcher", choices=LAUNCHERS, default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
@@ -76,6 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.dry_run:
         return 0
     recipe.check_files(cfg, ("train_dataloader", "val_dataloader"))
+    if args.resume is None and not args.force:
+        recipe.refuse_overwriting(cfg.work_dir)
     cfg.launcher = args.launcher
     if args.launcher == "none":
         recipe.single_process_norms(cfg.model)

@@ -39,6 +39,7 @@ from sparc_pretrain.zeroshot import (
     segmentation,
 )
 from sparc_pretrain.zeroshot.outcome import Outcome
+from sparc_pretrain.zeroshot.patch_reader import PatchReader
 
 # The classes that mmseg's data sets have, where --classes is not given.
 MMSEG = {
@@ -168,8 +169,8 @@ def run_segmentation(args: argparse.Namespace, load: Load) -> Evaluated:
     background = args.background or ("class" if data.convention.background else "none")
     templates = prompts.templates(args.templates, args.suffix)
     model, objective = load()
-    head = args.head or encode.trained_head(objective)
-    found = segmentation.evaluate(model, data, templates, view, head, background, args.threshold)
+    reader = PatchReader.of(objective, args.head)
+    found = segmentation.evaluate(model, data, templates, view, reader, background, args.threshold)
     found.protocol["convention"] = args.convention
     found.protocol["class_names"] = args.classes or f"mmseg {MMSEG[args.convention]}"
     return found, args.annotations
@@ -191,7 +192,8 @@ def published(convention: str) -> list[str]:
 def run_grounding(args: argparse.Namespace, load: Load) -> Evaluated:
     """Pointing, boxes, words."""
     data = phrases.read_phrases(args.images, args.phrases, args.limit)
-    return grounding_run.evaluate(load()[0], data, args.size), args.phrases
+    model, objective = load()
+    return grounding_run.evaluate(model, data, args.size, objective), args.phrases
 
 
 def run_regions(args: argparse.Namespace, load: Load) -> Evaluated:
@@ -199,8 +201,8 @@ def run_regions(args: argparse.Namespace, load: Load) -> Evaluated:
     data = regions.read_regions(args.images, args.annotations, args.limit)
     templates = prompts.templates(args.templates, args.suffix)
     model, objective = load()
-    head = args.head or encode.trained_head(objective)
-    found = regions.evaluate(model, data, templates, args.size, head)
+    reader = PatchReader.of(objective, args.head)
+    found = regions.evaluate(model, data, templates, args.size, reader)
     from transfer.detection.metrics import evaluate  # ten seconds of imports
 
     truth = json.loads(Path(args.annotations).read_text(encoding="utf-8"))

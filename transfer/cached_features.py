@@ -2,6 +2,7 @@
 and kept on disk in half precision.
 
     custom_hooks = [dict(type="sparc.CachedFeaturesHook")]   # see configs/camvid/linear_cached.py
+                                    # and, for a captioner, configs/flickr8k/caption_cached.py
 
 An entry is found by the backbone's weights and options and by the very pixels it is given (after
 all transforms and the normalisation), so a stale one is never used: with another transform, run or
@@ -161,6 +162,7 @@ class CachedFeaturesHook(Hook):
         self.folder = folder
         self.cache: FeatureCache | None = None
         self.images = self.new = self.seen = 0  # of training alone
+        self.frames = 1  # images that an item brings: crops, examples before it
 
     def before_train(self, runner: Runner) -> None:
         """Check the data and the backbone, and take the backbone's place."""
@@ -184,9 +186,10 @@ class CachedFeaturesHook(Hook):
     ) -> None:
         """Stop when nothing is ever found, which would fill the disk for no gain."""
         computed, found = self._before
-        self.new += self.cache.computed - computed
-        self.seen += self.cache.found - found
-        if self.new > SPARE * self.images and self.seen < self.new:
+        new, seen = self.cache.computed - computed, self.cache.found - found
+        self.new, self.seen = self.new + new, self.seen + seen
+        self.frames = max(self.frames, (new + seen) // len(data_batch["inputs"]))
+        if self.new > SPARE * self.images * self.frames and self.seen < self.new:
             raise ValueError(
                 f"cached features: {self.new} images computed, {self.seen} found in a data set of "
                 f"{self.images}: a transform is random, or images are padded to the largest of "

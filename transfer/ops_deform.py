@@ -13,6 +13,9 @@ from torch import Tensor
 
 from transfer.ops_boxes import widen
 
+# A displacement beyond any map, and small enough for the kernels' integers.
+FAR = 2.0**24
+
 
 def _convolve(
     input: Tensor,
@@ -23,7 +26,7 @@ def _convolve(
     geometry: tuple[int, ...],
 ) -> Tensor:
     """Deformable convolution (Dai et al. 2017; with ``mask``, Zhu et al. 2019) by torchvision's
-    kernel, ``[N,C_out,H_out,W_out]``.
+    kernel, ``[N,C_out,H_out,W_out]``. A sample whose offset is not finite is zero, as in mmcv.
     """
     return torch.ops.torchvision.deform_conv2d(
         *_operands(input, weight, offset, mask, bias), *geometry, mask is not None
@@ -39,26 +42,36 @@ def _convolve_backward(
     bias: Tensor | None,
     geometry: tuple[int, ...],
 ) -> tuple[Tensor, ...]:
-    """Gradients of :func:`_convolve` with respect to input, weight, offset, mask and bias."""
-    return torch.ops.torchvision._deform_conv2d_backward(
-        widen(grad_output),
-        *_operands(input, weight, offset, mask, bias),
-        *geometry,
-        mask is not None,
+    """Gradients of :func:`_convolve` with respect to input, weight, offset, mask and bias.
+
+    That of an offset that is not a number is none either: the zero in its place must not hide a
+    broken step from the optimizer's guard. (mmcv's kernel reads outside the map there.)
+    """
+    gradients = list(
+        torch.ops.torchvision._deform_conv2d_backward(
+            widen(grad_output),
+            *_operands(input, weight, offset, mask, bias),
+            *geometry,
+            mask is not None,
+        )
     )
+    gradients[2] = gradients[2].masked_fill(offset.isnan(), torch.nan)
+    return tuple(gradients)
 
 
 def _operands(
     input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, ...]:
     """The five tensors torchvision's kernel takes, in one type: an absent mask is empty, an absent
-    bias zero.
+    bias zero; offsets that are not finite point beyond the map, for the kernel reads at the
+    "integer" of a NaN, anywhere in memory.
     """
     wide = widen(input)
     if mask is None:
         mask = wide.new_zeros(wide.shape[0], 1)
     if bias is None:
         bias = wide.new_zeros(weight.shape[0])
+    offset = widen(offset).nan_to_num(nan=FAR, posinf=FAR, neginf=-FAR)
     return wide, *(tensor.to(wide.dtype) for tensor in (weight, offset, mask, bias))
 
 

@@ -6,7 +6,9 @@ metrics.json        see engine.records.write_metrics; any task. Evaluations with
                     and data are put side by side.
 pictures/*.png      beside a metrics.json: the truth in the left half, the prediction in the right
                     one; equal names in two work dirs of one setting are one image.
-captions.json       beside a metrics.json: [{"image": name, "caption": str, "references": [str]}].
+captions.json       beside a metrics.json: [{"image": name, "caption": str, "references": [str]}],
+                    optional "file" (path of the image), "scores" ({name: number}), "false" ([str],
+                    what is not so in the image).
 retrieval.json      beside a metrics.json: {"images": [path], "examples": [{"query": str, "answers":
                     [row of images, best first], "correct": row}]}, and, optional, "captions": [str]
                     with "image_of_text": [row of each caption's image]: alternative texts, and
@@ -28,7 +30,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sparc_pretrain.atomic_file import atomic_write
-from transfer import report_samples, report_sections
+from transfer import report_captions, report_samples, report_sections
 from transfer.report_figures import Album
 from transfer.report_numbers import Comparison, absent, compare, label, scale, short, shown, summary
 from transfer.report_records import RANDOM, Evaluation, gather
@@ -76,7 +78,7 @@ def build(
         galleries[kind] = report_sections.galleries(album, kind, found.evaluations)
         if not galleries[kind]:
             missing.append(f"{kind.capitalize()} beside the truth: no pictures of an evaluation.")
-    captioned = report_sections.captions(album, found.evaluations, known)
+    captioned = report_captions.captions(album, found.evaluations, known)
     if not captioned:
         missing.append("Captions beside the references: no captions.json.")
     comparisons = compare(found.evaluations)
@@ -103,6 +105,7 @@ def build(
             retrieval=retrieval,
             galleries=galleries,
             captioned=captioned,
+            struck=any("false" in row for e in found.evaluations for row in e.captions),
             comparisons=[_comparison(one) for one in comparisons],
             rows=[_row(evaluation) for evaluation in found.evaluations],
             missing=missing,

@@ -21,6 +21,8 @@ NAMES = {
     "t2i_median_rank": "text→image median rank",
 }
 CAPTION_SCORES = ("BLEU", "ROUGE", "CIDEr")
+CAPTION_SHARES = ("K-Precision", "CHAIR", "object-recall", "scene-")
+PER_CAPTION = ("scene-statements", "scene-stray")  # counts, not shares
 MINUS = "\u2212"
 MMSEG_PERCENT = ("aAcc", "mIoU", "mAcc", "mDice", "mFscore", "mPrecision", "mRecall")
 
@@ -67,8 +69,10 @@ def scale(name: str, value: float | None, evaluation: Evaluation) -> Scale:
     if name in MMSEG_PERCENT:
         written = "IoUMetric" in json.dumps(evaluation.record.get("protocol"), default=str)
         return Scale(1 if written or (value or 0) > 1 else 100, 1, " %")
-    if "R@" in name or name.startswith(("bbox_", "segm_")):
-        return Scale(100, 1, " %")
+    share = name.startswith(CAPTION_SHARES) and name not in PER_CAPTION
+    if "R@" in name or share or name.startswith(("bbox_", "segm_")):
+        better = not name.startswith("CHAIR")
+        return Scale(100, 1, " %", higher_is_better=better)
     return Scale(1, None, "")
 
 
@@ -128,12 +132,13 @@ class Comparison:
         return all(len(runs) == 1 for runs in self.starts.values())
 
     def names(self) -> list[str]:
-        """The metrics that SPARC and at least one other start have."""
+        """The metrics that SPARC and at least one other start have; no ends of intervals."""
         first, *others = self.starts.values()
         return [
             name
             for name in first[0].metrics
-            if any(name in run.metrics for runs in others for run in runs)
+            if not name.endswith(("_low", "_high"))
+            and any(name in run.metrics for runs in others for run in runs)
         ]
 
     def headline(self) -> str | None:

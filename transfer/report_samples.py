@@ -14,8 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from sparc_pretrain.data.captions import read_captions
-from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.run_folder import RunFolder
+from sparc_pretrain.zeroshot import encode
 from sparc_pretrain.zeroshot.alignment import align, overlay
 from transfer.report_figures import Album, halves, read
 from transfer.report_records import STARTS, Evaluation, Found
@@ -146,14 +146,14 @@ def backbone_facts(run: RunFolder) -> dict[str, Any]:
 
 def alignment(album: Album, run: RunFolder, some: Sequence[Sample]) -> list[dict[str, Any]]:
     """Per sample: the photo, its caption and the heat of each telling word."""
-    model, rows = DualEncoder.from_pretrained(run.path), []
+    (model, objective), rows = encode.load(run.path), []
     for sample in some:
         if not sample.captions:
             continue
         photo = read(sample.file)
         pixels = _fit(photo, 320)
         words, seen = [], set()
-        for word in align(model, photo, sample.telling):
+        for word in align(model, photo, sample.telling, objective=objective):
             name = word.word.lower()
             plain = not any(letter.isalpha() for letter in name) or name in FUNCTION_WORDS.split()
             if plain or name in seen or len(words) == WORDS:

@@ -1,20 +1,19 @@
-"""The sections of the report that show evaluations: curves, retrieval, galleries, captions. Each
-returns what the template needs; an empty list where there is nothing.
+"""The sections of the report that show evaluations: curves, retrieval, galleries. Each returns
+what the template needs; an empty list where there is nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from sparc_pretrain.run_folder import RunFolder
 from transfer.report_figures import Album, Curve, alike, chart, halves
 from transfer.report_records import RANDOM, Evaluation, Found, TrainingLog
-from transfer.report_samples import Images, backbone_facts, spread
+from transfer.report_samples import Images, backbone_facts
 
-QUERIES, ANSWERS, PICTURES, CAPTIONS, COLUMNS = 6, 5, 6, 6, 4
+QUERIES, ANSWERS, PICTURES, COLUMNS = 6, 5, 6, 4
 STYLES = {"SPARC": "sparc", "CLIP": "clip", RANDOM: "random"}
 TERMS = {
     "loss": "Total loss",
@@ -121,7 +120,7 @@ def retrieval(
                     picture = album.picture(file, alt, 150) if file else None
                     answers.append({"picture": picture, "right": right, "name": alt})
                 rank = next((n for n, a in enumerate(answers, start=1) if a["right"]), None)
-                row = {"start": _named(evaluation, group), "answers": answers, "rank": rank}
+                row = {"start": named(evaluation, group), "answers": answers, "rank": rank}
                 queries.setdefault(example["query"], []).append(row)
         if any(a["picture"] for rows in queries.values() for row in rows for a in row["answers"]):
             sections.append({"place": group[0].place, "queries": queries})
@@ -144,45 +143,21 @@ def galleries(album: Album, kind: str, evaluations: Sequence[Evaluation]) -> lis
             for evaluation in group:
                 own = evaluation.file.parent / "pictures" / file.name
                 same = own.exists() and alike(truth, halves(own)[0])
-                alt = f"Image {number}: predicted, {_named(evaluation, group)}"
+                alt = f"Image {number}: predicted, {named(evaluation, group)}"
                 cells.append(album.picture(halves(own)[1], alt, 340) if same else None)
             rows.append([album.picture(truth, f"Image {number}: the truth", 340), *cells])
-        heads = ["truth", *(_named(e, group) for e in group)]
+        heads = ["truth", *(named(e, group) for e in group)]
         sections.append({"place": group[0].place, "heads": heads, "rows": rows})
     return sections
 
 
-def captions(
-    album: Album, evaluations: Sequence[Evaluation], images: Images
-) -> list[dict[str, Any]]:
-    """Per setting: images with their references and what each start's captioner says."""
-    groups: dict[tuple[str, str, str], list[Evaluation]] = {}
-    for evaluation in evaluations:
-        if evaluation.captions:
-            groups.setdefault(evaluation.setting, []).append(evaluation)
-    sections = []
-    for group in groups.values():
-        group, rows = group[:COLUMNS], []
-        said = [{str(row["image"]): row for row in e.captions} for e in group]
-        for name in spread(list(said[0]), CAPTIONS):
-            first, file, short = said[0][name], images.find(name), Path(name).name
-            rows.append(
-                {
-                    "picture": album.picture(file, f"Image {short}", 300) if file else None,
-                    "name": short,
-                    "references": list(first.get("references") or []),
-                    "captions": [
-                        (_named(e, group), own[name]["caption"])
-                        for e, own in zip(group, said, strict=True)
-                        if name in own
-                    ],
-                }
-            )
-        sections.append({"place": group[0].place, "rows": rows})
-    return sections
-
-
-def _named(evaluation: Evaluation, group: Sequence[Evaluation]) -> str:
-    """The start of an evaluation, with its folder where two of a group start alike."""
-    twins = sum(other.start == evaluation.start for other in group)
-    return evaluation.start + (f" ({evaluation.file.parent.name})" if twins > 1 else "")
+def named(evaluation: Evaluation, group: Sequence[Evaluation]) -> str:
+    """The start of an evaluation; where two of a group start alike, with as much of the end of its
+    folder's path as tells them apart.
+    """
+    twins = [e.file.parent.parts for e in group if e.start == evaluation.start]
+    if len(twins) == 1:
+        return evaluation.start
+    lengths = range(1, max(map(len, twins)) + 1)
+    length = next(n for n in lengths if len({parts[-n:] for parts in twins}) == len(twins))
+    return f"{evaluation.start} ({'/'.join(evaluation.file.parent.parts[-length:])})"

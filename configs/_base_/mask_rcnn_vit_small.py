@@ -5,7 +5,17 @@ _base_ = ["./mask_rcnn_vit.py", "./vit_tiny.py"]
 model = dict(
     data_preprocessor=dict(batch_augments=None),
     backbone=dict(vision={{_base_.vit_tiny}}, window=0),
-    neck=dict(in_channels=192),
+    # ViTDet's 256 channels and 512 regions are a teraflop per step in the box head alone
+    neck=dict(in_channels=192, out_channels=64),
+    rpn_head=dict(in_channels=64, feat_channels=64),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=64),
+        mask_roi_extractor=dict(out_channels=64),
+        bbox_head=dict(in_channels=64, conv_out_channels=64, fc_out_channels=256),
+        mask_head=dict(in_channels=64, conv_out_channels=64),
+    ),
+    train_cfg=dict(rcnn=dict(sampler=dict(num=128))),
+    test_cfg=dict(rpn=dict(max_per_img=300)),
 )
 load = [
     dict(type="LoadImageFromFile"),

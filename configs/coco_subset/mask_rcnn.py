@@ -2,7 +2,7 @@
 
     python tools/train.py configs/coco_subset/mask_rcnn.py --backbone work_dirs/flickr8k/sparc --amp
 
-4-5 images/s on two cores: a check of the whole path on real masks, not a benchmark.
+A check of the whole path on real masks, not a benchmark.
 """
 
 _base_ = "../_base_/mask_rcnn_vit_small.py"
@@ -25,5 +25,5 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=root + "instances_val2017.json")
 test_evaluator = val_evaluator
-train_cfg = dict(max_epochs=12, val_interval=12)
-param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=True, T_max=12)]
+train_cfg = dict(max_epochs=8, val_interval=8)
+param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=True, T_max=8)]

@@ -13,13 +13,25 @@ maps = dict(
     metainfo=dict(_delete_=True, classes={{_base_.panoptic_classes}}),
 )
 model = dict(decode_head=dict(num_classes=133))
+# near the scale of the training, with half the pixels of a photograph
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(448, 336), keep_ratio=True),
+    dict(type="LoadAnnotations"),
+    dict(type="PackSegInputs"),
+]
 train_dataloader = dict(
+    batch_size=8,  # 16 passes over 100 photographs in 200 steps; most of a step is 133 classes
     dataset=dict(
         data_prefix=dict(img_path="images/train2017", seg_map_path="semseg_train2017"), **maps
-    )
+    ),
 )
 val_dataloader = dict(
     batch_size=1,  # photographs of different sizes
-    dataset=dict(data_prefix=dict(img_path="images/val2017", seg_map_path="semseg_val2017"), **maps)
+    dataset=dict(
+        pipeline=test_pipeline,
+        data_prefix=dict(img_path="images/val2017", seg_map_path="semseg_val2017"),
+        **maps,
+    ),
 )
 test_dataloader = val_dataloader

@@ -19,9 +19,9 @@ val_dataloader = dict(dataset=dict(ann_file="boxes_nouns_lvis_val.json", **photo
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file="data/flickr8k/boxes_nouns_lvis_val.json")
 test_evaluator = val_evaluator
-# 3 passes over 5,996 photographs = 1,124 steps of 16 canvases (1.9 photographs each on average)
-train_cfg = dict(max_iters=1124, val_interval=1124)
+# 5,996 / 16 = 375 steps: one canvas begun with each photograph (1.9 photographs on it on average)
+train_cfg = dict(max_iters=375, val_interval=375)
 param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=100, end=1124),
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=375),
 ]

@@ -21,6 +21,8 @@ val_dataloader = dict(
     )
 )
 test_dataloader = val_dataloader
+val_evaluator = dict(resamples=1000, scenes=True)
+test_evaluator = val_evaluator
 train_cfg = dict(max_iters=300, val_interval=300)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),

@@ -27,7 +27,10 @@ val_dataloader = dict(
     )
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(chair=dict(instances="data/scenes/annotations/instances_val.json"))
+val_evaluator = dict(
+    chair=dict(instances="data/scenes/annotations/instances_val.json"),
+    scenes=True,
+)
 test_evaluator = val_evaluator
 train_cfg = dict(max_iters=400, val_interval=400)
 param_scheduler = [

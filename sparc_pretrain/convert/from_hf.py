@@ -90,7 +90,10 @@ def from_hf(
 
 
 def vision_tower(kind: str, weights: dict[str, Tensor], config: Any, name: str) -> VisionTower:
-    """The VisionTower of transformers' vision weights and config."""
+    """The VisionTower of transformers' vision weights and config.
+
+    Raises ValueError for images that are not square and for weights that do not fit.
+    """
     width, depth = config.hidden_size, config.num_hidden_layers
     swiglu = getattr(config, "use_swiglu_ffn", False)
     converted = names.to_timm(weights, names.table(kind, depth, swiglu))

@@ -28,7 +28,6 @@ from sparc_pretrain.types import BadSample, Batch
 
 __all__ = ["DataHealth", "PairDataset", "TooManyBadSamples", "collate"]
 
-MAX_BAD_SHARDS = 0.1  # above this share of missing or damaged tars, training does not begin
 SOURCE_KEYS = {"shards", "weight", "name"}
 
 
@@ -48,14 +47,14 @@ class PairDataset(Dataset):
         max_pixels: larger images are refused before they are decoded.
         seed: of crops, flips, captions and replacements.
         resize: 'crop' or 'squash', how images become square when not `train`.
+        max_bad_shards: the share of missing or damaged tars that is still tolerated.
 
     `dataset[(index, visit)]` or `dataset[index]` (visit 0) gives a dict: image [3,S,S] uint8, ids,
     special, key, caption, pad_id, skipped. `shard_sizes` and `weights` serve `PairSampler`;
     `bad_shards` lists damaged tars; `fingerprint` changes when the data does.
 
     Raises ValueError for unknown keys of a source and for shards without a sample,
-    FileNotFoundError for missing folders, TooManyBadSamples when more than a tenth of the tars is
-    missing or damaged.
+    FileNotFoundError for missing folders, TooManyBadSamples above `max_bad_shards`.
     """
 
     def __init__(
@@ -70,6 +69,7 @@ class PairDataset(Dataset):
         max_pixels: float = images.MAX_PIXELS,
         seed: int = 0,
         resize: str = "crop",
+        max_bad_shards: float = 0.1,
     ) -> None:
         sources = _as_list(sources)
         self.shard_sets = [ShardSet(source["shards"]) for source in sources]
@@ -82,15 +82,16 @@ class PairDataset(Dataset):
         self.scale, self.flip, self.max_pixels = tuple(scale), flip, max_pixels
         self.seed, self.resize = seed or 0, resize
         self.ends = np.cumsum([len(shards) for shards in self.shard_sets]).tolist()
-        self._refuse_bad_shards()
+        self._refuse_bad_shards(max_bad_shards)
 
-    def _refuse_bad_shards(self) -> None:
+    def _refuse_bad_shards(self, most: float) -> None:
         total = sum(len(shards.paths) for shards in self.shard_sets)
         bad = self.bad_shards
-        if len(bad) > MAX_BAD_SHARDS * total:
+        if len(bad) > most * total:
             raise TooManyBadSamples(
                 f"{len(bad)} of {total} shards are missing or damaged, first {bad[0].shard}: "
-                f"{bad[0].reason}; make them again, or leave them out of the list"
+                f"{bad[0].reason}; make them again, leave them out of the list, or "
+                f"raise max_bad_shards, now {most:g}"
             )
 
     @property

@@ -118,7 +118,8 @@ class PairSampler(Sampler):
     mode='alternate': each global batch of `global_batch` samples comes from one source (as in the
     paper); mode='mixed': every sample is drawn from a source of its own. Weights count draws.
 
-    Raises ValueError for an unknown mode, or without `global_batch` when several sources alternate.
+    Raises ValueError for an unknown mode, without `global_batch` when several sources alternate,
+    and for fewer samples than a global batch, which would then hold the same pair twice.
     """
 
     def __init__(
@@ -150,6 +151,13 @@ class PairSampler(Sampler):
         totals = np.asarray([order.total for order in self.orders], dtype=np.int64)
         self.first_index = np.cumsum(totals) - totals
         self.total = int(totals.sum())
+        smallest = int(totals.min()) if mode == "alternate" else self.total
+        if global_batch and smallest < global_batch:
+            where = f"source {int(totals.argmin())}" if self.draw_size > 1 else "the data"
+            raise ValueError(
+                f"{where} has {smallest} samples, fewer than one global batch of {global_batch}: "
+                "lower data.global_batch or give more shards"
+            )
         self.rank, self.world_size = rank(), world_size()
         self.start = 0
 

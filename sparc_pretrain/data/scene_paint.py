@@ -34,7 +34,10 @@ def _mix(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
 
 
 def pattern(texture: str, height: int, width: int, period: float, phase: float) -> np.ndarray:
-    """How much of the second colour each pixel has: [height,width] float32 in [0,1]."""
+    """How much of the second colour each pixel has: [height,width] float32 in [0,1].
+
+    Args: period, phase: of the texture, in pixels and radians. Raises KeyError for an unknown one.
+    """
     y = np.arange(height, dtype=np.float32)[:, None] * (2 * np.pi / period) + phase
     x = np.arange(width, dtype=np.float32)[None] * (2 * np.pi / period) + phase
     edge = period / 4  # about one pixel of transition

@@ -61,10 +61,12 @@ class SceneObject:
 
     @property
     def name(self) -> str:
+        """The category in words."""
         return CATEGORIES[self.category]
 
     @property
     def visible_fraction(self) -> float:
+        """The share of the silhouette that later objects leave, in 0..1."""
         return np.count_nonzero(self.mask) / np.count_nonzero(self.silhouette)
 
 

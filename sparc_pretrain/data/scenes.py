@@ -55,7 +55,10 @@ _PAPER, _CARD, _INK, _EDGE = (244, 242, 237), (255, 255, 255), (52, 52, 60), (22
 def contact_sheet(
     path: Path, rows: int = 3, columns: int = 4, size: int = 240, seed: int = 0
 ) -> None:
-    """Writes a PNG with `rows` x `columns` scenes of `size` pixels, with one caption each."""
+    """Writes a PNG with `rows` x `columns` scenes of `size` pixels, with one caption each.
+
+    Raises ValueError for less than one row or column.
+    """
     if rows < 1 or columns < 1:
         raise ValueError(f"rows and columns must be at least 1, got {rows} and {columns}")
     gap, inset = max(6, size // 14), max(3, size // 30)

@@ -29,7 +29,7 @@ CLIP_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def train_bpe(captions: Iterable[str], vocab_size: int, lowercase: bool) -> tokenizers.Tokenizer:
-    """See `Tokenizer.train`."""
+    """See `Tokenizer.train`, which raises alike."""
     if not 259 <= vocab_size <= MAX_VOCAB:
         raise ValueError(f"vocab_size must be in 259..{MAX_VOCAB}, not {vocab_size}")
     inner = tokenizers.Tokenizer(models.BPE())
@@ -51,7 +51,7 @@ def train_bpe(captions: Iterable[str], vocab_size: int, lowercase: bool) -> toke
 
 
 def open_clip_bpe() -> tokenizers.Tokenizer:
-    """See `Tokenizer.open_clip`."""
+    """See `Tokenizer.open_clip`, which raises alike."""
     spec = importlib.util.find_spec("open_clip")  # found, not imported: that takes seconds
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError("open_clip is not installed; pip install open_clip_torch")

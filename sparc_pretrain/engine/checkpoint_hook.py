@@ -105,7 +105,10 @@ class CheckpointHook(MMCheckpointHook):
             self.lock.release()
 
     def before_train(self, runner: Runner) -> None:
-        """Sweep up after a killed run, and set aside checkpoints of a future this run leaves."""
+        """Sweep up after a killed run, and set aside checkpoints of a future this run leaves.
+
+        Raises ValueError for ``by_epoch=True`` in an iteration-based loop.
+        """
         super().before_train(runner)
         if not self.by_epoch and isinstance(runner.train_loop, EpochBasedTrainLoop):
             runner.logger.warning("an iter_N.pth of an epoch-based loop restarts its epoch")

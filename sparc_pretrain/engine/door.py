@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, Registry, root
 
+from sparc_pretrain.engine.explain import explain
+
 USER_ERRORS = (ValueError, OSError, KeyError, ImportError)
 # Top-level keys of a config that mmengine or our tools read: a near miss of one of these is a typo.
 KNOWN_KEYS = [
@@ -64,19 +66,19 @@ BUILDER_KEYS = {"type", "_scope_", "constructor", "paramwise_cfg", "priority"}
 
 def guard(main: Callable[[], int | None]) -> NoReturn:
     """Run a tool's `main` and exit: with its return value, or with 2 and one line on stderr for a
-    user's mistake.
+    user's mistake or for foreign trouble that can be explained (`explain`).
 
     SPARC_TRACEBACK=1 shows the traceback instead, for developers.
     """
     try:
         code = main()
-    except (*USER_ERRORS, TypeError) as error:
-        wrong_argument = "unexpected keyword argument" in str(error)
-        if os.environ.get("SPARC_TRACEBACK") == "1" or (
-            isinstance(error, TypeError) and not wrong_argument
-        ):
+    except Exception as error:
+        wrong_argument = isinstance(error, TypeError) and "unexpected keyword" in str(error)
+        mistake = isinstance(error, USER_ERRORS) or wrong_argument
+        line = explain(error) or (one_line(error) if mistake else None)
+        if line is None or os.environ.get("SPARC_TRACEBACK") == "1":
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

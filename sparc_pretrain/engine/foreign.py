@@ -27,16 +27,19 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 from torch.nn.parallel import DistributedDataParallel
 
 from sparc_pretrain.distributed import gather_objects, rank
 from sparc_pretrain.engine.checkpoint import CorruptCheckpoint, find_valid, load, save, verify
 from sparc_pretrain.engine.checkpoint import committed as has_manifest
 from sparc_pretrain.engine.launcher import init_distributed
+from sparc_pretrain.engine.log_backends import sheltered
 from sparc_pretrain.engine.plain_data import load_plain
 
 __all__ = ["drop_config_text", "init_distributed", "install", "resolve_resume"]
 
+COMPILED, PARALLEL = "_orig_mod.", "module."
 RESUMABLE = ("meta", "state_dict", "message_hub", "optimizer")
 
 
@@ -74,6 +77,10 @@ def install() -> None:
         module.install_package = _refuse_install
     for module in (mmengine.hub, mmengine.hub.hub):
         module.get_config = module.get_model = _refuse_hub
+
+    # A log server that is down, or a package that is missing, ends the run. Goes when the
+    # Visualizer catches what its backends raise.
+    Visualizer.__init__ = sheltered(Visualizer.__init__)
 
     # On a machine without accelerator DistributedDataParallel must not get device_ids. Goes when
     # Runner.wrap_model looks at the device.
@@ -150,6 +157,7 @@ def _without_code(original: Callable) -> Callable:
         checkpoint = original(cls, *args, **kwargs)
         if isinstance(checkpoint, dict):
             drop_config_text(checkpoint)
+            _drop_wrapper_names(checkpoint)
         return checkpoint
 
     return load_checkpoint
@@ -167,6 +175,21 @@ def drop_config_text(checkpoint: dict[str, Any]) -> str | None:
     if isinstance(info, dict):
         info.pop("cfg", None)
     return text if isinstance(text, str) else None
+
+
+def _drop_wrapper_names(checkpoint: dict[str, Any]) -> None:
+    """Take ``_orig_mod.`` of torch.compile and ``module.`` of DDP off the names of weights. (In a
+    moving average ``module.`` is its own.)
+    """
+    for part in ("state_dict", "ema_state_dict"):
+        weights = checkpoint.get(part)
+        if not isinstance(weights, dict):
+            continue
+        names = [name.replace(COMPILED, "") for name in weights]
+        if part == "state_dict" and all(name.startswith(PARALLEL) for name in names):
+            names = [name.removeprefix(PARALLEL) for name in names]
+        if names != list(weights):
+            checkpoint[part] = dict(zip(names, weights.values(), strict=True))
 
 
 def _durable_save(original: Callable) -> Callable:

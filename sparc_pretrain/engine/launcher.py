@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from datetime import timedelta
 from typing import Literal
@@ -39,7 +40,8 @@ def init_distributed(
     seconds = float(timeout or os.environ.get("SPARC_DIST_TIMEOUT", DEFAULT_TIMEOUT))
     _export_ranks(launcher)
     if torch.cuda.is_available():
-        mmengine.dist.init_dist(launcher, backend="nccl", timeout=seconds)
+        # what slurm and mpi say has just been put where mmengine's own torchrun branch reads it
+        mmengine.dist.init_dist("pytorch", backend="nccl", timeout=seconds)
     else:
         dist.init_process_group("gloo", timeout=timedelta(seconds=seconds))
 
@@ -61,10 +63,20 @@ def _export_ranks(launcher: str) -> None:
         raise ValueError(f"launcher {launcher} needs {', '.join(missing)}: {remedy}")
     for name, source in zip(("RANK", "WORLD_SIZE", "LOCAL_RANK"), names, strict=True):
         os.environ[name] = os.environ[source]
-    if launcher == "slurm" and "MASTER_ADDR" not in os.environ:
-        nodes = ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]]
-        os.environ["MASTER_ADDR"] = subprocess.check_output(nodes, text=True).split()[0]
     if launcher != "pytorch":
         os.environ.setdefault("MASTER_PORT", DEFAULT_PORT)
         if "MASTER_ADDR" not in os.environ:
-            raise ValueError("set MASTER_ADDR to the host name of the first node")
+            os.environ["MASTER_ADDR"] = _first_host(launcher)
+
+
+def _first_host(launcher: str) -> str:
+    """The host name of rank 0. Raises ValueError when only the user can know it."""
+    nodes = os.environ.get("SLURM_NODELIST", "") if launcher == "slurm" else ""
+    if nodes and not set(nodes) & set("[,"):  # one node: its name as it is
+        return nodes
+    if nodes and shutil.which("scontrol"):
+        command = ["scontrol", "show", "hostnames", nodes]
+        return subprocess.check_output(command, text=True).split()[0]
+    if os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == os.environ["WORLD_SIZE"]:
+        return "127.0.0.1"
+    raise ValueError("set MASTER_ADDR to the host name of the first node")

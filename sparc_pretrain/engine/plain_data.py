@@ -40,7 +40,7 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def load_plain(source: Path | BinaryIO, name: str | Path, map_location: Any) -> dict[str, Any]:
-    """`load` for an open file as well; `name` is for the messages."""
+    """`load` for an open file as well, raising alike; `name` is for the messages."""
     try:
         with torch.serialization.safe_globals(_plain_types()), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")

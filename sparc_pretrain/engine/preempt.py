@@ -55,7 +55,10 @@ class PreemptHook(Hook):
         self.pid = os.getpid()
 
     def before_train(self, runner: Runner) -> None:
-        """Install the handlers; until here the default ones end the process at once."""
+        """Install the handlers; until here the default ones end the process at once.
+
+        Raises ValueError when the run's CheckpointHook is not ours.
+        """
         saver = next((h for h in runner.hooks if isinstance(h, CheckpointHook)), None)
         if saver is None:
             raise ValueError(

@@ -24,10 +24,15 @@ SECTIONS = {
     "tokenizer": ((), ("train", "load")),
     "data": (
         ("sources", "global_batch", "image_size", "max_tokens"),
-        ("mode", "workers", "dataset"),
+        ("mode", "workers", "timeout", "dataset"),
     ),
     "schedule": (("steps", "warmup"), ()),
 }
+NUMBERS = {
+    "data": ("global_batch", "image_size", "max_tokens", "workers", "timeout"),
+    "schedule": ("steps", "warmup"),
+}
+LOADER_TIMEOUT = 600  # seconds without a batch after which the workers count as stuck
 
 
 def complete(cfg: Config, accumulate: int | None = None, amp: bool = False) -> Config:
@@ -72,6 +77,7 @@ def complete(cfg: Config, accumulate: int | None = None, amp: bool = False) -> C
     cfg.train_dataloader = dict(
         batch_size=local,
         num_workers=workers,
+        timeout=data.get("timeout", LOADER_TIMEOUT) if workers else 0,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         drop_last=True,
@@ -105,7 +111,9 @@ def complete(cfg: Config, accumulate: int | None = None, amp: bool = False) -> C
 
 
 def check_sections(cfg: Config) -> None:
-    """Raises ValueError when a section is missing, lacks a key or has one that nobody reads."""
+    """Raises ValueError when a section is missing, lacks a key, has one that nobody reads, or text
+    where a number belongs.
+    """
     for section, (needed, optional) in SECTIONS.items():
         if not isinstance(cfg.get(section), dict):
             raise ValueError(
@@ -118,11 +126,33 @@ def check_sections(cfg: Config) -> None:
         for key in needed:
             if key not in cfg[section]:
                 raise ValueError(f"the config has no {section}.{key}, see configs/sparc.py")
+        for key in NUMBERS.get(section, ()):
+            value = cfg[section].get(key, 0)
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(
+                    f"config key {section}.{key}={value!r} must be a whole number, 0 or more"
+                )
+    _check_model(cfg)
+
+
+def _check_model(cfg: Config) -> None:
+    """The keys that `complete` reads or sets. Raises ValueError."""
+    for section, keys in (("model", ("vision", "text", "objective")), ("optim_wrapper", ())):
+        value = cfg.get(section)
+        if not isinstance(value, dict) or not all(isinstance(value.get(k), dict) for k in keys):
+            inside = f" with the dicts {', '.join(keys)}" if keys else ""
+            raise ValueError(f"`{section}` must be a dict{inside}, like in configs/sparc.py")
+    optimizer = cfg.optim_wrapper.get("optimizer")
+    rate = optimizer.get("lr", 0) if isinstance(optimizer, dict) else None
+    if not isinstance(rate, (int, float)):
+        raise ValueError(f"optim_wrapper.optimizer must be a dict whose lr is a number, not {rate}")
 
 
 def check_sources(sources: Any) -> list[dict]:
     """Normalise ``data.sources`` (a path or brace pattern, or a list of dicts) and check that the
     shards exist.
+
+    Raises FileNotFoundError with the command that makes the built-in ones.
     """
     entries = [sources] if isinstance(sources, (str, dict)) else list(sources)
     entries = [dict(shards=e) if isinstance(e, str) else dict(e) for e in entries]
@@ -144,6 +174,8 @@ def make_tokenizer(work_dir: Path, spec: dict[str, Any], sources: list[dict]) ->
     Args:
         spec: ``dict(train=VOCAB_SIZE)`` on the shards' captions, or ``dict(load='open_clip' |
             folder | name)``.
+
+    Raises ValueError for another `spec`, and what `Tokenizer.load` raises.
     """
     path = work_dir / "tokenizer.json"
     if rank() == 0 and not path.exists():

@@ -56,7 +56,10 @@ class ZeroShotHook(Hook):
         self.templates = prompts.templates(templates, suffixes)
 
     def before_train(self, runner: Runner) -> None:
-        """Read the data set, so that a mistake ends the run before it starts."""
+        """Read the data set, so that a mistake ends the run before it starts.
+
+        Raises ValueError, OSError: no class folders, or a model without tokenizer.
+        """
         self.data = classification.read_labelled(*self.source)
         model = _bare(runner.model)
         if model.encoder.tokenizer is None:

@@ -71,7 +71,7 @@ class Pacl(nn.Module):
     def coupled(self, features: Features) -> dict[str, Tensor]:
         """The terms over all pairs of a batch."""
         scale = self.temperature()
-        embedded = self.embedder(full_precision(features.patches))
+        embedded = self.dense_patches(features.patches)
         logits = scale * patch_similarity(embedded, gather(features.text))
         return {"local_loss": score_nce(logits, logits), "scale": scale.detach()}
 
@@ -81,6 +81,12 @@ class Pacl(nn.Module):
         """The terms that need one pair at a time: none."""
         return {}
 
+    def dense_patches(self, patches: Tensor) -> Tensor:
+        """How dense tasks read patches [...,D] of the shared space: through the embedder, the only
+        way they met a text in training.
+        """
+        return self.embedder(full_precision(patches))
+
     def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """How the model is read: `patch_similarity` of embedded patches, [I,T]."""
-        return patch_similarity(self.embedder(full_precision(image.patches)), text.text)
+        return patch_similarity(self.dense_patches(image.patches), text.text)

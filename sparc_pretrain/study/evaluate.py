@@ -24,6 +24,7 @@ from sparc_pretrain.zeroshot import (
     segmentation,
 )
 from sparc_pretrain.zeroshot.outcome import Outcome
+from sparc_pretrain.zeroshot.patch_reader import PatchReader
 from sparc_pretrain.zeroshot.phrases import read_phrases
 from sparc_pretrain.zeroshot.retrieval import ranks
 
@@ -107,9 +108,8 @@ def segment(
 ) -> Measures:
     """Zero-shot segmentation of an ADE20K-like folder: mIoU the paper's way, per image."""
     data = label_maps.read_maps(images, annotations, prompts.read_classes(classes), "ade")
-    return _items(
-        segmentation.evaluate(model, data, head=encode.trained_head(objective)), ("paper_mIoU",)
-    )
+    reader = PatchReader.of(objective)
+    return _items(segmentation.evaluate(model, data, reader=reader), ("paper_mIoU",))
 
 
 def ground(
@@ -118,7 +118,7 @@ def ground(
     """Pointing accuracy of phrases, by each of the readings of `zeroshot.grounding_run`."""
     data = read_phrases(images, phrases, limit)
     names = tuple(f"{reading}_pointing" for reading in grounding_run.READINGS)
-    return _items(grounding_run.evaluate(model, data), names)
+    return _items(grounding_run.evaluate(model, data, objective=objective), names)
 
 
 def classify_regions(
@@ -130,9 +130,8 @@ def classify_regions(
 ) -> Measures:
     """Top-1 and top-5 of ground-truth boxes by their class names."""
     data = regions.read_regions(images, annotations, limit)
-    return _items(
-        regions.evaluate(model, data, head=encode.trained_head(objective)), ("top1", "top5")
-    )
+    reader = PatchReader.of(objective)
+    return _items(regions.evaluate(model, data, reader=reader), ("top1", "top5"))
 
 
 def _items(outcome: Outcome, names: Iterable[str]) -> Measures:

@@ -20,12 +20,17 @@ from sparc_pretrain.engine import records
 from sparc_pretrain.study import page, statistics
 from sparc_pretrain.study.evaluate import Measures
 from sparc_pretrain.study.plan import Cell, Plan
+from sparc_pretrain.study.protocol import UNRECORDED
 
 Json = dict[str, Any]
 
 
-def write_record(work: Path, cell: Cell, measures: Measures, cost: dict[str, float]) -> None:
-    """A finished cell: its metrics, their values per item, its cost, where and with what it ran."""
+def write_record(
+    work: Path, cell: Cell, measures: Measures, cost: dict[str, float], patches: str
+) -> None:
+    """A finished cell: its metrics, their values per item, its cost, where and with what it ran,
+    and how its `patches` were read.
+    """
     record = {
         "arm": cell.arm.name,
         "seed": cell.seed,
@@ -36,6 +41,7 @@ def write_record(work: Path, cell: Cell, measures: Measures, cost: dict[str, flo
         "versions": {k: v for k, v in records.versions().items() if k in ("torch", "timm")},
         "date": now(),
         "objective": dict(cell.arm.objective),
+        "patches_read_as": patches,
         "items": {k: _pack(m.items) for k, m in measures.items()},
         "groups": {k: m.groups for k, m in measures.items()},
     }
@@ -43,7 +49,7 @@ def write_record(work: Path, cell: Cell, measures: Measures, cost: dict[str, flo
 
 
 def publish(study: Plan, work: Path, name: str) -> None:
-    """study.json, study.csv and study.html of the cells that are there.
+    """study.json, study.csv, study.html and study.md of the cells that are there.
 
     Raises:
         ValueError: there are none.
@@ -65,6 +71,8 @@ def publish(study: Plan, work: Path, name: str) -> None:
         "date": now(),
         "arms": {arm.name: asdict(arm) for arm in study.arms.values()},
         "evaluations": study.evaluations,
+        "items": _sizes(done),
+        "patches_read_as": _readings(study, done),
         "rows": rows,
     }
     _write_json(work / "study.json", found)
@@ -75,6 +83,24 @@ def publish(study: Plan, work: Path, name: str) -> None:
     writer.writerows(rows)
     _write(work / "study.csv", text.getvalue().encode())
     _write(work / "study.html", page.render(study, found).encode())
+    _write(work / "study.md", page.markdown(study, found).encode())
+
+
+def _sizes(done: list[Json]) -> dict[str, list[int]]:
+    """metric -> number of test items, and of the images they are of."""
+    groups = {metric: sizes for record in done for metric, sizes in record["groups"].items()}
+    return {metric: [sum(sizes), len(sizes)] for metric, sizes in groups.items()}
+
+
+def _readings(study: Plan, done: list[Json]) -> dict[str, list[str]]:
+    """arm -> how its cells' patches were read; two ways are a mixture that has to be seen."""
+    found: dict[str, list[str]] = {}
+    for record in done:
+        if study.arms[record["arm"]].group != "sweep":
+            ways = found.setdefault(record["arm"], [])
+            how = record.get("patches_read_as", UNRECORDED)
+            ways += [how] if how not in ways else []
+    return found
 
 
 def record_of(work: Path, name: str) -> Path:
@@ -92,7 +118,9 @@ def read_record(work: Path, name: str) -> Json:
 
 def _pack(items: list[float]) -> str | list[float]:
     """Hits and misses as a text of ones and zeros: a cell stays small enough to be committed."""
-    return "".join(f"{v:.0f}" for v in items) if set(items) <= {0.0, 1.0} else items
+    if set(items) <= {0.0, 1.0}:
+        return "".join(f"{v:.0f}" for v in items)
+    return [int(v) if v == int(v) else v for v in items]
 
 
 def log_of(work: Path, cell: Cell) -> Path:

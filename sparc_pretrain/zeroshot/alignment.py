@@ -13,13 +13,14 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparc_pretrain.data.images import eval_resize
 from sparc_pretrain.data.tokenizer import WORD
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.objectives.sparc import group_patches
+from sparc_pretrain.zeroshot.patch_reader import PatchReader
 
 # Heat, from a patch's even share of the weight (clear) to the peak: dark violet to pale yellow.
 HEAT = np.array([(66, 28, 110), (170, 38, 102), (236, 96, 42), (252, 180, 28), (252, 250, 164)])
@@ -49,7 +50,11 @@ class WordWeights:
 
 @torch.inference_mode()
 def align(
-    model: DualEncoder, image: Tensor, caption: str, resize: str = "squash"
+    model: DualEncoder,
+    image: Tensor,
+    caption: str,
+    resize: str = "squash",
+    objective: nn.Module | None = None,
 ) -> list[WordWeights]:
     """The patches that each word of `caption` gathers in `image` (eqs. 2-4 of SPARC).
 
@@ -59,6 +64,8 @@ def align(
     Args:
         image: [3,H,W] uint8, made square as `resize` says ('squash' shows all of it, 'crop' the
             centre). The grouping is that of the model's own objective (threshold, alignment).
+        objective: of the model; one with a hook `dense_patches` (PACL) says what patches pass
+            through before words gather them.
 
     Raises:
         ValueError: the image is not uint8 [3,H,W], or the model has no text tower or tokenizer.
@@ -68,7 +75,7 @@ def align(
     if model.text is None or model.tokenizer is None:
         raise ValueError("words cannot be aligned: this run has no text tower or no tokenizer")
     pixels = eval_resize(image, model.vision.img_size, resize)[None].to(model.mean.device)
-    patches = model.encode_patches(pixels)
+    patches = PatchReader.of(objective, "local").patches(model, pixels)
     tokens = model.text_features(*model.tokenize([caption])).tokens
     grouped, weight_1TP = group_patches(tokens, patches, **grouping_of(model))
     cosine_T = F.cosine_similarity(grouped, tokens.float(), dim=-1)[0].cpu()

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as resizing
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.objectives.contrastive import unit
 from sparc_pretrain.zeroshot import prompts
+from sparc_pretrain.zeroshot.patch_reader import PAPER, PatchReader
 
 UPSAMPLING = {"labels": "nearest", "scores": "bilinear"}
 CLASSES_AT_ONCE = 16  # maps of that many classes are held in the size of the photo
@@ -110,7 +111,7 @@ def score_map(
     owner: Tensor,
     classes: int,
     view: View,
-    head: str = "global",
+    reader: PatchReader = PAPER,
 ) -> Tensor:
     """Cosine of every place of an image to every class -> [K,h,w].
 
@@ -118,19 +119,19 @@ def score_map(
     window are enlarged as `view.upsample` says, and averaged where windows overlap.
 
     Args:
-        image: [3,H,W] uint8. texts, owner: see `class_texts`. head: 'global' = g_v after h_v per
-            patch (the paper's), 'local' = g_v.
+        image: [3,H,W] uint8. texts, owner: see `class_texts`. reader: of patches; the default is
+            the paper's, g_v after h_v per patch.
     """
     patch, train_size = model.vision.patch, model.vision.img_size
     pixels = shown(image, view, train_size, patch).to(model.mean.device)
     height, width = pixels.shape[-2:]
     if view.mode != "slide" or max(height, width) <= train_size:
-        return _patch_scores(model, pixels, texts, owner, classes, head)
+        return _patch_scores(model, pixels, texts, owner, classes, reader)
     total = torch.zeros(classes, height, width, device=pixels.device)
     count = torch.zeros(height, width, device=pixels.device)
     for top, left, h, w in windows(height, width, train_size, view.stride or train_size // 2):
         part = pixels[:, top : top + h, left : left + w]
-        scores = _patch_scores(model, part, texts, owner, classes, head)
+        scores = _patch_scores(model, part, texts, owner, classes, reader)
         spot = (slice(top, top + h), slice(left, left + w))
         total[:, *spot] += enlarge(scores, h, w, view.upsample)
         count[spot] += 1
@@ -138,9 +139,14 @@ def score_map(
 
 
 def _patch_scores(
-    model: DualEncoder, pixels: Tensor, texts: Tensor, owner: Tensor, classes: int, head: str
+    model: DualEncoder,
+    pixels: Tensor,
+    texts: Tensor,
+    owner: Tensor,
+    classes: int,
+    reader: PatchReader,
 ) -> Tensor:
-    patch_PD = unit(model.encode_patches(pixels[None], head)[0])
+    patch_PD = unit(reader.patches(model, pixels[None])[0])
     h, w = (side // model.vision.patch for side in pixels.shape[-2:])
     return best_of_class(texts @ patch_PD.T, owner, classes).unflatten(1, (h, w))
 

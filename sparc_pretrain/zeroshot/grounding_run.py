@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from sparc_pretrain.data.images import eval_resize
@@ -20,13 +20,18 @@ from sparc_pretrain.zeroshot import encode, grounding
 from sparc_pretrain.zeroshot.alignment import grouping_of
 from sparc_pretrain.zeroshot.faithfulness import ARTICLES
 from sparc_pretrain.zeroshot.outcome import Outcome
+from sparc_pretrain.zeroshot.patch_reader import PatchReader
 from sparc_pretrain.zeroshot.phrases import Phrase, PhraseImage
 
+# Braces: how the run's patches are read, see `patch_reader`.
 READINGS = {
-    "local": "cosine of tokens and g_v(patch), mean over the phrase's tokens",
-    "grouping": "SPARC's alignment weights (eqs. 2-4) of tokens, mean over the phrase's tokens",
-    "global": "cosine of tokens and g_v(h_v(patch)), mean over the phrase's tokens",
-    "phrase": "cosine of the global embedding of the phrase alone and g_v(h_v(patch))",
+    "local": "cosine of tokens and {local}, mean over the phrase's tokens",
+    "grouping": "SPARC's alignment weights (eqs. 2-4) of tokens over {local}, mean over the "
+    "phrase's tokens",
+    "global": "cosine of tokens and {global}, mean over the phrase's tokens",
+    "phrase": "cosine of the global embedding of the phrase alone and {global}",
+    "trained": "cosine of the global embedding of the phrase alone and {trained}, the patches that "
+    "the objective trains",
 }
 Values = dict[str, list[float]]
 
@@ -51,19 +56,27 @@ def words_of(phrase: Phrase) -> list[tuple[str, int, int]]:
 
 @torch.inference_mode()
 def heats_of(
-    model: DualEncoder, image: Tensor, phrases: Sequence[Phrase], size: int = 0
+    model: DualEncoder,
+    image: Tensor,
+    phrases: Sequence[Phrase],
+    size: int = 0,
+    objective: nn.Module | None = None,
 ) -> dict[str, list[tuple[Tensor, dict[tuple[str, int, int], Tensor]] | None]]:
     """For each of READINGS, and each phrase: its heat [h,w], and those of its words.
 
-    None for a phrase that the text tower's longest caption cuts off. The reading 'phrase' has no
-    words.
+    None for a phrase that the text tower's longest caption cuts off. The readings 'phrase' and
+    'trained' have no words.
 
     Args:
-        image: [3,H,W] uint8, squashed to `size` pixels a side (0 = the training size).
+        image: [3,H,W] uint8, squashed to `size` pixels a side (0 = the training size). objective:
+            of the model, which says how its patches are read; None = CLIP's way.
     """
     side = size or model.vision.img_size
     pixels = eval_resize(image, side, "squash")[None].to(model.mean.device)
-    local, whole = model.encode_patches(pixels, "local"), model.encode_patches(pixels, "global")
+    states = model.vision(model.normalize(pixels))
+    local, whole, trained = (
+        PatchReader.of(objective, head)(model, states) for head in ("local", "global", None)
+    )
     grid = (side // model.vision.patch, side // model.vision.patch)
     sentences = list(dict.fromkeys(phrase.sentence for phrase in phrases))
     tokens_STD = model.text_features(*model.tokenize(sentences)).tokens
@@ -75,8 +88,10 @@ def heats_of(
         "global": unit(tokens_STD) @ unit(whole[0]).T,
     }
     maps = {name: row.float().cpu().unflatten(-1, grid) for name, row in rows.items()}
-    alone = unit(model.encode_text([p.text for p in phrases])) @ unit(whole[0]).T
-    alone = alone.float().cpu().unflatten(-1, grid)
+    alone_ND = unit(model.encode_text([p.text for p in phrases]))
+    alone, by_trained = (
+        (alone_ND @ unit(of[0]).T).float().cpu().unflatten(-1, grid) for of in (whole, trained)
+    )
     encodings = [model.tokenizer.encode(text, model.text.max_tokens) for text in sentences]
     found: dict[str, list] = {name: [] for name in READINGS}
     for number, phrase in enumerate(phrases):
@@ -88,11 +103,29 @@ def heats_of(
             words = {w: map_STHW[row][spot].mean(dim=0) for w, spot in spots.items() if spot}
             found[name].append(None if cut else (map_STHW[row][every].mean(dim=0), words))
         found["phrase"].append(None if cut else (alone[number], {}))
+        found["trained"].append(None if cut else (by_trained[number], {}))
     return found
 
 
-def evaluate(model: DualEncoder, data: Sequence[PhraseImage], size: int = 0) -> Outcome:
+def readings_of(objective: nn.Module | None) -> dict[str, str]:
+    """READINGS in the words of an objective, for the protocol."""
+    words = {
+        "local": PatchReader.of(objective, "local").formula(),
+        "global": PatchReader.of(objective, "global").formula(),
+        "trained": PatchReader.of(objective).formula(),
+    }
+    return {name: text.format(**words) for name, text in READINGS.items()}
+
+
+def evaluate(
+    model: DualEncoder,
+    data: Sequence[PhraseImage],
+    size: int = 0,
+    objective: nn.Module | None = None,
+) -> Outcome:
     """Pointing accuracy, box recall and box IoU of phrases, mask IoU of words, and chance.
+
+    Args: objective: see `heats_of`.
 
     Raises ValueError: a model without text tower, an image of another size than its boxes, `size`
     no multiple of the patch.
@@ -116,7 +149,7 @@ def evaluate(model: DualEncoder, data: Sequence[PhraseImage], size: int = 0) -> 
                 f"{item.file} has {image.shape[-1]} x {image.shape[-2]} pixels, its boxes are of "
                 f"{item.width} x {item.height}"
             )
-        heats = heats_of(model, image, item.phrases, size)
+        heats = heats_of(model, image, item.phrases, size, objective)
         for number, phrase in enumerate(item.phrases):
             owners.append(row)
             found = grounding.chance_values(phrase.boxes, grid, extent)
@@ -145,7 +178,7 @@ def evaluate(model: DualEncoder, data: Sequence[PhraseImage], size: int = 0) -> 
         "phrases": len(owners),
         "phrases_cut_off": cut,
         "masks": "exact" if any(p.masks for i in data for p in i.phrases) else "boxes",
-        "readings": READINGS,
+        "readings": readings_of(objective),
         "pointing": "the centre of the hottest patch in any of the phrase's boxes; ties shared",
         "box": f"round the hottest piece above {grounding.LEVEL} of the heat's range, against the "
         f"union of the phrase's boxes, found at IoU {grounding.IOU}",

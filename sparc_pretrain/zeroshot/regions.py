@@ -23,6 +23,7 @@ from sparc_pretrain.objectives.contrastive import unit
 from sparc_pretrain.zeroshot import dense, encode, prompts
 from sparc_pretrain.zeroshot.classification import class_ranks
 from sparc_pretrain.zeroshot.outcome import Outcome
+from sparc_pretrain.zeroshot.patch_reader import PAPER, PatchReader
 
 GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
 SCALE = 100.0  # 1/tau of the softmax that makes scores comparable between boxes: CLIP's bound
@@ -123,13 +124,17 @@ def region_states(state_DHW: Tensor, boxes: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def region_embeddings(
-    model: DualEncoder, image: Tensor, boxes: Tensor, size: int, head: str = "global"
+    model: DualEncoder,
+    image: Tensor,
+    boxes: Tensor,
+    size: int,
+    reader: PatchReader = PAPER,
 ) -> Tensor:
     """Unit embeddings [N,D] of boxes of an image.
 
     Args:
-        image: [3,H,W] uint8, squashed to `size`. boxes: [N,4] in its pixels. head: 'global' =
-            g_v(h_v(mean of the box's patch states)), the way of whole images; 'local' = g_v alone.
+        image: [3,H,W] uint8, squashed to `size`. boxes: [N,4] in its pixels. reader: of the
+            mean of a box's patch states; the default is the way of whole images, g_v after h_v.
     """
     height, width = image.shape[-2:]
     pixels = eval_resize(image, size, "squash")[None].to(model.mean.device)
@@ -138,7 +143,7 @@ def region_embeddings(
     state_DHW = states[0].T.unflatten(1, (side, side)).float()
     per_patch = torch.tensor([side / width, side / height] * 2)
     pooled = region_states(state_DHW, boxes * per_patch).to(states.dtype)
-    return unit(model.adapters.g_v(model.adapters.h_v(pooled) if head == "global" else pooled))
+    return unit(reader(model, pooled))
 
 
 def evaluate(
@@ -146,7 +151,7 @@ def evaluate(
     data: Regions,
     templates: Sequence[str] = (prompts.LABEL,),
     size: int = 0,
-    head: str = "global",
+    reader: PatchReader = PAPER,
 ) -> Outcome:
     """Top-1 and top-5 of boxes, mean per class, and top-1 by LVIS's frequency group.
 
@@ -154,11 +159,8 @@ def evaluate(
     LVIS's limit per image), its score the softmax over classes of 100 cos;
     `extra["chance_results"]` the same with random scores, since the places are given.
 
-    Raises ValueError: `size` no multiple of the patch, an unknown head, or an image of another size
-    than its boxes.
+    Raises ValueError: `size` no multiple of the patch, or an image of another size than its boxes.
     """
-    if head not in ("global", "local"):
-        raise ValueError(f"head {head!r}: use 'local' or 'global'")
     size = size or model.vision.img_size
     if size % model.vision.patch:
         raise ValueError(f"--size {size} is no multiple of the patch, {model.vision.patch}")
@@ -172,7 +174,7 @@ def evaluate(
             raise ValueError(
                 f"{item.file} has (H, W) = {tuple(image.shape[-2:])}, its boxes {item.size}"
             )
-        cosine = (region_embeddings(model, image, item.boxes, size, head) @ texts.T).float().cpu()
+        cosine = (region_embeddings(model, image, item.boxes, size, reader) @ texts.T).float().cpu()
         ranks.append(class_ranks(cosine, torch.tensor(item.labels)))
         labels += item.labels
         owners += [row] * len(item.labels)
@@ -192,7 +194,7 @@ def evaluate(
         "most_frequent_class": count.max().item() / len(labels),
         "boxes_of": "the ground truth, crowds left out",
         "region": "RoIAlign (one bin) on patch states, then the head",
-        "head": "g_v(h_v(region))" if head == "global" else "g_v(region)",
+        "head": reader.formula("region"),
         "read_by": "cosine of regions and class texts, whatever the objective",
         "score": f"softmax over classes of {SCALE:g} cos",
         "resize": "squash",

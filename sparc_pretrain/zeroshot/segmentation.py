@@ -1,8 +1,8 @@
 """Zero-shot semantic segmentation: a pixel takes the class whose text its patch resembles most.
 
-Patches go through h_v, then g_v (SPARC, App. D.7). Two ways to average IoU: per image over the
-foreground classes that are in it (the paper's, after PACL), and over classes from one confusion
-matrix of the data set (mmseg's).
+Patches go through h_v, then g_v (SPARC, App. D.7), or as the objective says. Two ways to average
+IoU: per image over the foreground classes that are in it (the paper's, after PACL), and over
+classes from one confusion matrix of the data set (mmseg's).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.zeroshot import dense, encode, prompts
 from sparc_pretrain.zeroshot.label_maps import IGNORE, LabelledMaps, read_map
 from sparc_pretrain.zeroshot.outcome import Outcome
+from sparc_pretrain.zeroshot.patch_reader import PAPER, PatchReader
 
 BACKGROUNDS = ("none", "class", "threshold")
 
@@ -82,7 +83,7 @@ def segment(
     classes: int,
     size: tuple[int, int],
     view: dense.View,
-    head: str = "global",
+    reader: PatchReader = PAPER,
     threshold: float | None = None,
 ) -> Tensor:
     """Labels [H,W] long of an image [3,H,W] uint8, at `size`.
@@ -90,7 +91,7 @@ def segment(
     With a threshold, label 0 is the background: pixels whose best cosine is below it; the classes
     follow from 1.
     """
-    scores = dense.score_map(model, image, texts, owner, classes, view, head)
+    scores = dense.score_map(model, image, texts, owner, classes, view, reader)
     label, best = dense.labels_at(scores, *size, view.upsample)
     if threshold is not None:
         label = torch.where(best < threshold, 0, label + 1)
@@ -102,13 +103,14 @@ def evaluate(
     data: LabelledMaps,
     templates: Sequence[str] = (prompts.LABEL,),
     view: dense.View | None = None,
-    head: str = "global",
+    reader: PatchReader = PAPER,
     background: str = "none",
     threshold: float = 0.0,
 ) -> Outcome:
     """mIoU both ways.
 
     Args:
+        reader: of patches; `PatchReader.of(objective)` reads them as they were trained.
         background: what is done about the background of a convention that has one. 'none' = no
             pixel of it counts, and it cannot be predicted; 'class' = its name is a text like any
             other; 'threshold' = it is where no class's cosine reaches `threshold`.
@@ -141,7 +143,7 @@ def evaluate(
             len(names),
             tuple(truth.shape),
             view,
-            head,
+            reader,
             threshold if background == "threshold" else None,
         )
         matrix = confusion(label, truth, classes)
@@ -171,7 +173,7 @@ def evaluate(
         "mmseg_mIoU": "over classes, from one confusion matrix of the data set",
         "chance_": "a random class for every pixel",
         "chance_most_frequent_class_aAcc": truth_share.max().item(),
-        "head": "g_v(h_v(patch))" if head == "global" else "g_v(patch)",
+        "head": reader.formula(),
         "read_by": "cosine of patches and class texts, whatever the objective",
         "templates": len(templates),
         "first_template": templates[0],

@@ -258,6 +258,8 @@ def test_a_few_damaged_tars_are_listed_and_many_stop_the_start(tmp_path, tokeniz
     ] == ["missing"]
     with pytest.raises(TooManyBadSamples, match=r"1 of 3 shards .*missing\.tar: missing"):
         dataset([dict(shards=[*good[:2], missing])], tokenizer)
+    few = dataset([dict(shards=[*good[:2], missing])], tokenizer, max_bad_shards=0.5)
+    assert len(few) == 2 and len(few.bad_shards) == 1
 
 
 def skipped(n: int, reason: str = "r") -> list[BadSample]:

@@ -170,6 +170,17 @@ def test_wrong_arguments_are_refused_with_the_remedy():
         sampler(Sources([1], [1], weights=[1, 1e-6]), global_batch=1)
 
 
+def test_fewer_samples_than_a_global_batch_are_refused_with_both_numbers():
+    with pytest.raises(ValueError, match=r"has 7 samples, fewer than one global batch of 8"):
+        sampler(Sources([3, 4]), global_batch=8)
+    with pytest.raises(ValueError, match=r"source 1 has 3 samples, fewer .* of 4: lower data"):
+        sampler(Sources([5], [3]), global_batch=4)
+    mixed = sampler(Sources([5], [3]), global_batch=8, mode="mixed")
+    assert len(take(mixed, 8)) == 8
+    with pytest.raises(ValueError, match="the data has 8 samples"):
+        sampler(Sources([5], [3]), global_batch=9, mode="mixed")
+
+
 def test_the_schedule_agrees_with_counting():
     schedule = Schedule([0.5, 0.3, 0.2], seed=1)
     source, earlier = schedule(np.arange(1000))

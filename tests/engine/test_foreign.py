@@ -121,6 +121,55 @@ def test_mmengines_own_resume_finds_the_newest_valid_checkpoint(tmp_path):
     assert find_latest_checkpoint(str(tmp_path)) == str(tmp_path / "iter_5.pth")
 
 
+@pytest.mark.parametrize(
+    ("name", "variables", "host"),
+    [
+        ("slurm", {"SLURM_NODELIST": "node7"}, "node7"),
+        ("slurm", {"SLURM_NODELIST": "node[7-9]", "MASTER_ADDR": "node9"}, "node9"),
+        ("mpi", {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, "127.0.0.1"),
+    ],
+)
+def test_the_first_host_is_found_where_the_launcher_tells_it(monkeypatch, name, variables, host):
+    launched(monkeypatch, name, variables)
+    launcher._export_ranks(name)
+    found = [os.environ[key] for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")]
+    assert found == ["1", "2", "0", host]
+
+
+@pytest.mark.parametrize(
+    ("name", "variables"),
+    [("slurm", {"SLURM_NODELIST": "node[7-9]"}), ("mpi", {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"})],
+)
+def test_a_first_host_that_nobody_tells_is_asked_for(monkeypatch, name, variables):
+    launched(monkeypatch, name, variables)
+    with pytest.raises(ValueError, match="set MASTER_ADDR"):
+        launcher._export_ranks(name)
+
+
+def test_the_first_host_of_many_is_asked_of_scontrol(monkeypatch, tmp_path):
+    launched(monkeypatch, "slurm", {"SLURM_NODELIST": "node[7-9]", "PATH": str(tmp_path)})
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho $1 $2 > asked\necho node7\necho node8\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    launcher._export_ranks("slurm")
+    assert os.environ["MASTER_ADDR"] == "node7"
+    assert (tmp_path / "asked").read_text() == "show hostnames\n"
+
+
+def launched(monkeypatch, name, variables):
+    """The environment of the second process of two, with nothing left of another launcher."""
+    for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(key, "")  # so that what is set here is taken away again
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("PATH", "")
+    ranks = {
+        "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+        "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    }[name]
+    for key, value in {**dict(zip(ranks, "120", strict=True)), **variables}.items():
+        monkeypatch.setenv(key, value)
+
+
 @pytest.mark.parametrize("name", ["pytorch", "slurm", "mpi"])
 def test_a_launcher_that_does_not_fit_the_environment_is_refused(monkeypatch, name):
     for variable in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):

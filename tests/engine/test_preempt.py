@@ -76,6 +76,21 @@ def test_a_signal_in_validation_of_an_unsaved_step_saves_it_after_validation(tmp
     assert (tmp_path / "hash-0.txt").read_text() == (whole / "hash-0.txt").read_text()
 
 
+def test_a_signal_in_the_middle_of_a_save_lets_it_finish_and_leaves(tmp_path, whole):
+    run = dict(work_dir=tmp_path, validate=True)
+    assert toy_run.spawn(signals={"rank 0 save 5": [TERM]}, **run) == [PREEMPTED]
+    assert checkpoint.find_valid(tmp_path).name == "iter_5.pth"
+    assert max(toy_run.seen(tmp_path)) == 5
+    toy_run.train(resume="auto", **run)
+    assert (tmp_path / "hash-0.txt").read_text() == (whole / "hash-0.txt").read_text()
+
+
+def test_a_signal_before_the_first_step_ends_the_process_at_once(tmp_path):
+    assert toy_run.spawn(work_dir=tmp_path, signals={"rank 0 start": [TERM]}) == [-TERM]
+    assert not list(tmp_path.glob("*.pth")) and not list(tmp_path.glob("seen-*"))
+    assert toy_run.train(tmp_path, steps=5).iter == 5  # the dead run's lock is taken over
+
+
 @pytest.mark.parametrize(("grace", "resumed"), [(60.0, "epoch_2.pth"), (0.0, "epoch_1.pth")])
 def test_an_epoch_based_loop_finishes_a_short_epoch_and_leaves_a_long_one(tmp_path, grace, resumed):
     run = dict(work_dir=tmp_path, epochs=3, preempt_hook=dict(grace=grace))

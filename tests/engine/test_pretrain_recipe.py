@@ -95,6 +95,15 @@ def test_loader_loop_and_schedule_follow_from_data_and_schedule(shards: Path) ->
     assert cfg.model.text.vocab_size == words.vocab_size <= 300
 
 
+def test_loaders_with_workers_have_a_timeout(shards: Path) -> None:
+    cfg = config(shards)
+    assert complete(cfg).train_dataloader.timeout == 0  # torch allows none without workers
+    cfg.data.workers = 2
+    assert complete(cfg).train_dataloader.timeout == 600
+    cfg.data.timeout = 30
+    assert complete(cfg).train_dataloader.timeout == 30
+
+
 def test_without_warmup_the_cosine_stands_alone(shards: Path) -> None:
     cfg = complete(config(shards, schedule=dict(steps=4, warmup=0)))
     assert [s.type for s in cfg.param_scheduler] == ["CosineAnnealingLR"]
@@ -108,7 +117,14 @@ def test_without_warmup_the_cosine_stands_alone(shards: Path) -> None:
         ("schedule.stepps", 5, r"schedule\.stepps is unknown \(did you mean 'steps'\?\)"),
         ("data.image_sise", 5, r"data\.image_sise is unknown \(did you mean 'image_size'\?\)"),
         ("data.global_batch", 0, "1 or more"),
+        ("data.global_batch", "8x", r"data\.global_batch='8x' must be a whole number"),
+        ("data.workers", -1, r"data\.workers=-1 must be a whole number"),
+        ("schedule.steps", 2.5, r"schedule\.steps=2\.5 must be a whole number"),
         ("data", None, "the config has no `data`"),
+        ("model", 3, "`model` must be a dict with the dicts vision, text, objective"),
+        ("model.text", 3, "`model` must be a dict with the dicts vision, text, objective"),
+        ("optim_wrapper", [], "`optim_wrapper` must be a dict"),
+        ("optim_wrapper.optimizer", dict(type="AdamW", lr="x"), "lr is a number, not x"),
         ("schedule", None, "the config has no `schedule`"),
         ("schedule", dict(steps=3), r"no schedule\.warmup"),
         ("tokenizer", dict(train=300, load="x"), "use dict"),

@@ -77,6 +77,20 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_line(tmp_path):
         toy_run.train(tmp_path, steps=10, resume="auto", width=24)
 
 
+def test_weights_saved_under_torch_compile_or_ddp_resume_in_a_plain_model(tmp_path):
+    whole = toy_run.train(tmp_path / "whole", steps=8)
+    with pytest.raises(toy_run.Stop):
+        toy_run.train(tmp_path / "cut", steps=8, stop=6)
+    state = checkpoint.load(tmp_path / "cut" / "iter_5.pth")
+    weights = state["state_dict"].items()
+    state["state_dict"] = {f"module._orig_mod.{k}": v for k, v in weights}
+    averaged = state["ema_state_dict"].items()
+    state["ema_state_dict"] = {k.replace("module.", "module._orig_mod.", 1): v for k, v in averaged}
+    torch.save(state, tmp_path / "prefixed.pth")
+    runner = toy_run.train(tmp_path / "cut", steps=8, resume=tmp_path / "prefixed.pth")
+    assert toy_run.state_hash(runner) == toy_run.state_hash(whole)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [("picture.png", b"\x89PNG\r\n\x1a\n" + bytes(64)), ("empty.pth", b""), ("t.pth", b"hello")],

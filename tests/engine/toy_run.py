@@ -27,10 +27,17 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from sparc_pretrain.distributed import rank
-from sparc_pretrain.engine import foreign, preempt, random_state  # noqa: F401 (register hooks)
+from sparc_pretrain.engine import (  # noqa: F401 (register hooks)
+    foreign,
+    optim,
+    preempt,
+    random_state,
+)
+from sparc_pretrain.engine.explain import explain
 
 BATCH = 4
 SECONDS = 60
+GRACE = 20
 
 
 class Stop(Exception):
@@ -75,9 +82,18 @@ class ToyHook(Hook):
 
     priority = "LOWEST"
 
-    def __init__(self, stop=None, signals=None, crash=None, limit=None) -> None:
+    def __init__(
+        self, stop=None, signals=None, crash=None, limit=None, fail=None, nan=None
+    ) -> None:
         self.stop, self.signals = stop, signals or {}
         self.crash, self.limit = crash, limit
+        self.fail, self.nan = fail, nan
+
+    def before_run(self, runner):
+        self._signal("start")
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        self._signal(f"save {checkpoint['meta']['iter']}")
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         step = runner.iter + 1
@@ -88,6 +104,10 @@ class ToyHook(Hook):
 
             hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.limit[1], hard))
+        if self.fail == (rank(), step):
+            raise OSError(f"the disk of rank {rank()} is gone")
+        if self.nan == (rank(), step):
+            data_batch["x"].fill_(float("nan"))
         self._signal(f"step {step}")
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
@@ -96,6 +116,7 @@ class ToyHook(Hook):
             "step": step,
             "index": [int(i) for i in data_batch["index"]],
             "loss": outputs["loss"].item().hex(),
+            "weights": weights_hash(runner.model),
         }
         with open(Path(runner.work_dir) / f"seen-{rank()}.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
@@ -125,6 +146,9 @@ def make_runner(
     launcher="none",
     checkpoint=None,
     preempt_hook=None,
+    backends=(),
+    wrapper=None,
+    hooks=(),
     **toy,
 ) -> Runner:
     saver = dict(
@@ -161,7 +185,8 @@ def make_runner(
         train_dataloader={**loader, "sampler": sampler},
         train_cfg=train,
         optim_wrapper=dict(
-            optimizer=dict(type="AdamW", lr=0.01), clip_grad=dict(max_norm=1.0, norm_type=2)
+            wrapper or dict(clip_grad=dict(max_norm=1.0, norm_type=2)),
+            optimizer=dict(type="AdamW", lr=0.01),
         ),
         param_scheduler=[
             dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=4),
@@ -172,9 +197,11 @@ def make_runner(
             dict(type="EMAHook"),
             dict(type="sparc.RandomStateHook"),
             dict(type="ToyHook", **toy),
+            *hooks,
             dict(type="sparc.PreemptHook", **(preempt_hook or {})),
         ],
         randomness=dict(seed=7),
+        visualizer=dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend"), *backends]),
         log_level="WARNING",
         experiment_name=uuid.uuid4().hex,
         load_from=None if resume is None and load_from is None else str(resume or load_from),
@@ -209,6 +236,12 @@ def train(work_dir, resume=None, **kwargs) -> Runner:
     if stopped:
         raise Stop
     return runner
+
+
+def weights_hash(model: nn.Module) -> str:
+    """A hash of what is trained, without the buffers."""
+    every = torch.cat([weight.detach().flatten() for weight in model.parameters()])
+    return hashlib.sha256(every.numpy().tobytes()).hexdigest()[:16]
 
 
 def state_hash(runner: Runner) -> str:
@@ -255,13 +288,17 @@ def _child(environment, kwargs) -> None:
     try:
         train(**kwargs)
     except Exception as error:
+        error = explain(error) or error
         path = Path(kwargs["work_dir"]) / f"error-{os.environ.get('RANK', '0')}.txt"
         path.write_text(f"{type(error).__name__}: {error}")
         sys.exit(2)
 
 
-def spawn(ranks=1, **kwargs) -> list[int]:
-    """Train in `ranks` child processes; their exit codes (minus the signal when killed)."""
+def spawn(ranks=1, timeout=SECONDS, **kwargs) -> list[int]:
+    """Train in `ranks` child processes; their exit codes (minus the signal when killed).
+
+    A collective may take `timeout` seconds; once a rank has failed the others get `GRACE`.
+    """
     context = multiprocessing.get_context("forkserver")
     # One import of torch for all children; Python 3.11's fork server does not know our sys.path.
     context.set_forkserver_preload(["toy_run"])
@@ -283,13 +320,13 @@ def spawn(ranks=1, **kwargs) -> list[int]:
                 WORLD_SIZE=str(ranks),
                 MASTER_ADDR="127.0.0.1",
                 MASTER_PORT=str(port),
-                SPARC_DIST_TIMEOUT=str(SECONDS),
+                SPARC_DIST_TIMEOUT=str(timeout),
             )
         children.append(context.Process(target=_child, args=(environment, dict(kwargs))))
     for child in children:
         child.start()
     for child in children:
-        child.join(SECONDS)
+        child.join(GRACE if any(one.exitcode for one in children) else SECONDS)
         if child.is_alive():
             child.kill()
             child.join()

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparc_pretrain.study import plan, statistics, store
+from sparc_pretrain.study import catalogue, page, plan, sheets, statistics, store
 from sparc_pretrain.study.evaluate import Measure
+from sparc_pretrain.zeroshot import grounding_run
 from tests.commands import ROOT, call, command, refusal, tool
 
 SMOKE = ROOT / "configs" / "study" / "smoke.py"
@@ -64,8 +65,10 @@ def test_a_study_trains_each_cell_once_and_publishes_what_is_there(scenes, tmp_p
     row = rows["sparc", "t2i R@5"]
     assert row["difference"] == pytest.approx(row["mean"] - rows["clip", "t2i R@5"]["mean"])
     assert row["low"] <= row["difference"] <= row["high"]
-    page = (tmp_path / "study.html").read_text()
-    assert "SPARC" in page and "2 of 9 cells" in page
+    for name in ("study.html", "study.md"):
+        page = (tmp_path / name).read_text()
+        assert "SPARC" in page and "2 of 9 trainings are done; 7 are missing" in page
+        assert "Patches are read as: SPARC g_v(h_v(patch)); CLIP g_v(h_v(patch))." in page
     assert (tmp_path / "study.csv").read_text().startswith("arm,metric,kind")
 
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()}
@@ -183,3 +186,137 @@ def test_standard_error_is_over_seeds():
 def test_groups_are_runs_of_items_of_one_image():
     measure = Measure.of([1, 0, 1, 1], [7, 7, 7, 9])
     assert measure.groups == [3, 1] and measure.items == [1, 0, 1, 1]
+
+
+def test_a_kept_run_is_measured_again_without_training(scenes, tmp_path):
+    words = [SMOKE, "--work-dir", tmp_path, "--arms", "random", "--seeds", "0", *options(scenes)]
+    assert call("study", *words, "--keep-runs") == (0, "")
+    record = store.record_of(tmp_path, "random-0")
+    good = json.loads(record.read_text())
+    broken = {**good, "items": {}, "groups": {}, "metrics": {}, "cost": {"seconds per step": 7.0}}
+    record.write_text(json.dumps(broken))
+    assert call("study", *words) == (0, "")
+    assert json.loads(record.read_text()) == broken  # a finished cell is not repeated unasked
+    assert call("study", *words, "--remeasure") == (0, "")
+    again = json.loads(record.read_text())
+    assert again["items"] == good["items"] and again["cost"] == {"seconds per step": 7.0}
+    assert (tmp_path / "runs" / "random-0").is_dir()
+
+
+def test_the_interval_over_seeds_and_items_is_students_and_welchs():
+    """Without item noise it is the t interval of the seeds; without seeds the normal one."""
+    low, high, p = statistics.over_both(1.0, 0.0, 0.5, 3)
+    assert (low, high) == pytest.approx((1 - 4.302653 * 0.5, 1 + 4.302653 * 0.5), abs=1e-5)
+    assert p == pytest.approx(1 - 2 / np.sqrt(2 + 2**2), abs=1e-12)  # t = 2 at 2 degrees, closed
+    low, high, p = statistics.over_both(0.3, 0.1, None, 1)
+    assert (low, high) == pytest.approx((0.3 - 0.1959964, 0.3 + 0.1959964), abs=1e-6)
+    assert p == pytest.approx(0.0026998, abs=1e-6)  # three sigma
+    wide = statistics.over_both(0.3, 0.1, 0.1, 3)
+    assert wide[0] < 0.3 - 1.96 * 0.02**0.5 and wide[2] > p
+    assert statistics.over_both(0.0, 0.0, None, 1) == (0.0, 0.0, 1.0)
+
+
+def test_the_interval_over_both_covers_the_truth_as_often_as_it_says():
+    """Simulated: seeds and items both vary, their interaction too; 95 % within three errors."""
+    rng, held, trials = np.random.default_rng(0), 0, 300
+    for _ in range(trials):
+        of_item, of_seed = rng.normal(0, 1, 60), rng.normal(0, 0.1, 3)
+        arm = {s: 0.2 + of_item + of_seed[s] + rng.normal(0, 0.3, 60) for s in range(3)}
+        base = dict.fromkeys(range(3), np.zeros(60))
+        found = statistics.difference(arm, base, [1] * 60, resamples=200)
+        held += found.both_low <= 0.2 <= found.both_high
+    assert 0.95 - 3 * (0.95 * 0.05 / trials) ** 0.5 < held / trials <= 0.99
+
+
+def test_holm_equals_its_definition():
+    p = [0.01, 0.04, 0.03, 0.005, 0.5]
+    # sorted .005 .01 .03 .04 .5 times 5 4 3 2 1, never below the one before
+    assert statistics.holm(p) == pytest.approx([0.04, 0.09, 0.09, 0.025, 0.5])
+    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0] and statistics.holm([]) == []
+
+
+def test_of_sixty_differences_of_noise_a_few_are_marked_and_none_is_firm():
+    rng = np.random.default_rng(3)
+    names = [f"m{i}" for i in range(60)]
+    items = [{name: rng.random(400).tolist() for name in names} for _ in range(2)]
+    records = [cell(arm, 0, own) for arm, own in zip(("clip", "sparc"), items, strict=True)]
+    rows = statistics.table(records, "clip")
+    found = [r for r in rows if r["arm"] == "sparc" and r["kind"] == "quality"]
+    assert 0 < sum(not r["noise"] for r in found) < 12
+    assert all(r["holm"] >= 0.05 for r in found)
+
+
+def cell(arm: str, seed: int, items: dict[str, list[float]], group: str = "main") -> dict:
+    """A record as cells of before `patches_read_as` have it."""
+    return {
+        "arm": arm,
+        "seed": seed,
+        "table": group,
+        "items": items,
+        "groups": {name: [1] * len(values) for name, values in items.items()},
+        "cost": {"seconds per step": 1.0},
+    }
+
+
+def published(records: list[dict]) -> tuple[plan.Plan, dict]:
+    study = plan.read(ROOT / "configs" / "study" / "scenes.py")
+    return study, {
+        "name": "scenes",
+        "cells": len(study.cells()),
+        "cells_done": len(records),
+        "machine": "m",
+        "versions": "v",
+        "date": "d",
+        "evaluations": study.evaluations,
+        "rows": statistics.table(records, study.baseline),
+    }
+
+
+def test_the_page_says_who_is_ahead_and_marks_what_holds():
+    rng = np.random.default_rng(0)
+    records = []
+    for seed in (0, 1, 2):
+        base = rng.random(300)
+        clip = {"i2t R@5": base.tolist(), "K_P": base.tolist()}
+        better = {"i2t R@5": (base + 0.3 + rng.normal(0, 0.01, 300)).tolist(), "K_P": base.tolist()}
+        records += [cell("clip", seed, clip), cell("sparc", seed, better)]
+        records.append(cell("random", seed, {"i2t R@5": (base - 0.5).tolist()}, "control"))
+    records.append(cell("sparc_lr_0.001", 0, better, "sweep"))
+    study, found = published(records)
+    who, main, controls, cost, sweep = sheets.sheets(study, found)
+    assert who.columns == ["Retrieval", "Faithfulness"]
+    assert [(line.label, line.entries[0].verdict) for line in who.lines] == [
+        ("SPARC", 1),
+        ("not trained", -1),
+    ]
+    assert who.lines[0].entries[1].lines == ("1 open",)
+    assert main.columns == ["CLIP", "SPARC"] and "2 comparisons" in main.note
+    ahead = next(line for line in main.lines if line.label == "image to text R@5").entries[1]
+    assert (ahead.verdict, ahead.firm, ahead.best) == (1, True, True) and len(ahead.lines) == 4
+    assert controls.columns == ["CLIP", "SPARC", "not trained"] and "1 comparison:" in controls.note
+    assert cost.columns == ["seconds per step"]
+    assert sweep.title == "Sweep of lr" and sweep.lines[0].label == "SPARC, lr 0.001"
+    text, drawn = page.markdown(study, found), page.render(study, found)
+    assert "▲▲" in text and "| image to text R@5 |" in text
+    assert 'class="up firm best"' in drawn and "▼▼" in drawn and "dashed line is CLIP" in drawn
+    rows = [line for line in text.splitlines() if line.startswith("| image to text R@5")]
+    assert all(row.count("|") == 1 + 1 + len(main.columns) for row in rows[:1])
+
+
+def test_cells_of_before_and_after_a_new_metric_stand_in_one_table():
+    records = [cell("clip", s, {"K_P": [0.1, 0.2], "new": [0.5, 0.5]}) for s in (0, 1)]
+    records += [cell("sparc", 0, {"K_P": [0.3, 0.1]})]
+    records += [cell("sparc", 1, {"K_P": [0.3, 0.1], "new": [0.4, 0.7]})]
+    study, found = published(records)
+    line = sheets.quality(study, found["rows"], ["clip", "sparc"], "t").lines[-1]
+    assert line.label == "new" and line.entries[1].lines[-1] == "1 of 2 seeds"
+
+
+def test_every_metric_of_the_tasks_is_explained():
+    named = {"K_P", "K_Pna", "paper_mIoU", "top1", "top5"}
+    named |= {f"{reading}_pointing" for reading in grounding_run.READINGS}
+    named |= {f"{c}{way} R@{k}" for c in ("", "cosine ") for way in ("i2t", "t2i") for k in (1, 5)}
+    assert named == catalogue.METRICS.keys()
+    assert catalogue.described("val K_P").task.endswith("(val)")
+    assert catalogue.described("val cosine i2t R@1").title == "image to text R@1, cosine"
+    assert catalogue.described("AP50") == catalogue.Described(catalogue.OTHER, "AP50", "")

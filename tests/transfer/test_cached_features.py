@@ -242,6 +242,18 @@ def test_a_rare_random_transform_is_noticed_when_images_keep_being_new(
         train(tmp_path / "run", photos, tmp_path / "features", epochs=4)
 
 
+def test_items_of_many_crops_are_no_sign_of_a_random_transform(tmp_path: Path) -> None:
+    hook, items = CachedFeaturesHook(str(tmp_path)), 4
+    hook.cache, hook.images = FeatureCache(frozen(), tmp_path), 2 * items
+    for start in range(0, 2 * items, items):  # the first epoch: 17 new images of each item
+        batch = {"inputs": range(start, start + items)}
+        hook.before_train_iter(None, 0, batch)
+        for crop in range(17):
+            hook.cache(images(seed=17 * start + crop, count=items))
+        hook.after_train_iter(None, 0, batch)
+    assert (hook.new, hook.seen) == (17 * 2 * items, 0)
+
+
 def test_a_model_without_a_sparcvit_is_refused(tmp_path: Path) -> None:
     hook = CachedFeaturesHook(str(tmp_path))
     runner = type("R", (), {"model": nn.Linear(1, 1)})

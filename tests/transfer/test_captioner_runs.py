@@ -293,3 +293,58 @@ def test_a_resumed_run_is_the_run_and_the_work_dir_suffices_for_a_test(
     again.load_from, again.experiment_name = None, "without"
     with pytest.raises(ValueError, match="architecture brings no weights"):
         Runner.from_cfg(again).train()
+
+
+VIT = dict(
+    type="sparc.SparcViT",
+    vision=dict(
+        arch="vit_tiny_patch16_224",
+        img_size=SIZE,
+        overrides=dict(embed_dim=24, depth=2, num_heads=2),
+    ),
+    frozen=True,
+)
+
+
+def train_on(folder: Path, language_model: str, hooks: list[dict], **backbone: Any) -> Runner:
+    """A trained Runner; validation is at the end, with two examples before every image."""
+    config = runner_config(folder, language_model, 6)
+    config.model.backbone = {**VIT, **backbone}
+    config.custom_hooks += hooks
+    config.experiment_name = f"{folder.parent.name}-{folder.name}-cache"
+    torch.manual_seed(0)
+    runner = Runner.from_cfg(config)
+    runner.train()
+    return runner
+
+
+def test_a_captioner_on_cached_features_is_the_captioner_without(
+    language_model: str, tmp_path: Path
+) -> None:
+    hook = dict(type="sparc.CachedFeaturesHook", folder=str(tmp_path / "features"))
+    runs = {}
+    for name, hooks in (("plain", []), ("cold", [hook]), ("warm", [hook])):
+        write_set(tmp_path / name)
+        runs[name] = train_on(tmp_path / name, language_model, hooks)
+    states = {name: trained_state(runner) for name, runner in runs.items()}
+    for name, value in states["plain"].items():
+        assert torch.equal(states["cold"][name], states["warm"][name]), name
+        torch.testing.assert_close(
+            states["cold"][name].float(), value.float(), rtol=1e-2, atol=2e-3, msg=name
+        )
+    written = {n: json.loads((tmp_path / n / "out/captions.json").read_text()) for n in runs}
+    said = {name: [row["caption"] for row in rows] for name, rows in written.items()}
+    assert said["plain"] == said["cold"] == said["warm"] and any(said["plain"])
+    assert len(list((tmp_path / "features").rglob("*.npy"))) == 8
+    log = next((tmp_path / "warm/work").rglob("*.log")).read_text()
+    # 6 steps of 4 sequences of 2 images, then 8 of 3 images: all of them had been stored
+    assert "cached features: 0 images computed, 72 read" in log
+
+
+def test_a_captioner_is_cached_only_on_a_frozen_backbone(
+    language_model: str, tmp_path: Path
+) -> None:
+    write_set(tmp_path / "a")
+    hook = dict(type="sparc.CachedFeaturesHook", folder=str(tmp_path / "features"))
+    with pytest.raises(ValueError, match=r"set model\.backbone\.frozen=True"):
+        train_on(tmp_path / "a", language_model, [hook], frozen=False)

@@ -489,6 +489,34 @@ def test_modulated_deform_conv_equals_the_loop_and_finite_differences(
     assert gradcheck(lambda *four: whole(*four, None), inputs[:4], fast_mode=True)
 
 
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("modulated", [False, True])
+def test_deform_conv_reads_nothing_at_an_offset_that_is_not_finite(
+    broken: float, axis: int, modulated: bool
+) -> None:
+    geometry = ((1, 1, 1), 1, 1)
+    x, offset, mask, weight = deform_inputs(*geometry)
+    elsewhere = offset.clone()
+    # one image stays whole; of the other all y, or all x
+    offset[1, axis::2], elsewhere[1, axis::2] = broken, 1e3
+    found = []
+    for place in (offset, elsewhere):
+        inputs = [tensor.clone().requires_grad_() for tensor in (x, place, weight, mask)]
+        if modulated:
+            out = mmcv_ops.modulated_deform_conv2d(
+                *inputs[:2], inputs[3], inputs[2], None, 1, 1, 1, 1, 1
+            )
+        else:
+            out = mmcv_ops.deform_conv2d(*inputs[:3], 1, 1, 1, 1, 1, False, 1)
+        out.square().sum().backward()
+        found.append((out, *(tensor.grad for tensor in inputs[: 4 if modulated else 3])))
+    (out, grad_x, grad_offset, *grads), (zero, zero_x, zero_offset, *zeros) = found
+    torch.testing.assert_close([out, grad_x, *grads], [zero, zero_x, *zeros])
+    assert torch.equal(grad_offset.isnan(), offset.isnan())  # what the optimizer's guard sees
+    torch.testing.assert_close(grad_offset.nan_to_num(), zero_offset)
+
+
 def test_deform_conv_without_displacement_is_a_convolution_also_when_height_and_width_differ() -> (
     None
 ):

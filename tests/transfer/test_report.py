@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sparc_pretrain import run_folder
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.engine import door
 from sparc_pretrain.engine.records import ancestry, write_metrics
+from sparc_pretrain.objectives.sparc import Sparc
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
 from tests.models import VISION
 from transfer.report import build
+from transfer.report_captions import side_by_side, struck
 from transfer.report_figures import Album, Curve, chart, ticks
 from transfer.report_numbers import compare, scale, shown
 from transfer.report_records import Evaluation, gather, place
@@ -48,7 +51,10 @@ def tree(tmp_path_factory) -> Path:
     text = TextTower(vocab_size=tokenizer.vocab_size, width=24, layers=1, heads=2, max_tokens=40)
     model = DualEncoder(VisionTower(**VISION), text, 16, tokenizer=tokenizer)
     model.objective_config = {"type": "Sparc", "global_weight": 0.5}
-    run = model.save_pretrained(root / "sparc/run", {"samples_seen": 1280})
+    weights = dict(model.state_dict())
+    weights |= {f"objective.{name}": value for name, value in Sparc().state_dict().items()}
+    config = {**model.config(), "samples_seen": 1280}
+    run = run_folder.write(root / "sparc/run", config, weights, tokenizer.to_json())
     ours = ancestry(run)
     log(root / "sparc/2026/vis_data", 10, global_loss=1.0, local_loss=2.0)
     for name, start, ap in (("sparc", ours, 0.1234), ("scratch", None, 0.08)):
@@ -216,6 +222,10 @@ def test_mmseg_writes_percent_and_the_others_fractions():
     assert shown("mIoU", 0.85, evaluation({})) == "85.0 %"
     assert shown("coco/bbox_AP", -1.0, mmseg) == "n/a"
     assert shown("caption/CIDEr", 1.034, mmseg) == "103.4"
+    assert shown("caption/K-Precision", 0.534, mmseg) == "53.4 %"
+    assert shown("caption/scene-objects", 0.5, mmseg) == "50.0 %"
+    assert shown("caption/scene-statements", 3.25, mmseg) == "3.25"
+    assert not scale("caption/CHAIR-i", 0.1, mmseg).higher_is_better
     assert shown("loss", None, mmseg) == "n/a"
 
 
@@ -269,6 +279,54 @@ def test_a_prediction_is_not_put_beside_the_truth_of_another_image(tree, tmp_pat
     page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
     assert "no picture of this image" in page
     assert "predicted, random initialisation" not in page
+
+
+def captioned(root: Path, name: str, backbone: dict | None, rows: list[dict], **more) -> None:
+    record = {"task": "captioning", "metrics": {"caption/CIDEr": 0.123, **more}, "data": "data/x/c"}
+    (root / name).mkdir(parents=True)
+    (root / name / "metrics.json").write_text(json.dumps({**record, "backbone": backbone}))
+    (root / name / "captions.json").write_text(json.dumps(rows))
+
+
+def test_captions_of_several_runs_stand_side_by_side_with_their_scores(tmp_path):
+    file = str(picture(tmp_path / "photos/a.png", 1))
+    row = {"image": "a.png", "file": file, "references": ["a red gear"]}
+    ends = {"caption/CIDEr_low": 0.1, "caption/CIDEr_high": 0.15, "caption/scene-objects": 0.5}
+    said = {"caption": "a blue  gear and a star", "false": ["a blue gear", "no such words"]}
+    scores = {"scores": {"CIDEr": 0.4321, "K-Precision": 0.25, "BLEU-1": 0.7}}
+    sparc = {"objective": "Sparc", "sha256": "a"}
+    for seed in (0, 1):
+        captioned(tmp_path / f"s{seed}", "cap", sparc, [{**row, **said, **scores}], **ends)
+    captioned(tmp_path, "clip", {"objective": "Clip"}, [{**row, "caption": "a clip caption"}])
+    captioned(tmp_path, "random", None, [{**row, "caption": " "}])
+    page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
+    section = page[page.index('<section id="captions">') : page.index('<section id="beside">')]
+    assert section.count("<img") == 1 and "a red gear" in section
+    for text in ("<s>a blue gear</s> and a star", "<s>no such words</s>", "an empty caption"):
+        assert text in section, text
+    assert "CIDEr 43.2, K-Precision 25.0 %" in section and "a clip caption" in section
+    assert "10.0 to 15.0" in section and "50.0 %" in section and "BLEU-1" not in section
+    assert "SPARC (s0/cap)" in section and "SPARC (s1/cap)" in section
+    table = page[page.index('<section id="beside">') : page.index('<section id="everything">')]
+    assert "CIDEr" in table and "low" not in table
+
+
+def test_every_start_has_a_column_before_a_second_run_of_any():
+    starts = [{"objective": "Sparc"}] * 3 + [{"objective": "Clip"}] + [None] * 2
+    runs = [evaluation({}, backbone=one) for one in starts]
+    chosen = side_by_side(runs, 4)
+    assert [runs.index(one) for one in chosen if one.start == "SPARC"] == [0, 0]
+    assert [one.start for one in chosen] == ["SPARC", "SPARC", "CLIP", "random initialisation"]
+    assert len(side_by_side(runs, 10)) == 6
+
+
+def test_what_is_false_in_a_caption_is_found_whole_words_only():
+    pieces, rest = struck("A car, a  CAR and a cart", ["a car", "a bus"])
+    assert pieces == [
+        ("A car", True), (", ", False), ("a CAR", True), (" and a cart", False)
+    ]  # fmt: skip
+    assert rest == ["a bus"]
+    assert struck(" ", []) == ([], [])
 
 
 def test_a_full_album_leaves_pictures_out_and_counts_them():

@@ -136,6 +136,23 @@ def test_a_stock_detector_takes_a_loss_step_and_predicts(name: str) -> None:
             assert found.masks.shape == (len(found), HEIGHT, WIDTH)
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_images_of_crowds_alone_and_without_any_object_take_a_finite_step(name: str) -> None:
+    model, data = build(name).train(), batch()
+    for sample, boxes in zip(data["data_samples"], (0, 1), strict=True):
+        crowd = sample.gt_instances[:boxes]
+        sample.ignored_instances = type(crowd)(bboxes=crowd.bboxes, labels=crowd.labels)
+        sample.gt_instances = sample.gt_instances[:0]
+    total, parsed = model.parse_losses(
+        model(**model.data_preprocessor(data, training=True), mode="loss")
+    )
+    total.backward()
+    assert all(torch.isfinite(torch.as_tensor(value)) for value in parsed.values()), parsed
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient.abs().sum() > 0 for gradient in gradients)  # background is learnt
+
+
 def test_mask_rcnn_takes_a_loss_step_under_bfloat16_autocast() -> None:
     model = build("mask_rcnn/mask-rcnn_r50_fpn_1x_coco")
     with torch.autocast("cpu", torch.bfloat16):

@@ -368,6 +368,33 @@ def test_a_dry_run_needs_a_run_and_a_run_must_be_there(tmp_path: Path) -> None:
         train.main([STOCK, "--backbone", str(tmp_path / "nowhere"), "--dry-run"])
 
 
+def test_a_work_dir_with_checkpoints_is_not_trained_into_by_mistake(tmp_path: Path) -> None:
+    recipe.refuse_overwriting(tmp_path / "new")
+    (tmp_path / "iter_9.pth").touch()
+    (tmp_path / "iter_10.pth").touch()
+    with pytest.raises(FileExistsError, match=r"the newest iter_10\.pth: .*--resume.*--force"):
+        recipe.refuse_overwriting(tmp_path)
+
+
+def test_a_training_that_starts_anew_asks_and_one_that_is_forced_or_resumed_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "iter_9.pth").touch()
+    cfg = Config(dict(model=dict(), optim_wrapper=dict(), work_dir=str(tmp_path)))
+    begun = []
+    monkeypatch.setattr(train.recipe, "load", lambda *_: cfg)
+    monkeypatch.setattr(train.foreign, "resolve_resume", lambda *_: None)
+    monkeypatch.setattr(
+        train.Runner, "from_cfg", lambda _: SimpleNamespace(train=lambda: begun.append(True))
+    )
+    with pytest.raises(FileExistsError, match=r"iter_9\.pth"):
+        train.main(["config.py"])
+    assert not begun
+    train.main(["config.py", "--force"])
+    train.main(["config.py", "--resume"])
+    assert len(begun) == 2
+
+
 def test_a_fine_tuned_checkpoint_is_tested_without_the_run_folder(
     run: Path, tmp_path: Path
 ) -> None:

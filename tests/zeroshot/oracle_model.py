@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from sparc_pretrain.data.tokenizer import WORD, Encoding, pad
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.objectives.pacl import Pacl
 
 COLOURS = {
     "grass": (40, 160, 40),
@@ -95,6 +96,20 @@ def oracle(img_size: int = 64, max_tokens: int = 40) -> DualEncoder:
         nn.init.eye_(linear.weight)
         nn.init.zeros_(linear.bias)
     return model.eval()
+
+
+def turned(img_size: int = 64) -> tuple[DualEncoder, Pacl]:
+    """The model with patches turned away from their words by g_v, and a PACL whose embedder turns
+    them back: read without the embedder, every patch names the next object.
+    """
+    model, objective = oracle(img_size), Pacl(len(NAMES)).eval()
+    away = torch.eye(len(NAMES)).roll(1, dims=0)
+    with torch.no_grad():
+        model.adapters.g_v.weight.copy_(away)
+        objective.embedder.skip.weight.copy_(away.T)
+        for part in (objective.embedder.skip.bias, *objective.embedder.body[-1].parameters()):
+            part.zero_()
+    return model, objective
 
 
 def paint(file: Path, labels: np.ndarray, cell: tuple[int, int] = (PATCH, PATCH)) -> np.ndarray:

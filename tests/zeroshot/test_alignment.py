@@ -8,6 +8,7 @@ import torch
 
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.objectives.pacl import Pacl
 from sparc_pretrain.objectives.sparc import group_patches
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
@@ -135,3 +136,17 @@ def test_a_row_is_the_photo_and_a_tile_per_word(model, image):
     row = draw(image, words, side=48, gap=4)
     assert row.dtype == np.uint8
     assert row.shape == (48 + 26, (len(words) + 1) * 52 - 4, 3)
+
+
+def test_pacl_words_gather_embedded_patches(model, image):
+    torch.manual_seed(0)
+    objective = Pacl(16).eval()
+    with torch.inference_mode():
+        features = model(image[None], *model.tokenize([CAPTION]))
+        embedded = objective.embedder(features.patches)
+        weight_TP = group_patches(features.tokens, embedded)[1][0]
+    encoding = model.tokenizer.encode(CAPTION)
+    _, positions = model.tokenizer.words(CAPTION, encoding)[0]
+    first = align(model, image, CAPTION, objective=objective)[0]
+    assert torch.allclose(first.weights.flatten(), weight_TP[positions].mean(dim=0), atol=1e-6)
+    assert not torch.allclose(first.weights, align(model, image, CAPTION)[0].weights, atol=1e-3)

@@ -9,6 +9,9 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
+from sparc_pretrain.objectives.clip import Clip
+from sparc_pretrain.objectives.filip import Filip
+from sparc_pretrain.objectives.sparc import Sparc
 from sparc_pretrain.zeroshot import grounding, grounding_run
 from sparc_pretrain.zeroshot.grounding import (
     box_iou,
@@ -23,7 +26,7 @@ from sparc_pretrain.zeroshot.grounding import (
     union_box,
 )
 from sparc_pretrain.zeroshot.phrases import Phrase, box_mask, read_phrases
-from tests.zeroshot.oracle_model import NAMES, WordTokenizer, oracle, paint
+from tests.zeroshot.oracle_model import NAMES, WordTokenizer, oracle, paint, turned
 
 BOXES = torch.tensor([[10.0, 4, 30, 20], [50, 30, 64, 48]], dtype=torch.float64)
 
@@ -186,6 +189,36 @@ def test_a_model_that_knows_the_objects_grounds_without_a_mistake(tmp_path, mask
     assert found.metrics["chance_box_area"] < 0.2
     assert found.protocol["masks"] == ("exact" if masks else "boxes")
     assert found.extra["types"]["thing"]["count"] == 9
+
+
+def test_pacl_is_read_through_its_embedder(tmp_path):
+    write(tmp_path)
+    data = read_phrases(tmp_path / "images", tmp_path / "phrases.json")
+    model, objective = turned()
+    found = grounding_run.evaluate(model, data, objective=objective)
+    for reading in ("local", "grouping", "trained"):
+        assert found.metrics[f"{reading}_pointing"] == 1.0, reading
+        assert "Pacl.dense_patches(g_v(patch))" in found.protocol["readings"][reading]
+    assert found.metrics["phrase_pointing"] < 0.2  # through h_v, which PACL does not train
+    assert found.protocol["readings"]["phrase"].endswith("g_v(h_v(patch))")
+    plain = grounding_run.evaluate(model, data).metrics
+    assert max(plain["local_pointing"], plain["trained_pointing"]) < 0.2
+
+
+def test_the_trained_reading_takes_the_head_that_was_trained(tmp_path):
+    """CLIP's and SPARC's is 'phrase'; FILIP's does not pass the h_v that it leaves untrained."""
+    write(tmp_path)
+    data = read_phrases(tmp_path / "images", tmp_path / "phrases.json")
+    model = oracle(64)
+    torch.nn.init.eye_(model.adapters.h_v[0].weight)
+    model.adapters.h_v[0].weight.data = model.adapters.h_v[0].weight.roll(1, dims=0)  # misleads
+    for objective in (Clip(), Sparc(), None):
+        found = grounding_run.evaluate(model, data, objective=objective)
+        assert found.items["trained_pointing"] == found.items["phrase_pointing"]
+        assert found.metrics["trained_pointing"] < 0.2
+    found = grounding_run.evaluate(model, data, objective=Filip())
+    assert found.metrics["trained_pointing"] == 1.0 > 0.2 > found.metrics["phrase_pointing"]
+    assert "g_v(patch)" in found.protocol["readings"]["trained"]
 
 
 def test_a_finer_grid_is_asked_for_by_size(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sparc_pretrain.zeroshot import regions
+from sparc_pretrain.zeroshot.patch_reader import PatchReader
 from sparc_pretrain.zeroshot.regions import (
     RegionImage,
     detections,
@@ -17,7 +18,7 @@ from sparc_pretrain.zeroshot.regions import (
     region_metrics,
     region_states,
 )
-from tests.zeroshot.oracle_model import NAMES, oracle, paint
+from tests.zeroshot.oracle_model import NAMES, oracle, paint, turned
 
 THINGS = {"dog": (1, 1, 3, 4), "ball": (5, 0, 7, 2), "car": (4, 4, 8, 8)}  # x0 y0 x1 y1, cells
 WIDE, HIGH = 16, 12  # pixels of a cell
@@ -73,7 +74,7 @@ def test_a_model_that_knows_the_objects_names_every_box(tmp_path, lvis, head):
     write(tmp_path, lvis)
     data = read_regions(tmp_path, tmp_path / "boxes.json")
     assert data.names == NAMES and data.ids == [0, 10, 20, 30, 40, 50]
-    found = evaluate(oracle(64), data, head=head)
+    found = evaluate(oracle(64), data, reader=PatchReader(head))
     assert found.metrics == dict.fromkeys(found.metrics, 1.0)
     groups = {"mean_per_class_rare", "mean_per_class_common", "mean_per_class_frequent"}
     assert (groups <= found.metrics.keys()) == lvis
@@ -109,6 +110,16 @@ def test_the_region_takes_the_path_of_whole_images(tmp_path):
         found = regions.region_embeddings(model, image, box, 64)
         wanted = model.encode_image(image[None], normalize=True)
     assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_pacl_is_read_through_its_embedder(tmp_path):
+    write(tmp_path)
+    data = read_regions(tmp_path, tmp_path / "boxes.json")
+    model, objective = turned()
+    found = evaluate(model, data, reader=PatchReader.of(objective))
+    assert found.metrics["top1"] == 1.0
+    assert found.protocol["head"] == "Pacl.dense_patches(g_v(region))"
+    assert evaluate(model, data, reader=PatchReader("local")).metrics["top1"] == 0
 
 
 def test_means_per_class_and_group_equal_slow_loops():
@@ -175,8 +186,6 @@ def test_files_that_cannot_be_used_are_refused(tmp_path, change, error, words):
 def test_options_and_images_that_do_not_fit_are_refused(tmp_path):
     data = write(tmp_path)
     found = read_regions(tmp_path, tmp_path / "boxes.json")
-    with pytest.raises(ValueError, match="head 'both'"):
-        evaluate(oracle(64), found, head="both")
     with pytest.raises(ValueError, match="no multiple of the patch"):
         evaluate(oracle(64), found, size=100)
     data["images"][0]["width"] = 100

@@ -10,9 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from sparc_pretrain.objectives.clip import Clip
+from sparc_pretrain.objectives.filip import Filip
 from sparc_pretrain.zeroshot import dense, segmentation
 from sparc_pretrain.zeroshot.dense import View, enlarge, labels_at, windows
 from sparc_pretrain.zeroshot.label_maps import CONVENTIONS, IGNORE, read_map, read_maps
+from sparc_pretrain.zeroshot.patch_reader import PatchReader
 from sparc_pretrain.zeroshot.segmentation import (
     class_iou,
     confusion,
@@ -20,7 +23,7 @@ from sparc_pretrain.zeroshot.segmentation import (
     evaluate,
     image_iou,
 )
-from tests.zeroshot.oracle_model import NAMES, oracle, paint
+from tests.zeroshot.oracle_model import NAMES, oracle, paint, turned
 
 
 def scene(seed: int, height: int, width: int) -> np.ndarray:
@@ -190,7 +193,7 @@ def scores_of(found) -> dict[str, float]:
 def test_a_model_that_knows_the_objects_segments_without_a_mistake(tmp_path, mode, upsample, head):
     folders = write(tmp_path, [(8, 8), (8, 8)])
     data = read_maps(*folders, NAMES)
-    found = evaluate(oracle(64), data, view=View(mode, upsample=upsample), head=head)
+    found = evaluate(oracle(64), data, view=View(mode, upsample=upsample), reader=PatchReader(head))
     if upsample == "labels":
         assert scores_of(found) == dict.fromkeys(scores_of(found), 1.0)
         assert 0 < found.metrics["chance_paper_mIoU"] < 0.2
@@ -228,7 +231,34 @@ def test_patches_go_through_the_global_head():
     texts, owner = dense.class_texts(model, [[name] for name in NAMES], ["{}"])
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
     assert (dense.score_map(model, image, texts, owner, 6, View()) == 0).all()
-    assert dense.score_map(model, image, texts, owner, 6, View(), "local").max() > 0.9
+    local = PatchReader("local")
+    assert dense.score_map(model, image, texts, owner, 6, View(), local).max() > 0.9
+
+
+@pytest.mark.parametrize("view", [View("squash"), View("slide", size=96, stride=24)])
+def test_pacl_is_read_through_its_embedder(tmp_path, view):
+    side = (view.size or 64) // 8
+    data = read_maps(*write(tmp_path, [(side, side)]), NAMES)
+    model, objective = turned()
+    found = evaluate(model, data, view=view, reader=PatchReader.of(objective))
+    assert found.metrics["mmseg_mIoU"] == found.metrics["paper_mIoU"] == 1.0
+    assert found.protocol["head"] == "Pacl.dense_patches(g_v(patch))"
+    assert evaluate(model, data, view=view, reader=PatchReader("local")).metrics["mmseg_aAcc"] == 0
+
+
+def test_an_objective_without_a_hook_is_read_as_before(tmp_path):
+    """Patches of CLIP and FILIP are those of `encode_patches`, to the bit."""
+    torch.manual_seed(0)
+    model, image = oracle(64), torch.randint(0, 256, (1, 3, 64, 64)).byte()
+    torch.nn.init.normal_(model.adapters.h_v[0].weight)
+    for objective, head in ((Clip(), "global"), (Filip(), "local"), (None, "global")):
+        reader = PatchReader.of(objective)
+        with torch.no_grad():
+            assert torch.equal(reader.patches(model, image), model.encode_patches(image, head))
+        assert reader.formula() == {"global": "g_v(h_v(patch))", "local": "g_v(patch)"}[head]
+    assert PatchReader.of(turned()[1], "global").embed is None
+    with pytest.raises(ValueError, match="head 'both'"):
+        PatchReader.of(Clip(), "both")
 
 
 def test_the_three_ways_with_a_background(tmp_path):

@@ -11,7 +11,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from sparc_pretrain.registry import METRICS
-from transfer.captioning import hallucination, intervals, java_metrics
+from transfer.captioning import domains, hallucination, intervals, java_metrics, scene_facts
 from transfer.captioning.metrics import score
 from transfer.captioning.ptb import PTBTokenizer
 
@@ -19,17 +19,20 @@ from transfer.captioning.ptb import PTBTokenizer
 @METRICS.register_module()
 class CaptionMetric(BaseMetric):
     """`caption/BLEU-1` .. `caption/BLEU-4`, `caption/ROUGE-L`, `caption/CIDEr` of all images, and
-    what is asked for beside.
+    what is asked for beside; by domain (`caption/CIDEr_in-domain`) where the caption file has them.
 
     Args:
-        outfile_prefix: where the captions are kept, as a list of `{image, caption, references,
-            scores}`: `PREFIX.captions.json`, or `PREFIXcaptions.json` when it ends in a slash.
-            None = nowhere.
+        outfile_prefix: where the captions are kept, as a list of `{image, file, caption,
+            references, scores}` and, of scenes, `false` (what is not so): `PREFIX.captions.json`,
+            or `PREFIXcaptions.json` when it ends in a slash. None = nowhere.
         k_precision: also `K-Precision` over all words and `K-Precision-na` over nouns and
             adjectives (arXiv 2307.16877).
         resamples: of the bootstrap over images, for `NAME_low` and `NAME_high`, the ends of 95 %
             intervals (CIDEr's document frequencies stay those of the whole set); 0 = none.
         chair: `dict(instances=COCO_JSON, synonyms=FILE or None)`: `CHAIR-i`, `CHAIR-s`.
+        scenes: True, on the built-in scenes: `scene-objects`, `scene-colours`, `scene-relations`,
+            ..., what is true in each caption, see `scene_facts.score`; or another scenes.json than
+            that of the caption file's data set.
         run: run folder for `CLIPScore-like`.
         java: names among METEOR and SPICE; one that this machine lacks is skipped, with the reason
             in the log.
@@ -45,6 +48,7 @@ class CaptionMetric(BaseMetric):
         k_precision: bool = False,
         resamples: int = 0,
         chair: Mapping[str, str | None] | None = None,
+        scenes: bool | str = False,
         run: str | None = None,
         java: Sequence[str] = (),
         collect_device: str = "cpu",
@@ -59,6 +63,7 @@ class CaptionMetric(BaseMetric):
                 print_log(f"{name} is skipped: {reason}", "current")
             else:
                 self.java.append(name)
+        self.scenes = scenes
         self.chair = None
         if chair is not None:
             objects, categories = hallucination.read_objects(chair["instances"])
@@ -88,8 +93,13 @@ class CaptionMetric(BaseMetric):
             joint = "" if self.outfile_prefix.endswith("/") else "."
             path = Path(f"{self.outfile_prefix}{joint}captions.json")
             path.parent.mkdir(parents=True, exist_ok=True)
+            folder = (self.dataset_meta or {}).get("folder")
             rows = [
-                {**row, "scores": {name: round(values[i], 4) for name, values in items.items()}}
+                {
+                    **row,
+                    **({"file": str(Path(folder) / row["image"])} if folder else {}),
+                    "scores": {name: round(values[i], 4) for name, values in items.items()},
+                }
                 for i, row in enumerate(results)
             ]
             path.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -132,6 +142,19 @@ class CaptionMetric(BaseMetric):
             for name, values in items.items():
                 ends = found.get(name) or intervals.mean_interval(values, self.resamples)
                 totals[f"{name}_low"], totals[f"{name}_high"] = ends
+        if self.scenes:
+            file = self.scenes
+            if file is True:  # FOLDER/scenes.json beside FOLDER/annotations/captions_val.json
+                file = Path(self.dataset_meta["ann_file"]).parents[1] / "scenes.json"
+            truth = scene_facts.SceneTruth(file)
+            facts = [truth(row["image"]) for row in results]
+            found, judged = scene_facts.score(captions, references, facts, self.resamples)
+            totals |= found
+            for row, statements in zip(results, judged, strict=True):
+                row["false"] = list(dict.fromkeys(s.text for s in statements if not s.true))
+        if known := domains.read_domains((self.dataset_meta or {}).get("ann_file", "")):
+            own = [known.get(row["image"]) for row in results]
+            totals |= domains.domain_scores(own, captions, references, self.resamples)
         if self.chair is not None:
             objects, finder = self.chair
             missing = [row["image"] for row in results if row["image"] not in objects]

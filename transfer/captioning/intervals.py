@@ -26,6 +26,24 @@ def mean_interval(
     return _percentiles(counts @ np.asarray(values, dtype=float) / len(values), level)
 
 
+def ratio_interval(
+    part: Sequence[float],
+    whole: Sequence[float],
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of sum(part) / sum(whole) over images, e.g. true among all statements; resamples
+    without any are left out. (NaN, NaN) when there is none at all.
+    """
+    counts = resampled_counts(len(whole), resamples, seed)
+    parts, wholes = counts @ np.asarray(part, dtype=float), counts @ np.asarray(whole, dtype=float)
+    drawn = wholes > 0
+    if not drawn.any():
+        return float("nan"), float("nan")
+    return _percentiles(parts[drawn] / wholes[drawn], level)
+
+
 def bleu_statistics(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
     """[images,10]: what corpus BLEU is a function of the sums of; tokens joined by spaces in.
 

@@ -1,0 +1,71 @@
+"""What an error of foreign code means to the user, in one line with the remedy."""
+
+from __future__ import annotations
+
+import linecache
+import re
+import traceback
+
+FOREIGN = ("mmengine", "mmcv", "mmdet", "mmseg", "timm", "transformers", "torch")
+STUCK_RANK = re.compile(r"gloo/transport|Watchdog caught collective")
+WORKER_DIED = re.compile(r"DataLoader worker .*(?:exited unexpectedly|is killed by signal)")
+LOADER = "torch.utils.data.dataloader"
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for an error that is no fault of ours, None for any other.
+
+    Known are: a class that does not take what a config gives it, told by mm, timm or torch, a
+    loader worker that died or hangs, and another rank that is gone or stuck.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, (ConnectionError, EOFError)):
+        # the worker died between naming a batch in shared memory and handing it over
+        frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+        loading = any(frame.f_globals.get("__name__") == LOADER for frame in frames)
+        return _of_a_run("DataLoader worker exited unexpectedly.") if loading else None
+    if isinstance(error, RuntimeError):
+        return _of_a_run(text)
+    if isinstance(error, (AssertionError, AttributeError, TypeError)):
+        return _of_a_constructor(error, text)
+    return None
+
+
+def _of_a_run(text: str) -> str | None:
+    if WORKER_DIED.search(text):
+        return (
+            f"{text} A loader worker dies when memory runs out (`dmesg | grep -i kill`) or "
+            "/dev/shm is full (`df /dev/shm`): use fewer data.workers or a larger /dev/shm, then "
+            "run the same command with --resume auto"
+        )
+    if text.startswith("DataLoader timed out"):
+        return (
+            f"{text}: the loader workers are stuck, look at the disk that the shards are on; "
+            "data.timeout sets the limit"
+        )
+    if STUCK_RANK.search(text):
+        return (
+            f"another process of this run is gone or stuck: {text[:300]}; its own output says why, "
+            "SPARC_DIST_TIMEOUT sets the limit. Run the same command with --resume auto"
+        )
+    return None
+
+
+def _of_a_constructor(error: BaseException, text: str) -> str | None:
+    """The error of a class that a registry was building, raised in foreign code: nearly always a
+    value of the config; where it is not, the traceback is one variable away.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    kind = None
+    for frame, _ in frames:
+        if frame.f_code.co_name == "build_from_cfg":
+            kind = frame.f_locals.get("obj_type", kind)
+    if kind is None:
+        return None
+    last, line = frames[-1]
+    module = last.f_globals.get("__name__", "")
+    if module.split(".")[0] not in FOREIGN:
+        return None
+    name = kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
+    what = text or linecache.getline(last.f_code.co_filename, line).strip()
+    return f"{name} cannot be built: {what} (in {module}; SPARC_TRACEBACK=1 shows the way there)"
