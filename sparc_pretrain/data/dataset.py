@@ -69,7 +69,7 @@ class PairDataset(Dataset):
         max_pixels: float = images.MAX_PIXELS,
         seed: int = 0,
         resize: str = "crop",
-        max_bad_shards: float = 0.1,
+        max_bad_shards: float = 0.01,
     ) -> None:
         sources = _as_list(sources)
         self.shard_sets = [ShardSet(source["shards"]) for source in sources]

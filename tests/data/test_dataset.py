@@ -250,7 +250,7 @@ def test_a_tar_that_vanishes_in_training_counts_as_bad_samples(shards, tmp_path,
 
 
 def test_a_few_damaged_tars_are_listed_and_many_stop_the_start(tmp_path, tokenizer):
-    pairs = ((f"{i:04d}", picture(i % 3), "jpg", ["t"]) for i in range(20))
+    pairs = ((f"{i:04d}", picture(i % 3), "jpg", ["t"]) for i in range(100))
     good = [str(path) for path in write_shards(pairs, tmp_path, shard_size=1)]
     missing = str(tmp_path / "missing.tar")
     assert [
