@@ -83,7 +83,9 @@ def by_lvis_api(truth: Path, rows: Path) -> float:
 
 
 def timed(work: Callable[[], float]) -> dict[str, float]:
-    """`work` in a process of its own: its value and what it took."""
+    """`work` in a process of its own: its value and what it took. For commands: forked from a
+    process that runs threads, the child could wait for ever.
+    """
     context = multiprocessing.get_context("fork")
     ours, other = context.Pipe()
 
