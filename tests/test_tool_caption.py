@@ -75,7 +75,8 @@ def work(place: Path, language_model: Path) -> Path:
     where += ["model.backbone.vision.width=24", "model.backbone.vision.img_size=32"]
     where += ["model.backbone.patch=8", f"model.language_model.pretrained={language_model}"]
     where += ["model.bridge.latents=3", "model.bridge.depth=1", "model.bridge.heads=2"]
-    where += ["val_evaluator.chair=None", "test_evaluator.chair=None"]
+    for name in ("val_evaluator", "test_evaluator"):
+        where += [f"{name}.chair=None", f"{name}.scenes=False"]
     where += ["model.max_tokens=12", "train_cfg.max_iters=2", "train_cfg.val_interval=2"]
     where += ["default_hooks.checkpoint.interval=2", f"experiment_name={place.name}"]
     config = ROOT / "configs" / "quickstart" / "caption_flamingo.py"
