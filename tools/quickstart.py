@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from sparc_pretrain.engine import door
+from sparc_pretrain.engine import door, precision
 
 SCENES = "data/scenes"
 TASKS = ("det", "seg", "caption")
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     run = str(work / "sparc")
     step("data", {work / "data": data()}, work)
     pretrain = tool("pretrain", "configs/quickstart/sparc.py", "--work-dir", run)
-    step("pre-training", {work / "sparc": [*pretrain, "--amp", "--resume", "auto", *seed]}, work)
+    step("pre-training", {work / "sparc": [*pretrain, *amp(), "--resume", "auto", *seed]}, work)
     images = ["--images", f"{SCENES}/images/val"]
     images += ["--captions", f"{SCENES}/annotations/captions_val.json"]
     out = ["--out", str(work / "zeroshot" / "metrics.json")]
@@ -75,7 +75,12 @@ def transfer(task: str, run: str, work_dir: Path, *flags: str) -> Command:
     """Fine-tune and evaluate one task."""
     config = f"configs/quickstart/{task}.py"
     places = ["--backbone", run, "--work-dir", str(work_dir)]
-    return [*tool("train", config, *places, "--amp", "--resume", "auto"), *flags]
+    return [*tool("train", config, *places, *amp(), "--resume", "auto"), *flags]
+
+
+def amp() -> list[str]:
+    """``--amp``, where bfloat16 makes training faster."""
+    return ["--amp"] if precision.amp_pays() else []
 
 
 def tool(name: str, *arguments: str) -> Command:

@@ -13,6 +13,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import Tensor, nn
 
 from sparc_pretrain.distributed import everywhere
+from sparc_pretrain.engine import precision
 from sparc_pretrain.registry import OPTIM_WRAPPERS
 
 
@@ -40,6 +41,8 @@ class GuardedOptimWrapper(OptimWrapper):
         autocast when asked.
         """
         device = next(model.parameters()).device.type
+        if self.amp:
+            precision.advise(device)
         with super().optim_context(model), torch.autocast(device, torch.bfloat16, self.amp):
             yield
 

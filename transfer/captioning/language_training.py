@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.data.tokenizer import Tokenizer
+from sparc_pretrain.engine import precision
 from transfer.captioning.language import wrap
 
 STATE = "state.pth"
@@ -133,6 +134,8 @@ def train(
         }  # fmt: skip
         atomic_write(path, lambda file: torch.save(state, file))
 
+    if plan.amp:
+        precision.advise(torch.device(device).type)
     start = saved = time.monotonic()
     minutes, shown, total = before, step, 0.0
     model.train()
