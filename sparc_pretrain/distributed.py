@@ -6,6 +6,8 @@ On one process everything here is the identity, so callers never branch on the w
 
 from __future__ import annotations
 
+import time
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -100,3 +102,19 @@ def barrier() -> None:
     """Wait for every rank."""
     if world_size() > 1:
         dist.barrier()
+
+
+def silent_ranks(seconds: float = 3.0) -> list[int]:
+    """The ranks that do not call this within `seconds`: after a collective has timed out, those
+    that still live do. Empty when the store that ranks meet at does not answer either.
+    """
+    if world_size() == 1:
+        return []
+    # torch has no public name for the store of the default group
+    store = dist.PrefixStore("sparc/alive", dist.distributed_c10d._get_default_store())
+    try:
+        store.set(str(rank()), "1")
+        time.sleep(seconds)
+        return [other for other in range(world_size()) if not store.check([str(other)])]
+    except (RuntimeError, OSError):  # DistError is a RuntimeError
+        return []

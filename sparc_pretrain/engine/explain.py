@@ -6,8 +6,11 @@ import linecache
 import re
 import traceback
 
+from sparc_pretrain.distributed import silent_ranks
+
 FOREIGN = ("mmengine", "mmcv", "mmdet", "mmseg", "timm", "transformers", "torch")
 STUCK_RANK = re.compile(r"gloo/transport|Watchdog caught collective")
+TIMED_OUT = re.compile(r"timed out", re.IGNORECASE)
 WORKER_DIED = re.compile(r"DataLoader worker .*(?:exited unexpectedly|is killed by signal)")
 LOADER = "torch.utils.data.dataloader"
 
@@ -44,8 +47,10 @@ def _of_a_run(text: str) -> str | None:
             "data.timeout sets the limit"
         )
     if STUCK_RANK.search(text):
+        silent = silent_ranks() if TIMED_OUT.search(text) else []
+        who = f"rank {', '.join(map(str, silent))}" if silent else "another process"
         return (
-            f"another process of this run is gone or stuck: {text[:300]}; its own output says why, "
+            f"{who} of this run is gone or stuck: {text[:300]}; its own output says why, "
             "SPARC_DIST_TIMEOUT sets the limit. Run the same command with --resume auto"
         )
     return None

@@ -110,12 +110,16 @@ def test_a_rank_that_raises_ends_the_other_one_at_once_and_its_message_is_kept(
     assert max(toy_run.seen(tmp_path, 0)) == 2
 
 
-def test_a_rank_that_stands_still_ends_the_other_one_after_the_timeout(tmp_path: Path) -> None:
+def test_a_rank_that_stands_still_ends_the_others_after_the_timeout_and_is_named(
+    tmp_path: Path,
+) -> None:
     codes = toy_run.spawn(
-        2, work_dir=tmp_path, timeout=5, steps=8, signals={"rank 1 step 3": [STOP]}
+        3, work_dir=tmp_path, timeout=5, steps=8, signals={"rank 1 step 3": [STOP]}
     )
-    assert codes == [2, toy_run.KILLED]
-    assert "another process of this run is gone or stuck" in (tmp_path / "error-0.txt").read_text()
+    assert codes == [2, toy_run.KILLED, 2]
+    for number in (0, 2):
+        error = (tmp_path / f"error-{number}.txt").read_text()
+        assert "rank 1 of this run is gone or stuck" in error
 
 
 def test_a_loss_that_is_nan_on_one_rank_changes_no_weight_on_any(tmp_path: Path) -> None:
