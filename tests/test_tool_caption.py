@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
+import os
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -193,6 +199,45 @@ def test_testing_the_checkpoint_repeats_the_validation(work: Path, place: Path) 
     records = [json.loads((p / "metrics.json").read_text()) for p in (work, place / "tested")]
     assert records[0]["metrics"] == records[1]["metrics"]
     assert {"caption/CIDEr_low", "caption/K-Precision-na"} <= set(records[0]["metrics"])
+
+
+@HOOKS.register_module(force=True)
+class ResidentHook(Hook):
+    """Notes the resident memory (bytes) of this process while a test runs."""
+
+    seen: ClassVar[list[int]] = []
+
+    def after_test_iter(self, runner: Runner, *args, **kwargs) -> None:
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.seen.append(pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
+def test_five_thousand_images_are_captioned_in_flat_memory(work: Path, tmp_path: Path) -> None:
+    count = 5000
+    write_images(tmp_path / "set")
+    for i in range(6, count):
+        os.link(tmp_path / "set/images" / f"{i % 6}.jpg", tmp_path / "set/images" / f"{i}.jpg")
+    content = dict(
+        images=[dict(id=i, file_name=f"{i}.jpg") for i in range(count)],
+        annotations=[dict(id=i, image_id=i, caption=CAPTIONS[i % 4]) for i in range(count)],
+    )
+    (tmp_path / "set/captions.json").write_text(json.dumps(content))
+    data = "test_dataloader.dataset"
+    options = [f"{data}.data_root={tmp_path}/set/", f"{data}.shots=0", "model.max_tokens=2"]
+    options += ["test_dataloader.batch_size=50", "test_evaluator.resamples=0"]
+    options += [f"experiment_name={tmp_path.name}", "custom_hooks.0.type=ResidentHook"]
+    ResidentHook.seen.clear()
+    words = [work / "caption_flamingo.py", work / "iter_2.pth", "--work-dir", tmp_path / "tested"]
+    code, said = call("test", *words, "--cfg-options", *options)
+    assert code == 0, said
+    assert len(ResidentHook.seen) == count / 50
+    early, late = ResidentHook.seen[count // 250], ResidentHook.seen[-1]
+    # what stays are the captions and their references, not the 5,000 images: 15 MB as bytes
+    assert late - early < 8e6, (
+        f"{early / 1e6:.0f} MB after 1,050 images, {late / 1e6:.0f} at the end"
+    )
 
 
 def test_a_photo_is_captioned_and_explained(
