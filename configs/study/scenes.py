@@ -1,7 +1,7 @@
-"""Six objectives, SigLIP and controls on the built-in scenes, 3 seeds: about 150 minutes on two
+"""Six objectives, SigLIP and controls on the built-in scenes, 3 seeds: about 120 minutes on two
 CPU cores, sweeps included.
 
-python tools/study.py configs/study/scenes.py --amp
+python tools/study.py configs/study/scenes.py [--amp]
 """
 
 _base_ = ["../quickstart/sparc.py", "../_base_/study.py"]
