@@ -1,5 +1,5 @@
 """The arms of every study: six objectives and SigLIP, three controls, and sweeps at a third of the
-budget: lambda_f as the paper swept it, sigma, and the same learning rates for every objective.
+budget: lambda_f, a temperature of its own for L_f, sigma, and the same learning rates for all.
 """
 
 study = dict(
@@ -32,7 +32,13 @@ study = dict(
         ),
     ),
     sweeps=[
-        dict(arms=("sparc",), key="model.objective.local_weight", values=(0.5, 1.0, 5.0, 10.0)),
+        # the paper's values, and one below: its global loss starts at log 16,384, not at log 64
+        dict(
+            arms=("sparc",),
+            key="model.objective.local_weight",
+            values=(0.1, 0.5, 1.0, 5.0, 10.0),
+        ),
+        dict(arms=("sparc",), key="model.objective.local_temperature", values=(True,)),
         dict(arms=("sparc",), key="model.objective.threshold", values=(0.0, 0.25, 0.5)),
         dict(
             arms=("sparc", "clip", "filip", "pacl", "gloria", "mgca", "siglip"),
