@@ -106,7 +106,7 @@ def by_rows(
     """
     if block is None:
         return similarity(rows, *others)
-    parts = rows.split(max(1, block // cells))
+    parts = rows.split(max(1, block // max(1, cells)))
     if torch.is_grad_enabled():
         options = dict(use_reentrant=False, preserve_rng_state=False)
         done = [checkpoint(similarity, part, *others, **options) for part in parts]

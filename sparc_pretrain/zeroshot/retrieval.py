@@ -50,11 +50,12 @@ def ranks(similarity: Tensor, image_of_text: Tensor) -> tuple[Tensor, Tensor]:
     own = similarity[image_of_text, torch.arange(texts, device=similarity.device)]  # [T]
     text_to_image = (similarity >= own).sum(dim=0)  # the own image is one of them: rank from 1
 
-    best = torch.full((images,), -torch.inf, device=similarity.device, dtype=similarity.dtype)
-    best = best.scatter_reduce(0, image_of_text, own, "amax")
+    best = own.new_zeros(images).scatter_reduce(
+        0, image_of_text.long(), own, "amax", include_self=False
+    )
     above = (similarity >= best[:, None]).sum(dim=1)
     own_above = torch.zeros_like(above).scatter_add(
-        0, image_of_text, (own >= best[image_of_text]).to(above.dtype)
+        0, image_of_text.long(), (own >= best[image_of_text]).to(above.dtype)
     )
     return above - own_above + 1, text_to_image
 

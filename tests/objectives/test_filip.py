@@ -108,6 +108,12 @@ def test_similarities_are_averages_so_a_caption_said_twice_scores_the_same():
         torch.testing.assert_close(a, b)
 
 
+def test_no_captions_score_nothing():
+    patches, nothing = torch.randn(2, 3, 4), torch.zeros(0, 5, 4)
+    for scores in filip.token_similarity(patches, nothing, torch.zeros(0, 5, dtype=torch.bool)):
+        assert scores.shape == (2, 0)
+
+
 def test_a_caption_without_real_tokens_is_finite():
     patches, tokens, mask = pairs()
     mask[1] = False

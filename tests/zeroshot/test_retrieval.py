@@ -43,6 +43,12 @@ def test_a_perfect_model_finds_everything_first():
     assert result["i2t_median_rank"] == result["t2i_median_rank"] == 1.0
 
 
+def test_counts_are_a_similarity_like_any_other():
+    counts = torch.tensor([[3, 1, 0], [2, 2, -1], [0, 0, -5]])
+    owner = torch.tensor([0, 1, 2])
+    assert recall(counts, owner) == recall(counts.double(), owner)
+
+
 def test_a_constant_model_finds_nothing():
     result = recall(torch.ones(20, 40), torch.arange(40) % 20)
     assert result["i2t_R@10"] == result["t2i_R@10"] == 0.0
