@@ -45,10 +45,16 @@ class RunFolder:
     sha256: str
 
     def weights(self, prefix: str = "") -> dict[str, Tensor]:
-        """The tensors whose name starts with `prefix`, the prefix cut off (fp32)."""
-        with safe_open(self.path / WEIGHTS, framework="pt") as file:
-            names = [n for n in file.keys() if n.startswith(prefix)]  # noqa: SIM118 (not a dict)
-            return {n.removeprefix(prefix): file.get_tensor(n) for n in names}
+        """The tensors whose name starts with `prefix`, the prefix cut off (fp32).
+
+        Raises InvalidRunFolder: the file is cut off or damaged.
+        """
+        try:
+            with safe_open(self.path / WEIGHTS, framework="pt") as file:
+                names = [n for n in file.keys() if n.startswith(prefix)]  # noqa: SIM118 (no dict)
+                return {n.removeprefix(prefix): file.get_tensor(n) for n in names}
+        except SafetensorError as error:
+            raise InvalidRunFolder(f"{self.path / WEIGHTS} cannot be read: {error}") from None
 
     @property
     def name(self) -> str:
@@ -71,12 +77,12 @@ def open_run(folder: str | Path) -> RunFolder:
     path = path.resolve()
     try:
         manifest = (path / MANIFEST).read_bytes()
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        config = _object(path / CONFIG)
     except FileNotFoundError as error:
         raise InvalidRunFolder(
             f"{path} is not a run folder: {Path(error.filename).name} is missing"
         ) from None
-    except (NotADirectoryError, ValueError) as error:
+    except NotADirectoryError as error:
         raise InvalidRunFolder(f"{path / CONFIG} cannot be read: {error}") from None
     missing = [key for key in REQUIRED_KEYS if key not in config]
     if missing or config["format"] != FORMAT:
@@ -84,27 +90,37 @@ def open_run(folder: str | Path) -> RunFolder:
             f"{path / CONFIG}: format {config.get('format')} where this code reads {FORMAT}, "
             f"missing keys {missing}"
         )
+    if not isinstance(config["vision"], dict):
+        raise InvalidRunFolder(f"{path / CONFIG}: vision describes no tower: {config['vision']!r}")
     return RunFolder(path, config, hashlib.sha256(manifest).hexdigest())
 
 
 def verify(folder: str | Path) -> RunFolder:
-    """Check every byte of a run folder against its manifest.
+    """Check every byte of a run folder against its manifest; files whose names begin with a dot do
+    not count.
 
     Raises:
-        InvalidRunFolder: naming the first file that is missing, changed or unreadable.
+        InvalidRunFolder: naming the first file that is missing, changed, unreadable or not in the
+            manifest.
     """
     run = open_run(folder)
-    listed = json.loads((run.path / MANIFEST).read_text(encoding="utf-8"))["files"]
+    manifest = run.path / MANIFEST
+    listed = _object(manifest).get("files")
+    if not isinstance(listed, dict):
+        raise InvalidRunFolder(f"{manifest} has no object 'files'")
     for name, entry in listed.items():
+        if not isinstance(entry, dict) or not {"size", "sha256"} <= entry.keys():
+            raise InvalidRunFolder(f"{manifest}: {name} has no size and sha256")
         file = run.path / name
         if not file.is_file():
             raise InvalidRunFolder(f"{file} is missing")
         if file.stat().st_size != entry["size"] or _sha256(file) != entry["sha256"]:
             raise InvalidRunFolder(f"{file} is damaged: its sha256 is not the manifest's")
-    try:
-        run.weights("adapters.")
-    except SafetensorError as error:
-        raise InvalidRunFolder(f"{run.path / WEIGHTS} cannot be read: {error}") from None
+    present = {file.name for file in run.path.iterdir() if not file.name.startswith(".")}
+    unlisted = sorted(present - set(listed) - {MANIFEST})
+    if unlisted:
+        raise InvalidRunFolder(f"{run.path / unlisted[0]} is not in the manifest")
+    run.weights("adapters.")
     return run
 
 
@@ -204,6 +220,17 @@ In any MMDetection or MMSegmentation config: `custom_imports = dict(imports=['tr
 Weights only know what their training captions said; check them on your own data before relying on
 them.
 """
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises InvalidRunFolder, naming the file, for anything else in it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidRunFolder(f"{path} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise InvalidRunFolder(f"{path} holds no JSON object")
+    return found
 
 
 def _sha256(path: Path) -> str:

@@ -65,6 +65,43 @@ def test_a_flipped_byte_is_found(model, tmp_path, name):
         run_folder.verify(tmp_path / "run")
 
 
+def test_a_file_that_the_manifest_does_not_list_is_found(model, tmp_path):
+    model.save_pretrained(tmp_path / "run")
+    path = tmp_path / "run" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["files"]["model.safetensors"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(run_folder.InvalidRunFolder, match=r"safetensors is not in the manifest"):
+        run_folder.verify(tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"files": ["a"]}', '{"files": {"a": {}}}'])
+def test_a_manifest_of_another_kind_is_named(model, tmp_path, content):
+    model.save_pretrained(tmp_path / "run")
+    (tmp_path / "run" / "manifest.json").write_text(content)
+    with pytest.raises(run_folder.InvalidRunFolder, match=r"manifest\.json"):
+        run_folder.verify(tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "{", '{"vision": null}'])
+def test_a_config_of_another_kind_is_named(model, tmp_path, content):
+    model.save_pretrained(tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    if "vision" in content:
+        content = json.dumps({**json.loads(path.read_text()), "vision": None})
+    path.write_text(content)
+    with pytest.raises(run_folder.InvalidRunFolder, match=r"config\.json"):
+        run_folder.open_run(tmp_path / "run")
+
+
+def test_weights_that_are_cut_off_are_named(model, tmp_path):
+    model.save_pretrained(tmp_path / "run")
+    path = tmp_path / "run" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(run_folder.InvalidRunFolder, match=r"safetensors cannot be read"):
+        DualEncoder.from_pretrained(tmp_path / "run")
+
+
 def test_a_half_written_folder_does_not_count(model, tmp_path):
     model.save_pretrained(tmp_path / "run")
     (tmp_path / "run" / "manifest.json").unlink()

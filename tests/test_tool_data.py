@@ -42,6 +42,8 @@ def photos(tmp_path) -> Path:
     rows += ["../outside.jpg", str(tmp_path / "outside.jpg")]
     lines = [json.dumps({"image": name, "caption": f"text {i}"}) for i, name in enumerate(rows)]
     lines.append(json.dumps({"image": "blank.jpg", "caption": " "}))
+    lines += [json.dumps({"image": name, "caption": "\ud800"}) for name in ("a.png", "odd.jpg")]
+    lines += [json.dumps({"image": name, "caption": "x"}) for name in ("n" * 300, "a\0.jpg")]
     (tmp_path / "captions.jsonl").write_text("\n".join(lines))
     return folder
 
@@ -62,8 +64,9 @@ def test_good_pairs_are_stored_and_the_others_counted_by_reason(tool, photos, ca
     assert json.loads(made.read(0).text) == {"captions": ["text 0", "text 1"]}
     assert made.read(2).text == b"text 3"
     said = capsys.readouterr().out
-    assert "4 pairs in 2 shards" in said and "skipped 5" in said
-    assert "outside of the folder: 3" in said and "not an image: 1" in said
+    assert "4 pairs in 2 shards" in said and "skipped 8" in said
+    assert "outside of the folder: 5" in said and "caption is not UTF-8: 1" in said
+    assert "not an image: 1" in said
     assert "no caption: 1" in said
 
 

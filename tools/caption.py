@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     missing = [name for name in args.images if not Path(name).is_file()]
     if missing:
         raise FileNotFoundError(f"no file {missing[0]}")
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, not {args.batch_size}")
     if args.explain and not args.out_dir:
         raise ValueError("--explain draws pictures: say where with --out-dir")
     cfg, weights = find(args.captioner, args.config)

@@ -153,6 +153,10 @@ def pairs(
         if not texts:
             skipped["no caption"] += 1
             continue
+        texts = [text for text in texts if _is_utf_8(text)]
+        if not texts:
+            skipped["caption is not UTF-8"] += 1
+            continue
         path = _find(folder, name)
         if path is None:
             skipped["image file missing or outside of the folder"] += 1
@@ -169,12 +173,24 @@ def pairs(
         yield key, data, extension, texts
 
 
+def _is_utf_8(text: str) -> bool:
+    """False for a lone surrogate, which JSON can name and no encoding can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _find(folder: Path, name: str) -> Path | None:
     """The image, by its whole name or by its last part; never outside of `folder`."""
     for candidate in (folder / name, folder / Path(name).name):
-        path = candidate.resolve()
-        if path.is_relative_to(folder) and path.is_file():
-            return path
+        try:
+            path = candidate.resolve()
+            if path.is_relative_to(folder) and path.is_file():
+                return path
+        except (OSError, ValueError):  # a name that no file can have: too long, or with a NUL
+            continue
     return None
 
 

@@ -7,6 +7,7 @@ out
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 # isort: off
@@ -61,11 +62,16 @@ def main(argv: list[str] | None = None) -> int:
     # open-vocabulary models look for what they are asked for: other words, or the set's classes
     words = [word.strip() for word in (args.words or "").split(",") if word.strip()]
     asked = {"img_id": 0, "seg_fields": [], "text": words or drawer.dataset_meta.get("classes")}
+    used: Counter[str] = Counter()
     for name in args.images:
         data = pseudo_collate([pipeline({**asked, "img_path": name})])
         with torch.inference_mode():
             sample = model.test_step(data)[0]
-        out = Path(args.out_dir) / f"{Path(name).stem}.png"
+        stem = Path(name).stem
+        used[stem] += 1  # a/x.jpg and b/x.jpg
+        out = Path(args.out_dir) / (
+            f"{stem}.png" if used[stem] == 1 else f"{stem}-{used[stem]}.png"
+        )
         image = mmcv.imread(name, channel_order="rgb")
         drawer.add_datasample(name, image, sample, draw_gt=False, out_file=str(out), **options)
         print(out)

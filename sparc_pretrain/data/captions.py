@@ -100,7 +100,7 @@ def _pairs(path: Path, text: str, split: str | None) -> Iterator[tuple[str, str]
 def _json(path: Path, text: str, split: str | None) -> Iterator[tuple[str, str]]:
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     images = data.get("images") if isinstance(data, dict) else None
     if not isinstance(images, list):
@@ -108,6 +108,8 @@ def _json(path: Path, text: str, split: str | None) -> Iterator[tuple[str, str]]
     if "annotations" in data:
         if split is not None:
             raise ValueError(f"{path}: COCO files have no splits; leave --split out")
+        if not isinstance(data["annotations"], list):
+            raise ValueError(f"{path}: 'annotations' is not a list")
         yield from _coco(path, images, data["annotations"])
     else:
         yield from _karpathy(path, images, split)
@@ -116,12 +118,10 @@ def _json(path: Path, text: str, split: str | None) -> Iterator[tuple[str, str]]
 def _coco(path: Path, images: list[Any], annotations: list[Any]) -> Iterator[tuple[str, str]]:
     names = {}
     for n, image in enumerate(images):
-        names[_field(path, "images", n, image, "id")] = _field(
-            path, "images", n, image, "file_name"
-        )
+        names[_id(path, "images", n, image, "id")] = _field(path, "images", n, image, "file_name")
     yield from ((name, "") for name in names.values())
     for n, annotation in enumerate(annotations):
-        image_id = _field(path, "annotations", n, annotation, "image_id")
+        image_id = _id(path, "annotations", n, annotation, "image_id")
         caption = _field(path, "annotations", n, annotation, "caption")
         if image_id not in names:
             raise ValueError(f"{path}: annotations[{n}] is of the unknown image {image_id}")
@@ -139,7 +139,10 @@ def _karpathy(path: Path, images: list[Any], split: str | None) -> Iterator[tupl
             continue
         name = f"{image['filepath']}/{name}" if image.get("filepath") else name
         yield name, ""
-        for sentence in _field(path, "images", n, image, "sentences"):
+        sentences = _field(path, "images", n, image, "sentences")
+        if not isinstance(sentences, list):
+            raise ValueError(f"{path}: the sentences of images[{n}] are not a list")
+        for sentence in sentences:
             yield name, _field(path, "sentences of images", n, sentence, "raw")
 
 
@@ -149,13 +152,20 @@ def _field(path: Path, where: str, n: int, entry: Any, key: str) -> Any:
     return entry[key]
 
 
+def _id(path: Path, where: str, n: int, entry: Any, key: str) -> float | str:
+    found = _field(path, where, n, entry, key)
+    if not isinstance(found, (int, float, str)):
+        raise ValueError(f"{path}: {key} of {where}[{n}] is neither a number nor a text")
+    return found
+
+
 def _json_lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
     for n, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"{path}, line {n}: not JSON") from None
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {n}: not a JSON object")

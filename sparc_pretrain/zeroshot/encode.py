@@ -202,5 +202,7 @@ def _keep(side: Side, kept: Sequence[str]) -> Side:
 
 
 def _chunks(items: Sequence, size: int, what: str) -> Iterator[Sequence]:
+    if size < 1:
+        raise ValueError(f"a batch size of {size}: it must be at least 1")
     for start in tqdm(range(0, len(items), size), desc=what, unit="batch", disable=None):
         yield items[start : start + size]

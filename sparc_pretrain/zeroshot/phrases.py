@@ -82,6 +82,8 @@ def read_phrases(
         raise ValueError(f"{path} is not a list of images with sentences and boxes")
     found = []
     for number, record in enumerate(records[:limit]):
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}: entry {number} is no object")
         try:
             image = _image(record, folder)
         except (KeyError, TypeError, AttributeError) as error:
