@@ -148,6 +148,7 @@ for name, objective, accumulate, dtype in {cases!r}:
     results[name] = (loss.item(), [g if g is None else g.tolist() for g in recorder.gradients])
 if rank() == 0:
     json.dump(results, open({out!r}, "w"))
+dist.barrier()
 dist.destroy_process_group()
 """
 

@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import mmengine.dist
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 DEFAULT_TIMEOUT = 600.0  # seconds a collective may take before the run ends with an error
@@ -39,11 +40,26 @@ def init_distributed(
         return
     seconds = float(timeout or os.environ.get("SPARC_DIST_TIMEOUT", DEFAULT_TIMEOUT))
     _export_ranks(launcher)
+    place = _meeting_place(timedelta(seconds=seconds))
     if torch.cuda.is_available():
         # what slurm and mpi say has just been put where mmengine's own torchrun branch reads it
-        mmengine.dist.init_dist("pytorch", backend="nccl", timeout=seconds)
+        mmengine.dist.init_dist("pytorch", backend="nccl", timeout=seconds, **place)
     else:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=seconds))
+        dist.init_process_group("gloo", timeout=timedelta(seconds=seconds), **place)
+
+
+def _meeting_place(timeout: timedelta) -> dict[str, Any]:
+    """`store`, `rank` and `world_size` of init_process_group.
+
+    torchrun's store outlives its workers (torch 2.14): after a restart it still holds the
+    addresses of the dead ones, and who reads before they are overwritten is refused a connection.
+    So every life of the workers has keys of its own.
+    """
+    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    store.set_timeout(timeout)
+    life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"sparc/life-{life}", store)
+    return {"store": store, "rank": rank, "world_size": world_size}
 
 
 def _export_ranks(launcher: str) -> None:
