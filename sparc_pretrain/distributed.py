@@ -110,11 +110,15 @@ def silent_ranks(seconds: float = 3.0) -> list[int]:
     """
     if world_size() == 1:
         return []
-    # torch has no public name for the store of the default group
-    store = dist.PrefixStore("sparc/alive", dist.distributed_c10d._get_default_store())
+    silent: list[int] = []
+    until = time.monotonic() + seconds
     try:
+        # torch has no public name for the store of the default group
+        store = dist.PrefixStore("sparc/alive", dist.distributed_c10d._get_default_store())
         store.set(str(rank()), "1")
-        time.sleep(seconds)
-        return [other for other in range(world_size()) if not store.check([str(other)])]
-    except (RuntimeError, OSError):  # DistError is a RuntimeError
-        return []
+        while time.monotonic() < until:
+            time.sleep(0.2)
+            silent = [other for other in range(world_size()) if not store.check([str(other)])]
+    except (RuntimeError, OSError):
+        return silent  # the rank that holds the store has seen enough and is gone
+    return silent
