@@ -6,7 +6,11 @@ On one process everything here is the identity, so callers never branch on the w
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 import time
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -23,6 +27,21 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes train together, 1 on a single process."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def leave(code: int) -> NoReturn:
+    """Exit with `code`; one of several processes leaves without the interpreter's own end.
+
+    There a gloo thread that lets go of its last tensor wants the interpreter's lock, which ends the
+    process with "terminate called without an active exception" and -6 now and then (torch 2.14):
+    torchrun would call a finished run failed. What is registered with `atexit` still runs.
+    """
+    if world_size() == 1:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def gather(x: Tensor) -> Tensor:

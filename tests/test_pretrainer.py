@@ -125,7 +125,7 @@ def test_a_batch_that_does_not_divide_is_refused():
 WORKER = """
 import json, sys, torch, torch.distributed as dist
 from sparc_pretrain.pretrainer import DistributedPretrainer
-from sparc_pretrain.distributed import rank, world_size
+from sparc_pretrain.distributed import leave, rank, world_size
 sys.path.insert(0, {root!r})
 from tests.models import pretrainer
 from tests.test_pretrainer import Recorder, data
@@ -149,7 +149,7 @@ for name, objective, accumulate, dtype in {cases!r}:
 if rank() == 0:
     json.dump(results, open({out!r}, "w"))
 dist.barrier()
-dist.destroy_process_group()
+leave(0)
 """
 
 

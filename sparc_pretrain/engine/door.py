@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, Registry, root
 
+from sparc_pretrain.distributed import leave
 from sparc_pretrain.engine.explain import explain
 
 USER_ERRORS = (ValueError, OSError, KeyError, ImportError)
@@ -79,10 +80,14 @@ def guard(main: Callable[[], int | None]) -> NoReturn:
         if line is None or os.environ.get("SPARC_TRACEBACK") == "1":
             raise
         print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
+        code = 2
     except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(code or 0)
+        code = 130
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            raise
+        code = end.code
+    leave(code or 0)
 
 
 def one_line(error: BaseException) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,24 @@ SEGMENT, CAPTION = str(QUICKSTART / "seg.py"), str(QUICKSTART / "caption.py")
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Away from any data that a checkout may hold: what is wrongly let in must not train."""
     monkeypatch.chdir(tmp_path)
+
+
+def test_one_of_several_processes_leaves_at_once_but_flushes_and_does_what_was_promised_at_exit():
+    script = """
+import atexit, sys
+from sparc_pretrain import distributed
+from sparc_pretrain.engine import door
+distributed.world_size = lambda: 2
+class Last:
+    def __del__(self):
+        print("the interpreter ended")
+sys.keep = Last()
+atexit.register(print, "promised")
+print("before", end=" ")
+door.guard(lambda: sys.exit(75))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (75, "before promised\n")
 
 
 def fail_with(error: BaseException):

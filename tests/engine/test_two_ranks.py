@@ -24,12 +24,12 @@ SCRIPT = """
 import json, os, sys
 sys.path[:0] = [{here!r}, {root!r}]
 import toy_run
-from sparc_pretrain.engine import foreign
+from sparc_pretrain.engine import door, foreign
 options = json.loads(sys.argv[1])
 if os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
     options.pop("signals", None)
 foreign.init_distributed("pytorch")
-toy_run.train(resume="auto", launcher="pytorch", **options)
+door.guard(lambda: toy_run.train(resume="auto", launcher="pytorch", **options) and None)
 """
 
 
