@@ -23,8 +23,8 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(resamples=1000, scenes=True)
 test_evaluator = val_evaluator
-train_cfg = dict(max_iters=300, val_interval=300)
+train_cfg = dict(max_iters=240, val_interval=240)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=300),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=240),
 ]

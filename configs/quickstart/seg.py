@@ -28,8 +28,8 @@ dataset = dict(
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline, **dataset))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline, **dataset))
 test_dataloader = val_dataloader
-train_cfg = dict(max_iters=300, val_interval=300)
+train_cfg = dict(max_iters=220, val_interval=220)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=300),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=220),
 ]

@@ -6,8 +6,8 @@ python tools/pretrain.py configs/quickstart/sparc.py --amp
 _base_ = "../_base_/pretrain.py"
 
 tokenizer = dict(train=1000)
-# 700 steps x 64 pairs = 44,800 pairs, 11.2 passes over 4,000 scenes
-schedule = dict(steps=700, warmup=70)
+# 560 steps x 64 pairs = 35,840 pairs, 9 passes over 4,000 scenes
+schedule = dict(steps=560, warmup=56)
 data = dict(
     sources="data/scenes/shards/train-*.tar",
     global_batch=64,
