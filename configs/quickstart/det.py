@@ -1,5 +1,5 @@
-"""FCOS on the built-in scenes, 36 categories: two runs side by side take 4.4 minutes on two
-CPU cores.
+"""FCOS on the built-in scenes, 36 categories: two runs side by side take 3 to 5 minutes on
+two CPU cores.
 
 python tools/train.py configs/quickstart/det.py --backbone work_dirs/quickstart/sparc --amp
 """

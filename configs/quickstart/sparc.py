@@ -1,4 +1,4 @@
-"""SPARC on the built-in scenes, for two CPU cores: about 5 minutes.
+"""SPARC on the built-in scenes, for two CPU cores: 4 to 6 minutes.
 
 python tools/pretrain.py configs/quickstart/sparc.py --amp
 """
