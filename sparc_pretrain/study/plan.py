@@ -153,15 +153,16 @@ def _swept(sweep: dict[str, Any], arms: dict[str, Arm]) -> list[Arm]:
         if name not in arms:
             raise ValueError(f"study.sweeps: no arm {name!r}{nearest(name, arms)}")
         for value in sweep["values"]:
+            shown = f"{value}" if isinstance(value, bool) else f"{value:g}"
             found.append(
                 replace(
                     arms[name],
-                    name=f"{name}_{short}_{value:g}",
+                    name=f"{name}_{short}_{shown}",
                     options={**arms[name].options, key: value},
                     seeds=tuple(sweep.get("seeds", (0,))),
                     budget=sweep.get("budget", 1 / 3),
                     group="sweep",
-                    label=f"{arms[name].label}, {short} {value:g}",
+                    label=f"{arms[name].label}, {short} {shown}",
                 )
             )
     return found
