@@ -27,7 +27,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=root + "instances_val2017.json")
 test_evaluator = val_evaluator
-# 2,160 steps of 4, to fit the photographs: one rate for all layers (ViTDet's decay of 0.7 a layer is
+# 2,160 steps of 4: one rate for all layers (ViTDet's decay of 0.7 a layer is
 # for a backbone that has learnt much), and no flips.
 train_cfg = dict(max_epochs=40, val_interval=40)
 param_scheduler = [
