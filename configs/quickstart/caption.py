@@ -1,5 +1,5 @@
-"""Captioning the built-in scenes: two runs side by side take 2 to 4 minutes on two CPU
-cores.
+"""Captioning the built-in scenes: two runs side by side take 2 to 4 minutes on two
+CPU cores.
 
 python tools/train.py configs/quickstart/caption.py --backbone work_dirs/quickstart/sparc --amp
 """

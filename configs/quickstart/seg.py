@@ -1,5 +1,5 @@
-"""UPerNet on the built-in scenes, 36 things and 8 backgrounds: two runs side by side
-take 2 to 3 minutes on two CPU cores.
+"""UPerNet on the built-in scenes, 36 things and 8 backgrounds: two runs side by side take 2
+to 3 minutes on two CPU cores.
 
 python tools/train.py configs/quickstart/seg.py --backbone work_dirs/quickstart/sparc --amp
 """

@@ -130,6 +130,7 @@ def test_sweeps_change_one_key_at_a_third_of_the_budget():
     assert swept.model.objective.local_weight == 5.0
     assert swept.schedule.steps == round(main.schedule.steps / 3)
     assert cell.seed == 0 and study.cells()[-1].arm.group == "sweep"
+    assert study.arms["sparc_local_temperature_True"].label == "SPARC, local_temperature True"
 
 
 def test_the_gpu_preset_resolves():
