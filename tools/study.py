@@ -35,7 +35,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", help="a pre-training config with a `study` section")
-    parser.add_argument("--work-dir", help="default: work_dirs/study/NAME")
+    parser.add_argument("--work-dir", help="default: work_dirs/study/NAME[_PRESET]")
     parser.add_argument("--preset", help="a name of study.presets, e.g. gpu")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--jobs", type=int, help="cells at a time (default: GPUs, or CPU cores)")
@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run what is missing, then write the page."""
     args = parse(argv)
     study = plan.read(args.config, args.preset, args.cfg_options)
-    work = door.writable(args.work_dir or f"work_dirs/study/{Path(args.config).stem}")
+    name = "_".join(filter(None, (Path(args.config).stem, args.preset)))
+    work = door.writable(args.work_dir or f"work_dirs/study/{name}")
     if args.cell:
         return evaluate_cell(study, args.cell, work, args.amp)
     cells = study.cells()
@@ -74,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         if (not args.arms or cell.arm.name in args.arms)
         and (not args.seeds or cell.seed in args.seeds)
     ]
+    store.finished(study, work)  # before hours of training, not after them
     if not args.page_only:
         failed = run(study, chosen, work, args)
     store.publish(study, work, Path(args.config).stem)
@@ -100,6 +102,9 @@ def run(study: Plan, cells: list[Cell], work: Path, args: argparse.Namespace) ->
             running[process] = (cell, slot, time.perf_counter())
         if not running:  # only cells that wait for one that failed
             failed += [cell.name for cell in waiting]
+            for cell in waiting:
+                pair = f"{cell.arm.as_long_as}-{cell.seed} and {study.baseline}-{cell.seed}"
+                print(f"{cell.name}: not run, it needs the times of {pair}", flush=True)
             break
         process = wait_for_one(running)
         cell, slot, began = running.pop(process)
@@ -178,16 +183,25 @@ def evaluate_cell(study: Plan, name: str, work: Path, amp: bool) -> int:
 
     cell = next(cell for cell in study.cells() if cell.name == name)
     folder = work / "runs" / cell.name
-    started = time.perf_counter()
-    again = store.record_of(work, name).exists()
-    cost = store.read_record(work, name)["cost"] if again else train_cell(cell, folder, amp)
+    before = store.read_record(work, name) if store.record_of(work, name).exists() else None
+    cost = before["cost"] if before else train_cell(cell, folder, amp)
     model, objective = encode.load(folder / "train")
     if torch.cuda.is_available():
         model, objective = model.cuda(), objective.cuda()
+    started = time.perf_counter()
     measures = evaluate.measure(model, objective, study.evaluations)
-    if not again:
-        cost["minutes with evaluation"] = round((time.perf_counter() - started) / 60, 2)
-    store.write_record(work, cell, measures, cost, PatchReader.of(objective).formula())
+    how = {
+        "recipe": study.recipe_of(cell),
+        "precision": "bfloat16 autocast" if amp else "float32",
+    }
+    if before:
+        how = {key: before[key] for key in how if key in before}
+    else:
+        # not from the clock: a cell that was cut off and went on has taken both its parts
+        minutes = cost.pop("minutes", 0) + (time.perf_counter() - started) / 60
+        cost["minutes with evaluation"] = round(minutes, 2)
+    how["patches_read_as"] = PatchReader.of(objective).formula()
+    store.write_record(work, cell, measures, cost, how)
     return 0
 
 
@@ -200,6 +214,7 @@ def train_cell(cell: Cell, folder: Path, amp: bool) -> dict[str, float]:
         # one step with a learning rate of zero writes the run folder of the initial weights
         command += ["--cfg-options", "schedule.steps=1", "schedule.warmup=0"]
         command += ["optim_wrapper.optimizer.lr=0.0"]
+    before = len(scalars(folder))
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -208,12 +223,20 @@ def train_cell(cell: Cell, folder: Path, amp: bool) -> dict[str, float]:
         )
     if not cell.arm.trained:
         return {}
-    lines = []
-    for path in sorted((folder / "train").glob("*/vis_data/scalars.json")):
-        lines += [json.loads(line) for line in path.read_text().splitlines()]
+    lines = scalars(folder)
     steady = [line["time"] for line in lines[1:] if "time" in line] or [lines[0]["time"]]
-    memory = max((line.get("memory", 0) for line in lines), default=0) or usage.ru_maxrss / 1024
-    return {"seconds per step": round(float(np.median(steady)), 4), "peak MB": round(memory)}
+    step = float(np.median(steady))
+    cost = {"seconds per step": round(step, 4), "minutes": step * lines[-1]["step"] / 60}
+    memory = max(line.get("memory", 0) for line in lines)
+    if not memory and len(lines) > before:  # a process that made no step knows nothing of them
+        memory = usage.ru_maxrss / 1024
+    return {**cost, "peak MB": round(memory)} if memory else cost
+
+
+def scalars(folder: Path) -> list[dict[str, float]]:
+    """What the training in `folder`/train has logged, all its parts."""
+    paths = sorted((folder / "train").glob("*/vis_data/scalars.json"))
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
 
 
 if __name__ == "__main__":

@@ -108,6 +108,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
     found = task("segmentation", "class names to pixels")
     found.add_argument("--annotations", required=True, help="folder of label maps (PNG)")
+    found.add_argument("--split", help="list of the names to take (VOC's val.txt; default: all)")
     found.add_argument("--classes", help="class names; needed unless --convention names a data set")
     found.add_argument("--convention", choices=tuple(label_maps.CONVENTIONS), default="ade")
     found.add_argument(
@@ -165,13 +166,14 @@ def run_segmentation(args: argparse.Namespace, load: Load) -> Evaluated:
     view = dense.View(args.view, args.size, args.stride, args.upsample)
     names = published(args.convention) if args.classes is None else None
     names = prompts.read_classes(args.classes) if names is None else names
-    data = label_maps.read_maps(args.images, args.annotations, names, args.convention)
+    data = label_maps.read_maps(args.images, args.annotations, names, args.convention, args.split)
     background = args.background or ("class" if data.convention.background else "none")
     templates = prompts.templates(args.templates, args.suffix)
     model, objective = load()
     reader = PatchReader.of(objective, args.head)
     found = segmentation.evaluate(model, data, templates, view, reader, background, args.threshold)
     found.protocol["convention"] = args.convention
+    found.protocol["split"] = args.split or "all maps of the folder"
     found.protocol["class_names"] = args.classes or f"mmseg {MMSEG[args.convention]}"
     return found, args.annotations
 

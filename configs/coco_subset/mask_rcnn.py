@@ -2,7 +2,7 @@
 
     python tools/train.py configs/coco_subset/mask_rcnn.py --backbone work_dirs/flickr8k/sparc --amp
 
-A check of the whole path on real masks, not a benchmark: 25 minutes of one core.
+A check of the whole path on real masks, not a benchmark: about an hour of one core.
 """
 
 _base_ = "../_base_/mask_rcnn_vit_small.py"
@@ -27,12 +27,12 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=root + "instances_val2017.json")
 test_evaluator = val_evaluator
-# 2,160 steps of 4: one rate for all layers (ViTDet's decay of 0.7 a layer is
+# 6,480 steps of 4: one rate for all layers (ViTDet's decay of 0.7 a layer is
 # for a backbone that has learnt much), and no flips.
-train_cfg = dict(max_epochs=40, val_interval=40)
+train_cfg = dict(max_epochs=120, val_interval=120)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=200),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=200, end=2160),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=200, end=6480),
 ]
 optim_wrapper = dict(
     _delete_=True,

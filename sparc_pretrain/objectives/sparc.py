@@ -46,8 +46,9 @@ def group_patches(
         detach: no gradient through the weights.
 
     Returns:
-        grouped [B,T,D] and weights [B,T,P]. A constant row (range <= 1e-6, also P = 1) has weights
-        and grouped vector 0 and passes no gradient; every other row sums to 1.
+        grouped [B,T,D] and weights [B,T,P]. A row that gathers nothing (constant, with a
+        range <= 1e-6, also P = 1; or sigma above 1) has weights and grouped vector 0 and passes
+        no gradient; every other row sums to 1.
 
     Raises:
         ValueError: an unknown alignment.
@@ -63,7 +64,8 @@ def group_patches(
         alive = spread > FLAT_ROW
         shifted = torch.where(alive, score_BTP - low, 0) / torch.where(alive, spread, 1)
         kept = torch.where(shifted >= sigma, shifted, 0)
-        weight_BTP = kept / torch.where(alive, kept.sum(dim=-1, keepdim=True), 1)
+        total = kept.sum(dim=-1, keepdim=True)
+        weight_BTP = kept / torch.where(total > 0, total, 1)
     else:
         raise ValueError(f"alignment {alignment!r}: use 'sparse' or 'softmax'")
     if detach:

@@ -13,9 +13,9 @@ from sparc_pretrain.engine.door import nearest
 
 KEYS = {"arms", "seeds", "baseline", "evaluations", "presets", "sweeps"}
 ARM_KEYS = {"objective", "options", "seeds", "budget", "as_long_as", "trained", "group", "label"}
-
-
 SWEEP_KEYS = {"arms", "key", "values", "seeds", "budget"}
+LEARNT_FROM = ("schedule", "data", "tokenizer", "model", "optim_wrapper", "param_scheduler")
+HOW_ONLY = {"data.workers", "data.timeout", "model.grad_checkpointing"}
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,16 @@ class Plan:
         schedule.warmup = min(round(schedule.warmup * share), schedule.steps - 1)
         cfg.merge_from_dict(cell.arm.options)
         return cfg
+
+    def recipe_of(self, cell: Cell) -> dict[str, Any]:
+        """What of a cell's recipe decides what is learnt, as flat ``{"schedule.steps": 320}``: goes
+        into its record, so that cells of two recipes never make one table.
+        """
+        cfg = self.cell_config(cell).to_dict()
+        found: dict[str, Any] = {}
+        for key in LEARNT_FROM:
+            _flatten(cfg.get(key), key, found)
+        return {key: value for key, value in found.items() if key not in HOW_ONLY}
 
 
 def read(
@@ -166,6 +176,16 @@ def _swept(sweep: dict[str, Any], arms: dict[str, Arm]) -> list[Arm]:
                 )
             )
     return found
+
+
+def _flatten(value: Any, path: str, found: dict[str, Any]) -> None:
+    """JSON's leaves by their dotted path."""
+    if isinstance(value, dict | list | tuple):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in pairs:
+            _flatten(inner, f"{path}.{key}", found)
+    else:
+        found[path] = value
 
 
 def _known(section: dict[str, Any], keys: set[str], where: str) -> None:

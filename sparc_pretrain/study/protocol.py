@@ -7,8 +7,9 @@ from typing import Any
 from sparc_pretrain.study.plan import Plan
 from sparc_pretrain.study.statistics import LEVEL, RESAMPLES
 
+UNRECORDED = "not recorded"
 # of cells from before the hook `dense_patches`
-UNRECORDED = "not recorded (an older cell: by g_v and the trained head, without PACL's embedder)"
+OLDER = f"{UNRECORDED} (an older cell: by g_v and the trained head, without PACL's embedder)"
 
 
 def about(plan: Plan, study: dict[str, Any]) -> list[str]:
@@ -31,7 +32,7 @@ def about(plan: Plan, study: dict[str, Any]) -> list[str]:
         f"{study['cells_done']} of {study['cells']} trainings are done"
         + (f"; {missing} are missing, and what needs them is left out." if missing else ".")
         + f" Seeds done: {done}.",
-        f"{study['machine']} · {study['versions']} · {study['date']}",
+        f"{study['machine']} · {_precision(study)} · {study['versions']} · {study['date']}",
     ]
 
 
@@ -80,6 +81,13 @@ def protocol(plan: Plan, study: dict[str, Any]) -> list[str]:
         f"Again: python tools/study.py configs/study/{study['name']}.py",
     ]
     return [line for line in found if line]
+
+
+def _precision(study: dict[str, Any]) -> str:
+    """'float32', and of how many cells it is only said that this was their recipe."""
+    found = ", ".join(study["precision"])
+    older = study["without_recipe"]
+    return found + (f"; {older} older cells hold no record of their recipe" if older else "")
 
 
 def _controls(plan: Plan) -> list[str]:

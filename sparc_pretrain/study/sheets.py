@@ -63,7 +63,8 @@ def sheets(plan: Plan, study: dict[str, Any]) -> list[Sheet]:
     if groups["control"]:
         beside = [base, *(n for n in ("sparc",) if n in there and n != base)]
         found.append(quality(plan, rows, beside + groups["control"], "Controls"))
-    found.append(costs(plan, rows, main + groups["control"]))
+    mixed = "; " in study["machine"] or len(study["precision"]) > 1
+    found.append(costs(plan, rows, main + groups["control"], mixed))
     return [sheet for sheet in found + sweeps(plan, rows, groups["sweep"]) if sheet.lines]
 
 
@@ -137,8 +138,8 @@ def verdicts(plan: Plan, rows: list[Row], arms: Sequence[str]) -> Sheet:
     return Sheet("Who is ahead where", note, [task.partition(":")[0] for task in tasks], lines)
 
 
-def costs(plan: Plan, rows: list[Row], arms: Sequence[str]) -> Sheet:
-    """What each arm cost, measured in the runs above."""
+def costs(plan: Plan, rows: list[Row], arms: Sequence[str], mixed: bool = False) -> Sheet:
+    """What each arm cost, measured in the runs above; `mixed`: on several machines."""
     cells = {(r["arm"], r["metric"]): r for r in rows if r["kind"] == "cost"}
     names = list(dict.fromkeys(metric for _, metric in cells))
     lines = [
@@ -148,8 +149,10 @@ def costs(plan: Plan, rows: list[Row], arms: Sequence[str]) -> Sheet:
     ]
     note = (
         "Median time of a training step and peak memory, measured in the runs above, on a machine "
-        "that other work may have shared; minutes are those of training and evaluation together."
+        "that other work may have shared; minutes are those of the steps and the evaluation."
     )
+    if mixed:
+        note += " Cells of several machines or precisions are in it: their times do not compare."
     return Sheet("Cost", note, names, lines)
 
 

@@ -20,16 +20,19 @@ from sparc_pretrain.engine import records
 from sparc_pretrain.study import page, statistics
 from sparc_pretrain.study.evaluate import Measures
 from sparc_pretrain.study.plan import Cell, Plan
-from sparc_pretrain.study.protocol import UNRECORDED
+from sparc_pretrain.study.protocol import OLDER, UNRECORDED
 
 Json = dict[str, Any]
 
 
 def write_record(
-    work: Path, cell: Cell, measures: Measures, cost: dict[str, float], patches: str
+    work: Path, cell: Cell, measures: Measures, cost: dict[str, float], how: Json
 ) -> None:
-    """A finished cell: its metrics, their values per item, its cost, where and with what it ran,
-    and how its `patches` were read.
+    """A finished cell: its metrics, their values per item, its cost, where and with what it ran.
+
+    Args:
+        how: how it was trained and read: ``recipe`` (`Plan.recipe_of`), ``precision``,
+            ``patches_read_as``.
     """
     record = {
         "arm": cell.arm.name,
@@ -41,7 +44,7 @@ def write_record(
         "versions": {k: v for k, v in records.versions().items() if k in ("torch", "timm")},
         "date": now(),
         "objective": dict(cell.arm.objective),
-        "patches_read_as": patches,
+        **how,
         "items": {k: _pack(m.items) for k, m in measures.items()},
         "groups": {k: m.groups for k, m in measures.items()},
     }
@@ -52,10 +55,10 @@ def publish(study: Plan, work: Path, name: str) -> None:
     """study.json, study.csv, study.html and study.md of the cells that are there.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or one is of another recipe.
     """
     cells = study.cells()
-    done = [read_record(work, c.name) for c in cells if record_of(work, c.name).exists()]
+    done = finished(study, work)
     if not done:
         raise ValueError(f"{work} holds no finished cell")
     rows = statistics.table(done, study.baseline)
@@ -67,6 +70,8 @@ def publish(study: Plan, work: Path, name: str) -> None:
         "cells": len(cells),
         "cells_done": len(done),
         "machine": "; ".join(machines),
+        "precision": sorted({record.get("precision", UNRECORDED) for record in done}),
+        "without_recipe": sum("recipe" not in record for record in done),
         "versions": "; ".join(versions),
         "date": now(),
         "arms": {arm.name: asdict(arm) for arm in study.arms.values()},
@@ -86,6 +91,30 @@ def publish(study: Plan, work: Path, name: str) -> None:
     _write(work / "study.md", page.markdown(study, found).encode())
 
 
+def finished(study: Plan, work: Path) -> list[Json]:
+    """The records that are there.
+
+    Raises:
+        ValueError: one is of another recipe than the study's (other steps, data, towers ...).
+    """
+    done = []
+    for cell in study.cells():
+        if not record_of(work, cell.name).exists():
+            continue
+        record = read_record(work, cell.name)
+        planned = json.loads(json.dumps(study.recipe_of(cell)))
+        trained = record.get("recipe", planned)  # older records have none: the page says so
+        for key in sorted(planned.keys() | trained.keys()):
+            if planned.get(key) != trained.get(key):
+                raise ValueError(
+                    f"{record_of(work, cell.name)} was trained with {key}={trained.get(key)}, the "
+                    f"study has {planned.get(key)}: give it a --work-dir of its own, or remove the "
+                    "cell to train it again"
+                )
+        done.append(record)
+    return done
+
+
 def _sizes(done: list[Json]) -> dict[str, list[int]]:
     """metric -> number of test items, and of the images they are of."""
     groups = {metric: sizes for record in done for metric, sizes in record["groups"].items()}
@@ -98,7 +127,7 @@ def _readings(study: Plan, done: list[Json]) -> dict[str, list[str]]:
     for record in done:
         if study.arms[record["arm"]].group != "sweep":
             ways = found.setdefault(record["arm"], [])
-            how = record.get("patches_read_as", UNRECORDED)
+            how = record.get("patches_read_as", OLDER)
             ways += [how] if how not in ways else []
     return found
 

@@ -45,9 +45,10 @@ def read_labelled(
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}")
     if table is None:
+        folders = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] != ".")
         rows = [
             (file, folder.name)
-            for folder in sorted(p for p in root.iterdir() if p.is_dir())
+            for folder in folders
             for file in sorted(folder.rglob("*"))
             if file.suffix.lower() in SUFFIXES
         ]
@@ -55,8 +56,10 @@ def read_labelled(
             raise ValueError(f"{root} has no folder per class with images; or give a CSV")
     else:
         rows = _read_table(Path(table), root)
-    found = sorted({label for _, label in rows}, key=_natural)
-    keys, classes = _named(found, names)
+    # a folder without images is a class all the same: one more that may be taken for another
+    found = {label for _, label in rows} if table else {folder.name for folder in folders}
+    found = sorted(found, key=_natural)
+    keys, classes = _named(found, names, numbered=table is not None)
     row = {key: i for i, key in enumerate(keys)}
     for label in found:
         if label not in row:
@@ -92,8 +95,13 @@ def _natural(label: str) -> tuple[int, str]:
     return (int(label), "") if label.isdigit() else (-1, label)
 
 
-def _named(found: list[str], names: str | Path | None) -> tuple[list[str], list[str]]:
-    """(labels as the data write them, class names), both in the order of the classes."""
+def _named(
+    found: list[str], names: str | Path | None, numbered: bool
+) -> tuple[list[str], list[str]]:
+    """(labels as the data write them, class names), both in the order of the classes.
+
+    `numbered`: labels that are numbers are rows of the list, however many of them occur.
+    """
     if names is None:
         return found, [label.replace("_", " ") for label in found]
     path = Path(names)
@@ -102,7 +110,7 @@ def _named(found: list[str], names: str | Path | None) -> tuple[list[str], list[
         if isinstance(data, dict) and data and all(isinstance(v, str) for v in data.values()):
             return list(data), list(data.values())
     classes = prompts.read_classes(path)
-    if all(label.isdigit() for label in found):
+    if all(label.isdigit() for label in found) and (numbered or len(found) != len(classes)):
         return [str(i) for i in range(len(classes))], classes
     if set(found) <= set(classes):
         return classes, classes
@@ -176,7 +184,7 @@ def evaluate(
         "ensemble": {name + "top1": how for name, how in texts.merged.items()},
         "resize": resize,
         "img_size": model.vision.img_size,
-        "read_by": f"{type(objective).__name__}.scores; pooled_: cosine of global embeddings",
+        "read_by": f"{type(objective).__name__}.scores; pooled_: {readers['pooled_'].formula()}",
         "ties": "count against the model",
     }
     return Outcome(metrics, protocol, items, list(range(len(data.files))))

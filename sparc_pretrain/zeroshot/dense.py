@@ -127,6 +127,8 @@ def score_map(
     height, width = pixels.shape[-2:]
     if view.mode != "slide" or max(height, width) <= train_size:
         return _patch_scores(model, pixels, texts, owner, classes, reader)
+    if view.stride > train_size:
+        raise ValueError(f"stride {view.stride} leaves gaps between windows of {train_size} pixels")
     total = torch.zeros(classes, height, width, device=pixels.device)
     count = torch.zeros(height, width, device=pixels.device)
     for top, left, h, w in windows(height, width, train_size, view.stride or train_size // 2):

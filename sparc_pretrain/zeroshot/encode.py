@@ -92,6 +92,11 @@ class PooledCosine(nn.Module):
         self.head = head
         self.reads = ("image" if head == "global" else "patches", "text")
 
+    def formula(self) -> str:
+        """What it compares, for the protocol."""
+        pooled = "g_v(h_v(pooled states))" if self.head == "global" else "mean of g_v(patches)"
+        return f"cosine of {pooled} and the text embedding"
+
     def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """[I,T]."""
         pooled = image.image if self.head == "global" else image.patches.mean(dim=1)

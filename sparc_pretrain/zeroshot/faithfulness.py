@@ -120,6 +120,12 @@ def evaluate(
     ``K_P`` over all tokens, ``K_Pna`` over nouns and adjectives; read as the objective says, and by
     pooled cosine. ``chance_``: the first caption of another image, half the data set away.
     """
+    own: list[list[str]] = [[] for _ in data.files]
+    for text, image in zip(data.captions, data.image_of_text, strict=True):
+        own[image].append(text)
+    for file, texts in zip(data.files, own, strict=True):
+        if not texts:
+            raise ValueError(f"{file} has no caption")
     readers = encode.readers(objective)
     batches = encode.encode_texts(
         model, data.captions, encode.reads_of(readers.values()), batch_size * 4
@@ -127,15 +133,13 @@ def evaluate(
     scores = encode.score_images(
         model, readers, data.files, dict.fromkeys(readers, batches), resize, batch_size
     )
-    own: list[list[str]] = [[] for _ in data.files]
-    for text, image in zip(data.captions, data.image_of_text, strict=True):
-        own[image].append(text)
     away = len(own) // 2
     chosen = {
         name: [data.captions[t] for t in retrieved(similarity)]
         for name, similarity in scores.items()
     }
-    chosen["chance_"] = [texts[0] for texts in own[away:] + own[:away]]
+    if len(own) > 1:  # a single image has no other
+        chosen["chance_"] = [texts[0] for texts in own[away:] + own[:away]]
     items = {
         name + key: item_precisions(texts, own, content)
         for name, texts in chosen.items()
@@ -150,7 +154,7 @@ def evaluate(
         "chance_": "the first caption of another image",
         "resize": resize,
         "img_size": model.vision.img_size,
-        "read_by": f"{type(objective).__name__}.scores; pooled_: cosine of global embeddings",
+        "read_by": f"{type(objective).__name__}.scores; pooled_: {readers['pooled_'].formula()}",
         "ties": "the first caption of the file",
     }
     metrics = {name: sum(values) / len(values) for name, values in items.items()}

@@ -20,12 +20,13 @@ class Convention:
 
     reduce_zero_label: label 0 is ignored and the others move down by one. background: label 0 (of
     those left) is everything else, and no foreground class. classes: how many there must be, with
-    the background; 0 = any number.
+    the background; 0 = any number. suffix: of the map of an image.
     """
 
     reduce_zero_label: bool
     background: bool
     classes: int
+    suffix: str = ".png"
 
 
 CONVENTIONS = {
@@ -36,7 +37,7 @@ CONVENTIONS = {
     "context59": Convention(True, False, 59),
     "context60": Convention(False, True, 60),
     "ade20k": Convention(True, False, 150),
-    "coco-stuff": Convention(False, False, 171),
+    "coco-stuff": Convention(False, False, 171, "_labelTrainIds.png"),
 }
 
 
@@ -51,17 +52,23 @@ class LabelledMaps:
 
 
 def read_maps(
-    images: str | Path, annotations: str | Path, classes: Sequence[str], convention: str = "ade"
+    images: str | Path,
+    annotations: str | Path,
+    classes: Sequence[str],
+    convention: str = "ade",
+    split: str | Path | None = None,
 ) -> LabelledMaps:
     """ADE20K's layout: every ANNOTATIONS/x.png with the image IMAGES/x.* beside it.
 
     Args:
         classes: names in the order of the labels; that of a background may be left out.
         convention: a name in CONVENTIONS.
+        split: a list of the x to take, one per line, where one folder holds several splits (VOC's
+            ImageSets/Segmentation/val.txt).
 
     Raises:
-        FileNotFoundError: a folder or image that is missing. ValueError: an unknown convention,
-            or another number of classes than it has.
+        FileNotFoundError: a folder, list, map or image that is missing. ValueError: an unknown
+            convention, or another number of classes than it has.
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"convention {convention!r}: use one of {', '.join(CONVENTIONS)}")
@@ -75,13 +82,30 @@ def read_maps(
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}")
     by_stem = {file.stem: file for file in sorted(Path(images).iterdir())}
-    maps = sorted(Path(annotations).glob("*.png"))
+    maps = {
+        file.name.removesuffix(rule.suffix): file
+        for file in sorted(Path(annotations).glob(f"*{rule.suffix}"))
+    }
+    if split is not None:
+        maps = {name: _listed(maps, name, split) for name in _names(Path(split))}
     if not maps:
-        raise FileNotFoundError(f"{annotations} holds no label maps (*.png)")
-    for file in maps:
-        if file.stem not in by_stem:
-            raise FileNotFoundError(f"{file} has no image {file.stem}.* in {images}")
-    return LabelledMaps([by_stem[m.stem] for m in maps], maps, classes, rule)
+        raise FileNotFoundError(f"{annotations} holds no label maps (*{rule.suffix})")
+    for name, file in maps.items():
+        if name not in by_stem:
+            raise FileNotFoundError(f"{file} has no image {name}.* in {images}")
+    return LabelledMaps([by_stem[name] for name in maps], list(maps.values()), classes, rule)
+
+
+def _names(split: Path) -> list[str]:
+    if not split.is_file():
+        raise FileNotFoundError(f"no list {split}")
+    return [line.strip() for line in split.read_text().splitlines() if line.strip()]
+
+
+def _listed(maps: dict[str, Path], name: str, split: str | Path) -> Path:
+    if name not in maps:
+        raise FileNotFoundError(f"there is no label map of {name}, which {split} names")
+    return maps[name]
 
 
 def read_map(file: Path, convention: Convention, classes: int) -> Tensor:

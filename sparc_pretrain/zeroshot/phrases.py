@@ -97,7 +97,8 @@ def read_phrases(
 
 
 def _image(record: dict[str, Any], folder: Path) -> PhraseImage:
-    boxes = {chain: _corners(rows) for chain, rows in record["boxes"].items()}
+    # a chain without a box is a phrase that the picture does not show ("the day")
+    boxes = {chain: _corners(rows) for chain, rows in record["boxes"].items() if rows}
     masks = record.get("masks", {})
     phrases = [
         Phrase(
@@ -116,7 +117,9 @@ def _image(record: dict[str, Any], folder: Path) -> PhraseImage:
 
 def _corners(rows: list[list[float]]) -> Tensor:
     """[[x, y, w, h], ...] -> [N,4] x0 y0 x1 y1."""
-    boxes = torch.tensor(rows, dtype=torch.float64).view(-1, 4)
+    if any(len(row) != 4 for row in rows):
+        raise TypeError("boxes of four numbers")
+    boxes = torch.tensor(rows, dtype=torch.float64)
     if not math.isfinite(boxes.sum().item()):
         raise TypeError("finite boxes")
     return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)

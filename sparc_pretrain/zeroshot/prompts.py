@@ -110,6 +110,19 @@ def spoken(name: str) -> str:
     return re.sub(r"\s*\([^)]*\)", "", name.replace("_", " ")).strip() or name
 
 
+def spoken_apart(names: Sequence[str]) -> list[str]:
+    """All categories as people say them; those that would be the same keep what is in brackets:
+    LVIS's 'bow_(weapon)' and 'bow_(decorative_ribbons)' are 'bow, weapon' and 'bow, decorative
+    ribbons'.
+    """
+    said = [spoken(name) for name in names]
+    found = []
+    for name, short in zip(names, said, strict=True):
+        parts = re.split(r"\s*[()]\s*", name.replace("_", " ").strip(" )"))
+        found.append(", ".join(parts) if said.count(short) > 1 else short)
+    return found
+
+
 def how_merged(reader: nn.Module, ensemble: str) -> str:
     """'embedding' or 'score', as `ensemble` says; 'auto' averages embeddings where there are any.
 

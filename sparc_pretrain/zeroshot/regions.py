@@ -75,6 +75,13 @@ def read_regions(images: str | Path, file: str | Path, limit: int | None = None)
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(data, dict) or not {"images", "annotations", "categories"} <= data.keys():
         raise ValueError(f"{path} is no COCO or LVIS file: images, annotations, categories")
+    try:
+        return _regions(data, Path(images), path, limit)
+    except KeyError as error:
+        raise ValueError(f"{path}: an image, box or category has no {error}") from None
+
+
+def _regions(data: Json, root: Path, path: Path, limit: int | None) -> Regions:
     categories = sorted(data["categories"], key=lambda c: c["id"])
     row = {category["id"]: k for k, category in enumerate(categories)}
     boxes: dict[int, list[tuple[list[float], int]]] = {}
@@ -89,7 +96,6 @@ def read_regions(images: str | Path, file: str | Path, limit: int | None = None)
     listed = [image for image in data["images"] if image["id"] in boxes][:limit]
     if not listed:
         raise ValueError(f"{path} holds no boxes")
-    root = Path(images)
     return Regions(
         [_image(image, boxes[image["id"]], root, path) for image in listed],
         [category["id"] for category in categories],
@@ -164,7 +170,7 @@ def evaluate(
     size = size or model.vision.img_size
     if size % model.vision.patch:
         raise ValueError(f"--size {size} is no multiple of the patch, {model.vision.patch}")
-    names = [[prompts.spoken(name)] for name in data.names]
+    names = [[name] for name in prompts.spoken_apart(data.names)]
     texts, _ = dense.class_texts(model, names, templates)
     ranks, labels, owners, results, chance = [], [], [], [], []
     random = torch.Generator().manual_seed(0)

@@ -150,11 +150,11 @@ def evaluate(
     protocol = {
         "images": len(data.files),
         "captions": len(data.captions),
-        "chance_R@5": 5 * folds / len(data.files),
+        "chance_R@5": min(1.0, 5 * folds / len(data.files)),
         "folds": folds,
         "resize": resize,
         "img_size": model.vision.img_size,
-        "read_by": f"{type(objective).__name__}.scores; pooled_: cosine of global embeddings",
+        "read_by": f"{type(objective).__name__}.scores; pooled_: {readers['pooled_'].formula()}",
         "ties": "count against the model",
     }
     return Outcome(metrics, protocol, extra={"retrieval": examples(scores[""], data)})

@@ -73,11 +73,16 @@ def test_the_loss_and_its_gradient_equal_slow_loops():
 
 def test_each_direction_uses_its_own_similarity():
     """Captions are ranked by s^I, images by s^T; swapping them is another loss."""
-    made, _ = features()
-    image_to_text, text_to_image = by_loops(made.patches, made.tokens, made.mask)
-    assert nce(image_to_text, text_to_image) != pytest.approx(
-        nce(text_to_image, image_to_text), abs=1e-4
+    made, batch = features()
+    objective = filip.Filip().double()
+    scale = objective.temperature().item()
+    image_to_text, text_to_image = (
+        [[scale * s for s in row] for row in table]
+        for table in by_loops(made.patches, made.tokens, made.mask)
     )
+    found = objective(made, batch)["local_loss"].item()
+    assert found == pytest.approx(nce(image_to_text, text_to_image), abs=1e-12)
+    assert found != pytest.approx(nce(text_to_image, image_to_text), abs=1e-4)
 
 
 def test_padding_changes_nothing_and_gets_no_gradient():

@@ -12,6 +12,7 @@ from tests.objectives.loops import (
     cosine,
     dot,
     features,
+    kept_sizes,
     mix,
     nce,
     padded,
@@ -85,6 +86,23 @@ def test_the_losses_are_summed_over_directions_and_equal_slow_loops_with_gradien
         for v in made.image.tolist()
     ]
     assert losses["global_loss"].item() == pytest.approx(2 * nce(table, table), rel=1e-9)
+
+
+def test_blocks_bound_what_is_kept_for_the_backward_pass():
+    """All at once, similarities and context vectors of all pairs are kept; in blocks, only what is
+    linear in the batch.
+    """
+    patches, tokens, mask = pairs(batch=3, tokens=8, patches=30)
+    patches, tokens, mask = patches.repeat(8, 1, 1), tokens.repeat(8, 1, 1), mask.repeat(8, 1)
+    patches.requires_grad_()
+
+    def kept(block):
+        return max(
+            kept_sizes(lambda: gloria.local_similarity(patches, tokens, mask, 4.0, 5.0, block))
+        )
+
+    assert kept(None) >= len(patches) * len(tokens) * 30 * 8
+    assert kept(1) <= patches.numel()
 
 
 def test_temperatures_start_at_glorias_values():

@@ -192,6 +192,15 @@ def test_a_constant_row_has_zero_weights_and_zero_gradient(patches, sigma):
     assert (patches.grad == 0).all() and tokens.grad.isfinite().all()
 
 
+def test_a_sigma_that_no_patch_reaches_gathers_nothing():
+    tokens, patches, mask = pairs()
+    patches.requires_grad_()
+    grouped, weights = sparc.group_patches(tokens, patches, threshold=1.5)
+    assert (weights == 0).all() and (grouped == 0).all()
+    sparc.token_contrast(grouped, tokens, mask, 10.0).backward()
+    assert (patches.grad == 0).all()
+
+
 def test_a_caption_of_one_token_costs_nothing():
     tokens, patches, _ = pairs(tokens=1)
     loss = sparc.fine_grained_loss(patches, tokens, torch.ones(3, 1, dtype=torch.bool), 9.0)

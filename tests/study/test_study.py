@@ -69,7 +69,21 @@ def test_a_study_trains_each_cell_once_and_publishes_what_is_there(scenes, tmp_p
         page = (tmp_path / name).read_text()
         assert "SPARC" in page and "2 of 9 trainings are done; 7 are missing" in page
         assert "Patches are read as: SPARC g_v(h_v(patch)); CLIP g_v(h_v(patch))." in page
+        assert "· float32 ·" in page
     assert (tmp_path / "study.csv").read_text().startswith("arm,metric,kind")
+    steps, minutes = sparc["recipe"]["schedule.steps"], sparc["cost"]["minutes with evaluation"]
+    assert minutes >= round(steps * sparc["cost"]["seconds per step"] / 60, 2)
+
+    # cells of another recipe never make one table, and are never taken for done
+    other = [*words, "schedule.steps=7"]
+    for mode in ([], ["--page-only"]):
+        said = refusal(call("study", *other, *mode))
+        assert f"schedule.steps={steps}, the study has 7" in said and "--work-dir" in said
+    record = json.loads(store.record_of(tmp_path, "clip-0").read_text())
+    del record["recipe"]
+    store.record_of(tmp_path, "clip-0").write_text(json.dumps(record))
+    assert call("study", *words, "--page-only") == (0, "")
+    assert "1 older cells hold no record" in (tmp_path / "study.md").read_text()
 
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()}
     assert call("study", *words) == (0, "")
@@ -82,6 +96,13 @@ def test_a_cell_that_fails_is_named_and_the_tool_fails(scenes, tmp_path, capsys)
     code, said = call("study", SMOKE, "--work-dir", tmp_path / "w", *arms, *words)
     assert code == 2 and "no finished cell" in said
     assert "random-1: failed with code 2" in capsys.readouterr().out
+
+
+def test_a_cell_that_waits_for_another_says_for_which(scenes, tmp_path, capsys):
+    arms = ["--arms", "clip_longer", "--seeds", "0"]
+    assert call("study", SMOKE, "--work-dir", tmp_path, *arms, *options(scenes))[0] == 2
+    said = capsys.readouterr().out
+    assert "clip_longer-0: not run, it needs the times of sparc-0 and clip-0" in said
 
 
 def test_unknown_arms_presets_and_keys_are_named(tmp_path):
@@ -266,6 +287,8 @@ def published(records: list[dict]) -> tuple[plan.Plan, dict]:
         "cells": len(study.cells()),
         "cells_done": len(records),
         "machine": "m",
+        "precision": ["float32"],
+        "without_recipe": 0,
         "versions": "v",
         "date": "d",
         "evaluations": study.evaluations,

@@ -113,6 +113,17 @@ def test_files_without_class_names_are_refused(tmp_path, name, text):
         prompts.read_classes(tmp_path / name)
 
 
+def test_categories_that_would_sound_alike_keep_what_is_in_brackets():
+    names = ["bow_(weapon)", "bow_(decorative_ribbons)", "fish", "fish_(food)", "bed_sheet_(cover)"]
+    assert prompts.spoken_apart(names) == [
+        "bow, weapon",
+        "bow, decorative ribbons",
+        "fish",
+        "fish, food",
+        "bed sheet",
+    ]
+
+
 def test_names_as_people_say_them():
     assert prompts.spoken("bed_sheet_(cover)") == "bed sheet" and prompts.spoken("(x)") == "(x)"
     assert prompts.synonyms("building;edifice, house") == ["building", "edifice", "house"]
@@ -221,6 +232,20 @@ def test_a_list_of_names_may_be_longer_than_the_folders_that_are_there(folders, 
     data = read_labelled(folders, None, names)
     assert data.classes == ["zebra", *NAMES]
     assert [file.parent.name for file in data.files] == [data.classes[k] for k in data.labels]
+
+
+def test_folders_that_are_numbers_take_the_names_in_their_order_also_without_images(tmp_path):
+    for folder in ("2", "10", "1", ".cache"):
+        paint(tmp_path / "photos" / folder / "0.png", torch.zeros(8, 8).int().numpy())
+    names = tmp_path / "names.txt"
+    names.write_text("ant\nbee\ncat\n")
+    (tmp_path / "photos" / "2" / "0.png").unlink()
+    data = read_labelled(tmp_path / "photos", None, names)
+    assert data.classes == ["ant", "bee", "cat"]
+    assert [(f.parent.name, y) for f, y in zip(data.files, data.labels, strict=True)] == [
+        ("1", 0),
+        ("10", 2),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,16 @@ def test_the_first_of_equal_captions_is_retrieved_and_nan_refused():
         faithfulness.retrieved(torch.tensor([[0.0, torch.nan]]))
 
 
+def test_an_image_without_a_caption_is_named_and_a_single_one_has_no_chance(tmp_path):
+    paint(tmp_path / "a.png", torch.zeros(8, 8).int().numpy())
+    paint(tmp_path / "b.png", torch.ones(8, 8).int().numpy())
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    with pytest.raises(ValueError, match=r"b\.png has no caption"):
+        faithfulness.evaluate(oracle(), Clip(), CaptionedImages(files, ["a dog"], [0]))
+    found = faithfulness.evaluate(oracle(), Clip(), CaptionedImages(files[:1], ["a dog"], [0]))
+    assert found.metrics["K_P"] == 1.0 and "chance_K_P" not in found.metrics
+
+
 def test_a_model_that_retrieves_its_own_captions_is_faithful(tmp_path):
     files = [tmp_path / f"{name}.png" for name in NAMES]
     for k, file in enumerate(files):

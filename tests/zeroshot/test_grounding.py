@@ -268,6 +268,7 @@ def test_masks_are_the_truth_of_words_where_there_are_any(tmp_path):
         (lambda r: r[1].pop("boxes"), ValueError, "entry 1 has no 'boxes'"),
         (lambda r: r[0].update(boxes={"1": [[0, 0, float("nan"), 1]]}), ValueError, "finite"),
         (lambda r: [x.update(boxes={}) for x in r], ValueError, "no phrase with a box"),
+        (lambda r: r[1].update(boxes={"1": [[0, 0, 1]]}), ValueError, "entry 1 .* four numbers"),
     ],
 )
 def test_files_that_cannot_be_used_are_refused(tmp_path, change, error, words):
@@ -276,6 +277,16 @@ def test_files_that_cannot_be_used_are_refused(tmp_path, change, error, words):
     (tmp_path / "phrases.json").write_text(json.dumps(records))
     with pytest.raises(error, match=words):
         read_phrases(tmp_path / "images", tmp_path / "phrases.json")
+
+
+def test_a_phrase_whose_chain_has_no_box_is_left_out(tmp_path):
+    records = write(tmp_path)
+    chain = next(iter(records[0]["boxes"]))
+    records[0]["boxes"][chain] = []
+    (tmp_path / "phrases.json").write_text(json.dumps(records))
+    data = read_phrases(tmp_path / "images", tmp_path / "phrases.json")
+    assert len(data[0].phrases) == len(data[1].phrases) - 1
+    assert grounding_run.evaluate(oracle(64), data).metrics["local_pointing"] == 1.0
 
 
 def test_files_of_another_kind_are_refused(tmp_path):

@@ -91,6 +91,15 @@ def test_a_model_that_knows_the_objects_names_every_box(tmp_path, lvis, head):
         assert best[key][1] == annotation["category_id"] and best[key][0] > 0.99
 
 
+def test_categories_of_one_spoken_name_are_told_apart(tmp_path):
+    data = write(tmp_path)
+    by_name = {category["name"]: category for category in data["categories"]}
+    by_name["dog"]["name"], by_name["sheep"]["name"] = "animal_(dog)", "animal_(sheep)"
+    (tmp_path / "boxes.json").write_text(json.dumps(data))
+    found = evaluate(oracle(64), read_regions(tmp_path, tmp_path / "boxes.json"))
+    assert found.metrics["top1"] == 1.0
+
+
 def test_a_model_without_preference_names_none(tmp_path):
     write(tmp_path)
     model = oracle(64)

@@ -45,6 +45,13 @@ def test_windows_cover_the_image_and_stay_inside(height, width, side, stride):
     assert seen.min() >= 1
 
 
+def test_windows_with_gaps_are_refused():
+    image = torch.zeros(3, 64, 200, dtype=torch.uint8)
+    texts, owner = dense.class_texts(oracle(64), [[name] for name in NAMES], ["{}"])
+    with pytest.raises(ValueError, match="stride 100 leaves gaps between windows of 64"):
+        dense.score_map(oracle(64), image, texts, owner, len(NAMES), View(stride=100))
+
+
 def test_the_last_window_is_moved_back_and_a_small_image_is_one_window():
     assert [w[1] for w in windows(64, 100, 64, 32)] == [0, 32, 36]
     assert list(windows(40, 50, 64, 32)) == [(0, 0, 40, 50)]
@@ -158,6 +165,31 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
         read_maps(images, maps, NAMES, "ade20k")
     with pytest.raises(ValueError, match="use one of"):
         read_maps(images, maps, NAMES, "voc")
+
+
+def test_the_maps_of_a_split_and_of_coco_stuff_are_found(tmp_path):
+    images, maps = tmp_path / "images", tmp_path / "annotations"
+    for name in ("a", "b", "c"):
+        paint(images / f"{name}.png", scene(0, 4, 4))
+        maps.mkdir(exist_ok=True)
+        Image.new("L", (32, 32)).save(maps / f"{name}.png")
+    Image.new("L", (32, 32)).save(maps / "b_labelTrainIds.png")
+    split = tmp_path / "val.txt"
+    split.write_text("c\na\n")
+    (maps / "b_labelTrainIds.png").rename(tmp_path / "b_labelTrainIds.png")
+    data = read_maps(images, maps, NAMES, split=split)
+    assert [file.name for file in data.files] == ["c.png", "a.png"]
+    assert [file.name for file in data.maps] == ["c.png", "a.png"]
+    split.write_text("z\n")
+    with pytest.raises(FileNotFoundError, match="no label map of z"):
+        read_maps(images, maps, NAMES, split=split)
+    with pytest.raises(FileNotFoundError, match="no list"):
+        read_maps(images, maps, NAMES, split=tmp_path / "none.txt")
+    (tmp_path / "b_labelTrainIds.png").rename(maps / "b_labelTrainIds.png")
+    names = [f"class {k}" for k in range(171)]
+    data = read_maps(images, maps, names, "coco-stuff")
+    assert [file.name for file in data.files] == ["b.png"]
+    assert [file.name for file in data.maps] == ["b_labelTrainIds.png"]
 
 
 def test_a_background_that_the_list_leaves_out_is_its_first_class(tmp_path):
