@@ -170,8 +170,13 @@ def assert_optimizer_and_schedule_are_built(cfg: Config, model: torch.nn.Module)
     held = {id(p) for group in wrapper.optimizer.param_groups for p in group["params"]}
     assert trained and trained <= held
     schedulers = cfg.param_scheduler
-    for spec in schedulers if isinstance(schedulers, list) else [schedulers]:
+    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+    for spec in schedulers:
         PARAM_SCHEDULERS.build(dict(spec), default_args=dict(optimizer=wrapper))
+    # the rate falls at the end of the training, not somewhere on its way
+    whole = cfg.train_cfg.get("max_iters") or cfg.train_cfg.get("max_epochs")
+    counted = [s for s in schedulers if s.get("by_epoch", True) != ("max_iters" in cfg.train_cfg)]
+    assert all(s.get("end", s.get("T_max", whole)) == whole for s in counted[-1:])
 
 
 def on_meta(config: dict[str, Any]) -> torch.nn.Module:

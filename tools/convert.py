@@ -36,6 +36,7 @@ WRITERS = {
     "open_clip": (to_open_clip, "open_clip"),
 }
 KINDS = ("open_clip", "timm", "hf")
+LOADED = ("model.safetensors", "pytorch_model.bin")  # of a folder with a config.json
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -46,7 +47,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("source", help="name, folder or file of weights; with --to a run folder")
     parser.add_argument("out", help="the run folder to write; with --to the exported folder")
     parser.add_argument("--kind", choices=KINDS, help="of the source, where its name does not say")
-    parser.add_argument("--arch", help="of a file: a timm or open_clip name, or open_clip's .json")
+    parser.add_argument("--arch", help="of a file: timm's or open_clip's NAME[:TAG], or .json")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="timm arguments: img_size=512"
     )
@@ -92,12 +93,19 @@ def read(args: argparse.Namespace) -> converted.Parts:
     options = dict(setting(text) for text in args.set)
     if options and kind != "timm":
         raise ValueError("--set is for timm's models; open_clip takes --arch CONFIG.json")
+    source, path = args.source, Path(args.source)
+    if path.is_file() and args.arch is None and kind != "open_clip":
+        if path.name not in LOADED:
+            raise ValueError(
+                f"{source}: the library would load {' or '.join(LOADED)} of its folder, not this "
+                "file; say what it is with --arch NAME"
+            )
+        source = str(path.parent)
     if kind == "timm":
-        return load_timm(args.source, args.arch, options)
+        return load_timm(source, args.arch, options)
     if kind == "open_clip":
-        return load_open_clip(args.source, args.arch, args.vision_only)
-    path = Path(args.source)
-    return load_hf(str(path.parent) if path.is_file() else args.source, args.vision_only)
+        return load_open_clip(source, args.arch, args.vision_only)
+    return load_hf(source, args.vision_only)
 
 
 def guess(source: str, arch: str | None) -> str:
@@ -124,7 +132,7 @@ def guess(source: str, arch: str | None) -> str:
                 f"{source}: say what it is with --arch NAME (timm's or open_clip's), or put "
                 "Hugging Face's config.json beside it"
             )
-        if arch.endswith(".json") or arch in open_clip.list_models():
+        if arch.endswith(".json") or arch.partition(":")[0] in open_clip.list_models():
             return "open_clip"
         near = door.nearest(arch, [*open_clip.list_models(), *timm.list_models("vit_*")])
         if not timm.is_model(arch) and near:

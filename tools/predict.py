@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 # isort: off
 from transfer import recipe  # first: it mends mmcv before mmcv is imported
@@ -92,8 +93,18 @@ def build(cfg: Config, args: argparse.Namespace) -> tuple[nn.Module, Compose, Vi
     scope = cfg.get("default_scope", "mmdet")
     kind = DATASETS.get(dataset.type if "." in dataset.type else f"{scope}.{dataset.type}")
     drawer.dataset_meta = {**kind.METAINFO, **(dataset.get("metainfo") or {})}
-    steps = [step for step in dataset.pipeline if step["type"] != "LoadAnnotations"]
-    return model, Compose(steps), drawer
+    return model, Compose(of_a_photo(dataset.pipeline)), drawer
+
+
+def of_a_photo(pipeline: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The steps of a test pipeline without those that load truth, of whatever kind.
+
+    Raises:
+        ValueError: it loads proposals, which a photo does not bring.
+    """
+    if any("LoadProposals" in step["type"] for step in pipeline):
+        raise ValueError("this model reads proposals from a file, which a photo does not bring")
+    return [s for s in pipeline if not ("Load" in s["type"] and "Annotations" in s["type"])]
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ OTHER_CLASSES = (
     "GARPNHead",
     "EmbeddingRPNHead",
     "FusedSemanticHead",
-    "DeformableDETRHead",
     "SCNetSemanticHead",
     "STDCHead",  # boundaries
     "ATSSVLFusionHead",  # tokens of a text

@@ -32,12 +32,15 @@ def _patches(framed: Tensor, kernel_size: int, group_size: int) -> Iterator[Tens
 
 def _apart(maps: Tensor, scale_factor: int) -> Tensor:
     """``[N,M,s*H,s*W]`` as ``[N,M,s*s,H,W]``: one small map for each place within a cell."""
-    return functional.pixel_unshuffle(maps, scale_factor).unflatten(1, (maps.shape[1], -1))
+    # not pixel_unshuffle, which leaves a batch of no maps as large as it was
+    cells = maps.unflatten(3, (-1, scale_factor)).unflatten(2, (-1, scale_factor))
+    return cells.permute(0, 1, 3, 5, 2, 4).flatten(2, 3)  # [N,M,H,s,W,s] before
 
 
 def _together(maps: Tensor, scale_factor: int) -> Tensor:
     """The inverse of :func:`_apart`."""
-    return functional.pixel_shuffle(maps.flatten(1, 2), scale_factor)
+    cells = maps.unflatten(2, (scale_factor, scale_factor))  # [N,M,s,s,H,W]
+    return cells.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
 
 
 def _weights(masks: Tensor, kernel_size: int, group_size: int, scale_factor: int) -> Tensor:

@@ -28,6 +28,7 @@ PYRAMID = ("SimplePyramid", "sparc.SimplePyramid")
 LAYER_DECAY = "LayerDecayConstructor"
 # mm's own layer-wise learning rates, which know only the backbones they were written for
 FOREIGN_DECAY = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
+FOREIGN_RATES = ("decay_rate", "layer_decay_rate")
 
 
 def plug(
@@ -136,7 +137,7 @@ def layer_wise(cfg: Config, rate: float, ledger: Ledger) -> None:
     kept = {
         key: value
         for key, value in (wrapper.get("paramwise_cfg") or {}).items()
-        if key not in ("decay_rate", "decay_type", "num_layers")
+        if key not in (*FOREIGN_RATES, "decay_type", "num_layers")
     }
     reason = "learning rates fall from block to block"
     ledger.set(wrapper, path, "constructor", LAYER_DECAY, reason)
@@ -273,8 +274,7 @@ def _leave_behind(cfg: Config, ledger: Ledger) -> None:
         if isinstance(start, dict) and start.get("type") == "Pretrained":
             ledger.set(part, path, "init_cfg", None, "weights of a model with the old backbone")
     if cfg.get("load_from"):
-        reason = "weights of a model with the old backbone; --cfg-options load_from=FILE is refused"
-        ledger.set(cfg, "", "load_from", None, reason.split(";")[0])
+        ledger.set(cfg, "", "load_from", None, "weights of a model with the old backbone")
     imports = cfg.get("custom_imports")
     if imports:
         listed = imports.get("imports") or []
@@ -291,7 +291,8 @@ def _leave_behind(cfg: Config, ledger: Ledger) -> None:
                 ledger.set(part, path, "teacher_config", str(found), "where the wheel keeps it")
     wrapper = cfg.get("optim_wrapper") or {}
     if wrapper.get("constructor") in FOREIGN_DECAY:
-        rate = (wrapper.get("paramwise_cfg") or {}).get("decay_rate", 0.8)
+        told = wrapper.get("paramwise_cfg") or {}
+        rate = next((told[key] for key in FOREIGN_RATES if key in told), 0.8)
         layer_wise(cfg, rate, ledger)
 
 

@@ -14,7 +14,7 @@ from sparc_pretrain.engine import door
 from sparc_pretrain.engine.checkpoint import numbered
 from transfer import mm
 from transfer.norms import single_process_norms
-from transfer.plug import explain, layer_wise, note_ancestry
+from transfer.plug import BACKBONE, explain, layer_wise, note_ancestry
 from transfer.plug_replace import Ledger
 
 __all__ = ["check_files", "harden", "load", "refuse_overwriting", "single_process_norms"]
@@ -50,7 +50,9 @@ def load(
     config = mm.locate(config)
     # what a config imports may be there for the old backbone alone: see it go first
     cfg = door.read_config(config, custom_imports=not backbone)
-    cfg.merge_from_dict(options or {})
+    # what is said of a backbone that goes is meant for the one that comes
+    later = {k: v for k, v in (options or {}).items() if backbone and _of_what_comes(cfg, k)}
+    cfg.merge_from_dict({k: v for k, v in (options or {}).items() if k not in later})
     if "model" not in cfg:
         raise ValueError(
             f"{config} has no model: give a config from configs/, not one of its parts"
@@ -61,6 +63,7 @@ def load(
         raise ValueError(f"{config} is a pre-training config: use tools/pretrain.py")
     if backbone:
         changes = explain(cfg, backbone, scratch, layer_decay)
+        cfg.merge_from_dict(later)
         if dry:
             print("\n".join(map(str, changes)) or f"{config}: nothing to change")
             return cfg
@@ -83,6 +86,21 @@ def load(
     door.check_config(cfg)
     door.writable(cfg.work_dir)
     return cfg
+
+
+def _of_what_comes(cfg: Config, option: str) -> bool:
+    """Whether an option is about what `plug` puts in: keys of a backbone that is not yet a
+    SparcViT, or the weights of the whole model.
+    """
+    if option == "load_from":
+        return True
+    path, found, _ = f".{option}.".partition(".backbone.")
+    if not found:
+        return False
+    node: Any = cfg
+    for key in [*path.strip(".").split("."), "backbone"]:
+        node = node.get(key) if isinstance(node, dict | Config) else None
+    return isinstance(node, dict) and node.get("type") not in BACKBONE
 
 
 def harden(cfg: Config) -> Config:

@@ -1,5 +1,8 @@
 """ViTDet's Cascade Mask R-CNN: three class-agnostic box stages at IoU 0.5, 0.6 and 0.7 (Cascade
 R-CNN, arXiv 1712.00726), one mask head; a delta on our Mask R-CNN.
+
+As in detectron2 the stages count alike and boxes have an L1 loss; unlike there, the gradient of
+the features is not divided by the number of stages.
 """
 
 _base_ = "./mask_rcnn_vit.py"
@@ -10,7 +13,7 @@ model = dict(
     roi_head=dict(
         type="CascadeRoIHead",
         num_stages=3,
-        stage_loss_weights=[1, 0.5, 0.25],
+        stage_loss_weights=[1, 1, 1],
         bbox_head=[
             dict(
                 type="Shared4Conv1FCBBoxHead",
@@ -27,7 +30,7 @@ model = dict(
                     target_stds=[0.1 / n, 0.1 / n, 0.2 / n, 0.2 / n],
                 ),
                 loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
-                loss_bbox=dict(type="SmoothL1Loss", beta=1.0, loss_weight=1.0),
+                loss_bbox=dict(type="L1Loss", loss_weight=1.0),
             )
             for n in (1, 2, 3)
         ],

@@ -21,4 +21,6 @@ model = dict(
         drop_path_rate=0.1,
     ),
     neck=dict(_delete_=True, type="Feature2Pyramid", embed_dim=768, rescales=[4, 2, 1, 0.5]),
+    decode_head=dict(channels=768),
+    auxiliary_head=dict(in_index=2),
 )

@@ -44,4 +44,8 @@ val_evaluator = dict(type="sparc.FixedDetectionMetric", ann_file=root + val_file
 test_evaluator = val_evaluator
 # 100 epochs of 100,000 images: repeat factors stretch an epoch, so it is passed over 100 times
 train_cfg = dict(max_epochs=100, val_interval=10)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=250),
+    dict(type="MultiStepLR", by_epoch=True, begin=0, end=100, milestones=[89, 96], gamma=0.1),
+]
 optim_wrapper = dict(optimizer=dict(lr=2e-4))

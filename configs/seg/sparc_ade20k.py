@@ -17,5 +17,6 @@ model = dict(
     data_preprocessor=dict(size={{_base_.crop_size}}),
     decode_head=dict(num_classes=150),
     auxiliary_head=dict(num_classes=150),
+    test_cfg=dict(mode="slide", crop_size={{_base_.crop_size}}, stride=(341, 341)),
 )
 train_dataloader = dict(batch_size=2)

@@ -16,4 +16,5 @@ model = dict(
     data_preprocessor=dict(size={{_base_.crop_size}}),
     decode_head=dict(num_classes=171),
     auxiliary_head=dict(num_classes=171),
+    test_cfg=dict(mode="slide", crop_size={{_base_.crop_size}}, stride=(341, 341)),
 )

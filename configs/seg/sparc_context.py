@@ -16,4 +16,5 @@ model = dict(
     data_preprocessor=dict(size={{_base_.crop_size}}),
     decode_head=dict(num_classes=59),
     auxiliary_head=dict(num_classes=59),
+    test_cfg=dict(mode="slide", crop_size={{_base_.crop_size}}, stride=(320, 320)),
 )

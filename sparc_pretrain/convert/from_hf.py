@@ -73,7 +73,8 @@ def from_hf(
         embed,
         mean=processor.get("image_mean", mean),
         std=processor.get("image_std", std),
-        interpolation=RESAMPLING.get(processor.get("resample", 3), "bicubic"),
+        # where the file does not say: what the image processor of the family does
+        interpolation=RESAMPLING.get(processor.get("resample", 2 if kind == "vit" else 3)),
         notes=notes,
     )
     if both and hasattr(model, "visual_projection"):

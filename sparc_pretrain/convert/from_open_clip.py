@@ -46,6 +46,10 @@ def from_open_clip(model: nn.Module, name: str, vision_only: bool = False) -> Pa
         std=cfg.get("std", (0.26862954, 0.26130258, 0.27577711)),
         interpolation=cfg.get("interpolation", "bicubic"),
     )
+    if cfg.get("resize_mode") == "squash":
+        parts.notes.append("its images were squashed to a square: read it with --resize squash")
+    if getattr(model, "logit_bias", None) is not None:
+        parts.notes.append("its logit bias is left out: rankings stay, probabilities do not")
     if vision_only:
         return parts
     text = getattr(model, "text", model)  # CLIP holds the parts of its text transformer itself

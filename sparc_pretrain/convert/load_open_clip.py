@@ -21,6 +21,8 @@ from sparc_pretrain.convert.parts import Parts, load
 def load_open_clip(source: str, arch: str | None = None, vision_only: bool = False) -> Parts:
     """An open_clip model: ``ARCH:TAG`` (``ViT-B-16:laion2b_s34b_b88k``), ``hf-hub:NAME``, a folder
     with open_clip_config.json, or a file of weights with `arch` (a name, or a model config .json).
+    A file does not say how its images were normalised: that is taken from open_clip's own weights
+    of the name, or of ``NAME:TAG``, or from the config's preprocess_cfg.
 
     Raises:
         ValueError: an unknown name, or weights that do not fit. OSError: not to be fetched.
@@ -29,8 +31,12 @@ def load_open_clip(source: str, arch: str | None = None, vision_only: bool = Fal
     if path.is_file():
         if arch is None:
             raise ValueError(f"{source}: say what it is with --arch NAME, e.g. ViT-B-16")
-        model = _build(arch, read_weights(path), source)
-        return from_open_clip(model, path.name, vision_only)
+        model, preprocess, note = _build(arch, read_weights(path), source)
+        if preprocess:
+            open_clip.model.set_model_preprocess_cfg(model, preprocess)
+        parts = from_open_clip(model, path.name, vision_only)
+        parts.notes.append(note)
+        return parts
     if path.is_dir():
         settings = json.loads((path / "open_clip_config.json").read_text(encoding="utf-8"))
         files = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".bin", ".pt"))
@@ -74,16 +80,44 @@ def _known(name: str) -> str:
     return name
 
 
-def _build(arch: str, weights: dict[str, Tensor], source: str) -> nn.Module:
+def _build(
+    arch: str, weights: dict[str, Tensor], source: str
+) -> tuple[nn.Module, dict[str, Any], str]:
+    """The model, its preprocess_cfg, and a note on where that is from."""
     if arch.endswith(".json"):
         if not Path(arch).is_file():
             raise FileNotFoundError(f"no model config {arch}")
         cfg = json.loads(Path(arch).read_text(encoding="utf-8"))
         model = _model(cfg.get("model_cfg", cfg))
+        preprocess = cfg.get("preprocess_cfg", {})
+        note = f"mean and std of {arch}"
+        if not preprocess:
+            note = f"mean and std are CLIP's: {arch} has no preprocess_cfg"
     else:
-        model = _model(open_clip.get_model_config(_known(arch)))
+        name, _, tag = arch.partition(":")
+        model = _model(open_clip.get_model_config(_known(name)))
+        preprocess, note = _preprocessing(name, tag)
     _fill(model, weights, source)
-    return model
+    return model, preprocess, note
+
+
+def _preprocessing(name: str, tag: str) -> tuple[dict[str, Any], str]:
+    """How the images of open_clip's own weights of an architecture are normalised, and a note."""
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag and tag not in tags:
+        raise ValueError(f"open_clip has no weights {name}:{tag}: use one of {tags}")
+    if not tags:
+        return {}, f"mean and std are CLIP's: open_clip has no weights of {name} to take them from"
+    found = [open_clip.get_pretrained_cfg(name, t) for t in ([tag] if tag else tags)]
+    ways = {(tuple(cfg["mean"]), tuple(cfg["std"])) for cfg in found}
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    taken = {key: found[0][key] for key in keys if key in found[0]}
+    if len(ways) == 1:
+        return taken, f"mean and std as of open_clip's {name}{':' * bool(tag)}{tag}"
+    return {}, (
+        f"mean and std are CLIP's, but open_clip's weights of {name} have {len(ways)} kinds: say "
+        f"whose yours are with --arch {name}:TAG of {tags}"
+    )
 
 
 def _model(cfg: dict[str, Any]) -> nn.Module:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from sparc_pretrain.convert import hub
+from sparc_pretrain.convert.load_open_clip import _preprocessing
 from sparc_pretrain.convert.parts import relative
 from sparc_pretrain.dual_encoder import DualEncoder
 from tests.commands import call, refusal
@@ -76,6 +77,44 @@ def test_an_open_clip_file_and_a_hugging_face_folder_bring_their_text_towers(fil
         == 0
     )
     assert DualEncoder.from_pretrained(siglip).text is None
+
+
+def test_a_file_that_the_library_would_not_load_is_not_taken_for_the_one_it_would(files, tmp_path):
+    folder = files / "siglip"
+    (folder / "ema.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    said = convert(folder / "ema.safetensors", tmp_path / "run")
+    assert "would load model.safetensors" in said and "--arch" in said
+
+
+def test_a_file_of_a_timm_folder_is_that_folder(files, tmp_path):
+    arch = ["--arch", "vit_tiny_patch16_224", "--set", *SMALL]
+    assert call("convert", files / "vit.safetensors", tmp_path / "run", *arch)[0] == 0
+    assert call("convert", tmp_path / "run", tmp_path / "timm", "--to", "timm")[0] == 0
+    again = tmp_path / "again"
+    code, said = call("convert", tmp_path / "timm" / "model.safetensors", again)
+    assert code == 0, said
+    assert DualEncoder.from_pretrained(again).vision.img_size == 64
+
+
+def test_a_file_takes_its_mean_and_std_from_the_weights_of_its_arch(files, tmp_path, capsys):
+    half = [0.5, 0.5, 0.5]
+    cfg = json.loads((files / "clip.json").read_text())
+    preprocess = dict(mean=half, std=half, resize_mode="squash")
+    (tmp_path / "clip.json").write_text(json.dumps(dict(model_cfg=cfg, preprocess_cfg=preprocess)))
+    source = [files / "clip.safetensors", tmp_path / "run", "--arch"]
+    assert call("convert", *source, tmp_path / "clip.json")[0] == 0
+    assert "--resize squash" in capsys.readouterr().out
+    assert DualEncoder.from_pretrained(tmp_path / "run").mean.flatten().tolist() == half
+    assert call("convert", *source, files / "clip.json", "--force")[0] == 0
+    assert "mean and std are CLIP's" in capsys.readouterr().out
+    found, note = _preprocessing("ViT-B-16-SigLIP", "")
+    assert list(found["mean"]) == half and "ViT-B-16-SigLIP" in note
+    found, note = _preprocessing("ViT-L-14", "")
+    assert found == {} and "2 kinds" in note and "--arch ViT-L-14:TAG" in note
+    found, note = _preprocessing("ViT-L-14", "openai")
+    assert found["mean"][0] == pytest.approx(0.4815, abs=1e-4)
+    with pytest.raises(ValueError, match="no weights ViT-L-14:nobody"):
+        _preprocessing("ViT-L-14", "nobody")
 
 
 def test_nothing_is_overwritten_without_force(files, tmp_path):

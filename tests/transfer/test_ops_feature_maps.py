@@ -94,6 +94,17 @@ def test_carafe_whose_masks_choose_the_middle_is_the_nearest_neighbour() -> None
     assert torch.equal(mmcv_ops.carafe(features, masks, 3, 1, 2), nearest)
 
 
+def test_carafe_of_no_images_is_none() -> None:
+    """A mask head gets no regions where a batch has no positive ones."""
+    features, masks = torch.zeros(0, 4, 3, 4), torch.zeros(0, 9, 6, 8)
+    for layer in (mmcv_ops.CARAFE, mmcv_ops.CARAFENaive):
+        features.requires_grad_()
+        output = layer(3, 1, 2)(features, masks)
+        assert output.shape == (0, 4, 6, 8)
+    mmcv_ops.CARAFE(3, 1, 2)(features, masks).sum().backward()
+    assert features.grad.shape == features.shape
+
+
 # --- PSAMask -------------------------------------------------------------------------------------
 
 
@@ -119,6 +130,13 @@ def test_psa_mask_equals_the_loop_and_finite_differences(kind: str, mask: tuple[
     layer = mmcv_ops.PSAMask(kind, mask)
     assert torch.equal(layer(masks), psa_loop(masks, kind, mask))
     assert gradcheck(layer, masks.requires_grad_())
+
+
+def test_psa_mask_of_no_images_is_none() -> None:
+    masks = torch.zeros(0, 9, 4, 3, requires_grad=True)
+    output = mmcv_ops.PSAMask("collect", (3, 3))(masks)
+    output.sum().backward()
+    assert output.shape == (0, 12, 4, 3) and masks.grad.shape == masks.shape
 
 
 @pytest.mark.parametrize("kind", ["collect", "distribute"])

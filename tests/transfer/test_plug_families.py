@@ -30,6 +30,8 @@ FAMILIES = (
     "mmdet::pascal_voc/faster-rcnn_r50-caffe-c4_ms-18k_voc0712.py",  # no neck, a shared ResNet head
     "mmdet::yolox/yolox_tiny_8xb8-300e_coco.py",  # no pixel statistics of its own
     "mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py",
+    "mmdet::guided_anchoring/ga-retinanet_r50_fpn_1x_coco.py",  # predicts one image at a time
+    "mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py",  # loads no masks
     "mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py",
     "mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py",  # dilated, auxiliary head
     "mmseg::ocrnet/ocrnet_hr18s_4xb2-40k_cityscapes-512x1024.py",  # cascade of heads, HRNet
@@ -242,6 +244,16 @@ def test_what_belonged_to_the_old_backbone_goes_with_it(run: Path) -> None:
     assert "pretrained" not in cfg.model and cfg.custom_imports.imports == []
     assert cfg.optim_wrapper.constructor == "LayerDecayConstructor"
     assert cfg.optim_wrapper.paramwise_cfg == dict(layer_decay=0.7, keep=1)
+
+
+@pytest.mark.parametrize("key", ["decay_rate", "layer_decay_rate"])
+def test_the_layer_decay_of_a_recipe_keeps_its_rate(run: Path, key: str) -> None:
+    cfg = own_head()
+    cfg.optim_wrapper = dict(
+        constructor="LayerDecayOptimizerConstructor", paramwise_cfg={"num_layers": 12, key: 0.65}
+    )
+    plug(cfg, run)
+    assert cfg.optim_wrapper.paramwise_cfg == dict(layer_decay=0.65)
 
 
 def test_a_config_without_statistics_gets_the_runs(run: Path) -> None:

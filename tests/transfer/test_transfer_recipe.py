@@ -206,6 +206,12 @@ def test_wrapped_data_sets_are_looked_into() -> None:
         check(outer, box=Head(5))
 
 
+def test_a_detr_head_classifies_categories() -> None:
+    head = type("DeformableDETRHead", (Head,), {"__module__": "mmdet.models.heads"})
+    with pytest.raises(ValueError, match=r"DeformableDETRHead\) has num_classes=80"):
+        check(Data([1]), box=head(80))
+
+
 def test_heads_that_do_not_classify_categories_are_left_alone() -> None:
     check(Data([1]), box=Head(3), rpn_head=RPNHead(1), other=Stranger(1000))
 
@@ -359,6 +365,26 @@ def test_a_dry_run_prints_every_change_with_its_reason_and_touches_nothing(
     assert {"model.neck", "model.data_preprocessor.mean", "optim_wrapper.constructor"} <= {*starts}
     assert all(line.endswith(")") and " -> " in line for line in lines)
     assert not list(tmp_path.iterdir())
+
+
+def test_options_of_the_backbone_and_weights_of_the_model_are_for_what_comes(
+    run: Path, tmp_path: Path
+) -> None:
+    options = {
+        "model.backbone.frozen": True,
+        "model.backbone.drop_path_rate": 0.1,
+        "model.decode_head.dropout_ratio": 0.3,
+        "load_from": "mine.pth",
+    }
+    cfg = recipe.load(STOCK, options, str(tmp_path), backbone=str(run), dry=True)
+    assert cfg.model.backbone.type == "sparc.SparcViT"
+    assert (cfg.model.backbone.frozen, cfg.model.backbone.drop_path_rate) == (True, 0.1)
+    assert cfg.model.decode_head.dropout_ratio == 0.3 and cfg.load_from == "mine.pth"
+    ours = str(ROOT / "configs/quickstart/det.py")  # a SparcViT already: the plug must see it
+    cfg = recipe.load(
+        ours, {"model.backbone.window": 2}, str(tmp_path), backbone=str(run), dry=True
+    )
+    assert cfg.model.backbone.window == 2
 
 
 def test_a_dry_run_needs_a_run_and_a_run_must_be_there(tmp_path: Path) -> None:
