@@ -14,6 +14,7 @@ when there is one; on a CPU on one thread.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import multiprocessing
 import os
@@ -52,6 +53,7 @@ ROWS = {
     "gloria, all at once": dict(type="Gloria", block=None),
 }
 MIB = 2**20
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 # sub-command -> heading of its section, default config
 RATIOS = {
     "train": ("Training against the library's own train.py", "configs/quickstart/det.py"),
@@ -120,11 +122,18 @@ def step(objective: torch.nn.Module, features: Features, batch: Batch) -> None:
     sum(value for key, value in losses.items() if key.endswith("_loss")).backward()
 
 
-def cell(args: argparse.Namespace, row: str, size: int) -> dict[str, float] | None:
+def cell(
+    args: argparse.Namespace, row: str, size: int, exact: bool = False
+) -> dict[str, float] | None:
     """Peak memory in MiB above the features, and seconds, of one step; None = over the limit.
 
     On a CPU the seconds are those of the processor, which other work on the machine leaves alone.
+    `exact`: what is freed goes back at once, which costs time; else glibc keeps a part of it, by
+    which the peak of the resident set is too high.
     """
+    if exact:
+        for name in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            ctypes.CDLL(None).mallopt(name, 2**16)
     torch.manual_seed(0)
     objective = OBJECTIVES.build(with_width(ROWS[row], args.width)).to(args.device)
     step(objective, *random_features(args, 2))  # kernels are loaded, buffers made
@@ -166,13 +175,15 @@ def memory(field: str) -> int:
     raise ValueError(f"/proc/self/status has no {field}: memory is measured on Linux only")
 
 
-def in_a_child(args: argparse.Namespace, row: str, size: int) -> dict[str, float] | None:
+def in_a_child(
+    args: argparse.Namespace, row: str, size: int, exact: bool
+) -> dict[str, float] | None:
     """`cell` in a process of its own, whose peak is no other cell's."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
 
     def work(pipe: Connection) -> None:
-        pipe.send(cell(args, row, size))
+        pipe.send(cell(args, row, size, exact))
 
     child = context.Process(target=work, args=(theirs,))
     child.start()
@@ -185,6 +196,15 @@ def in_a_child(args: argparse.Namespace, row: str, size: int) -> dict[str, float
         child.join()
 
 
+def both(args: argparse.Namespace, row: str, size: int) -> dict[str, float] | None:
+    """Memory and seconds; on a CPU from a process each, since what makes one exact costs time."""
+    timed = in_a_child(args, row, size, exact=False)
+    if timed is None or args.device == "cuda":
+        return timed
+    exact = in_a_child(args, row, size, exact=True)
+    return exact and {**timed, "peak_mib": exact["peak_mib"]}
+
+
 def measure(args: argparse.Namespace) -> dict[str, dict[int, dict[str, float] | None]]:
     """row -> batch size -> median peak and least seconds over the repeats, or None."""
     cells = [(row, size) for row in args.rows for size in args.batches]
@@ -192,7 +212,7 @@ def measure(args: argparse.Namespace) -> dict[str, dict[int, dict[str, float] | 
     for repeat in range(args.repeats):
         for key in cells:
             if None not in found[key]:
-                found[key].append(in_a_child(args, *key))
+                found[key].append(both(args, *key))
         print(f"repeat {repeat + 1} of {args.repeats} done", flush=True)
     table: dict[str, dict[int, dict[str, float] | None]] = {row: {} for row in args.rows}
     for (row, size), runs in found.items():

@@ -19,6 +19,7 @@ class Described:
 
 RETRIEVAL = "Retrieval: whole images and captions"
 FAITHFUL = "Faithfulness: words of the caption retrieved for an image"
+CLASSES = "Classification: images by class names"
 SEGMENTS = "Segmentation: pixels by class names"
 GROUNDS = "Grounding: where a phrase points to"
 REGIONS = "Regions: ground-truth boxes named"
@@ -44,6 +45,8 @@ METRICS = {
         FAITHFUL, "K-Precision", "share of its words that the image's own captions hold", True
     ),
     "K_Pna": Described(FAITHFUL, "K-Precision, content", "the same of nouns and adjectives"),
+    "class_top1": Described(CLASSES, "image top-1", "its class comes first, read as trained", True),
+    "class_top5": Described(CLASSES, "image top-5", "among the first five"),
     "paper_mIoU": Described(
         SEGMENTS, "mIoU per image", "over the classes in the image, as SPARC's paper averages", True
     ),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.engine.door import nearest
 from sparc_pretrain.zeroshot import (
+    classification,
     encode,
     faithfulness,
     grounding_run,
@@ -103,6 +104,20 @@ def precision(
     return _items(faithfulness.evaluate(model, objective, data), ("K_P", "K_Pna"))
 
 
+def classify(
+    model: DualEncoder,
+    objective: nn.Module,
+    images: str,
+    labels: str | None = None,
+    classes: str | None = None,
+    templates: str = "label",
+) -> Measures:
+    """Top-1 and top-5 of images by their class names: see `zeroshot.classification`."""
+    data = classification.read_labelled(images, labels, classes)
+    found = classification.evaluate(model, objective, data, prompts.templates(templates))
+    return {f"class_{k}": m for k, m in _items(found, ("top1", "top5")).items()}
+
+
 def segment(
     model: DualEncoder, objective: nn.Module, images: str, annotations: str, classes: str
 ) -> Measures:
@@ -141,6 +156,7 @@ def _items(outcome: Outcome, names: Iterable[str]) -> Measures:
 TASKS: dict[str, Callable[..., Measures]] = {
     "retrieval": retrieve,
     "faithfulness": precision,
+    "classification": classify,
     "segmentation": segment,
     "grounding": ground,
     "regions": classify_regions,

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparc_pretrain.study import catalogue, page, plan, sheets, statistics, store
+from sparc_pretrain.objectives.clip import Clip
+from sparc_pretrain.study import catalogue, evaluate, page, plan, sheets, statistics, store
 from sparc_pretrain.study.evaluate import Measure
 from sparc_pretrain.zeroshot import grounding_run
 from tests.commands import ROOT, call, command, refusal, tool
+from tests.zeroshot.oracle_model import NAMES, oracle, paint
 
 SMOKE = ROOT / "configs" / "study" / "smoke.py"
 
@@ -96,6 +98,14 @@ def test_a_cell_that_fails_is_named_and_the_tool_fails(scenes, tmp_path, capsys)
     code, said = call("study", SMOKE, "--work-dir", tmp_path / "w", *arms, *words)
     assert code == 2 and "no finished cell" in said
     assert "random-1: failed with code 2" in capsys.readouterr().out
+
+
+def test_a_folder_per_class_is_one_of_the_evaluations(tmp_path):
+    for k, name in enumerate(NAMES):
+        paint(tmp_path / name / "0.png", np.full((8, 8), k))
+    spec = dict(task="classification", images=str(tmp_path))
+    found = evaluate.measure(oracle(), Clip(), [spec])
+    assert found["class_top1"].items == [1.0] * len(NAMES) and len(found) == 2
 
 
 def test_a_cell_that_waits_for_another_says_for_which(scenes, tmp_path, capsys):
@@ -337,7 +347,7 @@ def test_cells_of_before_and_after_a_new_metric_stand_in_one_table():
 
 
 def test_every_metric_of_the_tasks_is_explained():
-    named = {"K_P", "K_Pna", "paper_mIoU", "top1", "top5"}
+    named = {"K_P", "K_Pna", "paper_mIoU", "top1", "top5", "class_top1", "class_top5"}
     named |= {f"{reading}_pointing" for reading in grounding_run.READINGS}
     named |= {f"{c}{way} R@{k}" for c in ("", "cosine ") for way in ("i2t", "t2i") for k in (1, 5)}
     assert named == catalogue.METRICS.keys()
