@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 FORMAT = 1
+DRAFT, REPLACED = ".writing", ".old"  # what a killed run may leave behind
+OS_ERROR = re.compile(r"os error (\d+)")
 CONFIG, WEIGHTS, TOKENIZER, CARD, MANIFEST = (
     "config.json",
     "model.safetensors",
@@ -135,13 +138,38 @@ def write(
         tokenizer: the text of tokenizer.json, None for a vision-only run.
     """
     folder = Path(folder)
-    draft = folder.with_name(f".{folder.name}.writing")
+    draft = folder.with_name(f".{folder.name}{DRAFT}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    config = {"format": FORMAT, **config}
-    save_file(
-        {k: v.detach().float().cpu().contiguous() for k, v in weights.items()}, draft / WEIGHTS
-    )
+    try:
+        _fill(draft, {"format": FORMAT, **config}, weights, tokenizer)
+    except BaseException:  # a full disk needs its room back
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}{REPLACED}")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+        os.replace(draft, folder)
+        shutil.rmtree(old)
+    else:
+        os.replace(draft, folder)
+    _sync(folder.parent)
+    return open_run(folder)
+
+
+def _fill(
+    draft: Path, config: dict[str, Any], weights: dict[str, Tensor], tokenizer: str | None
+) -> None:
+    """Raises OSError when the disk is full."""
+    tensors = {k: v.detach().float().cpu().contiguous() for k, v in weights.items()}
+    try:
+        save_file(tensors, draft / WEIGHTS)
+    except SafetensorError as error:  # no OSError, but it holds the number of one
+        number = OS_ERROR.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), f"cannot write {draft / WEIGHTS}: {error}") from None
     texts = {CONFIG: json.dumps(config, indent=1, sort_keys=True), CARD: model_card(config)}
     if tokenizer is not None:
         texts[TOKENIZER] = tokenizer
@@ -154,16 +182,6 @@ def write(
     for file in draft.iterdir():
         _sync(file)
     _sync(draft)
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-        os.replace(draft, folder)
-        shutil.rmtree(old)
-    else:
-        os.replace(draft, folder)
-    _sync(folder.parent)
-    return open_run(folder)
 
 
 def publish(
@@ -179,6 +197,8 @@ def publish(
     A reader finds either the old folder or the new one under ``run``, never a half-written one.
     """
     work_dir = Path(work_dir)
+    for left in (*work_dir.glob(f".run-*{DRAFT}"), *work_dir.glob(f".run-*{REPLACED}")):
+        shutil.rmtree(left)  # of a run that was killed
     run = write(work_dir / f"run-{step}", config, weights, tokenizer)
     link = work_dir / ".run.link"
     link.unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """Run folders: round trip, verification, and what damage or a stranger's folder looks like."""
 
+import errno
 import json
+import resource
 
 import pytest
 import torch
@@ -43,6 +45,25 @@ def test_publishing_swaps_a_symlink_and_keeps_only_the_newest(model, tmp_path):
     assert (tmp_path / "run").is_symlink() and (tmp_path / "run").resolve() == run.path
     assert [p.name for p in tmp_path.glob("run-*")] == ["run-20"]
     assert run_folder.open_run(tmp_path).sha256 == run_folder.verify(tmp_path / "run").sha256
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_no_draft_and_drafts_of_the_killed_go(
+    model, tmp_path
+):
+    (tmp_path / ".run-3.writing").mkdir()
+    state = model.state_dict()
+    run_folder.publish(tmp_path, 5, model.config(), state, None)
+    before = {path.name for path in tmp_path.iterdir()}
+    assert not any(name.endswith(".writing") for name in before)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*model\.safetensors") as caught:
+            run_folder.publish(tmp_path, 6, model.config(), state, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
+    assert {path.name for path in tmp_path.iterdir()} == before
 
 
 def test_the_identity_changes_with_the_weights(model, tmp_path):

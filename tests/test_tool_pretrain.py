@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from torch import Tensor
 from sparc_pretrain import run_folder
 from sparc_pretrain.engine import checkpoint
 from sparc_pretrain.engine.preempt import PREEMPTED
-from tests.commands import ROOT, call, command, refusal
+from tests.commands import ROOT, call, command, refusal, tool
 
 STEPS, STOP = 6, 4
 LEAF = """
@@ -169,10 +170,31 @@ def test_the_command_in_a_process_of_its_own_is_stopped_and_resumed_alike(
     environment = {"PYTHONPATH": os.pathsep.join([str(place), str(ROOT)])}
     done = command("pretrain", *words, STOP_AT=str(STOP), **environment)
     assert done.returncode == 75, done.stderr
-    assert f"saved at iteration {STOP}; run the same command to go on" in done.stdout
+    assert f"saved at iteration {STOP}; to go on: --resume auto" in done.stdout
     code, said = pretrain(place, tmp_path, "--resume", workers=0)
     assert code == 0, said
     assert_same_run(tmp_path, whole)
+
+
+def test_a_trained_work_dir_is_not_trained_into_anew_unless_it_is_forced(
+    place: Path, whole: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "trained"
+    shutil.copytree(whole, work, symlinks=True)
+    code, said = pretrain(place, work)
+    assert code == 2 and f"iter_{STEPS}.pth" in said and "--resume" in said and "--force" in said
+    assert checkpoint.find_valid(work).name == f"iter_{STEPS}.pth"
+    code, said = pretrain(place, work, "--force")
+    assert code == 0, said
+    assert_same_run(work, whole)
+
+
+def test_weights_that_the_config_names_are_started_from(
+    place: Path, whole: Path, tmp_path: Path
+) -> None:
+    words = ["--work-dir", str(tmp_path), "--cfg-options", f"load_from={whole}/iter_{STEPS}.pth"]
+    cfg = tool("pretrain").load(tool("pretrain").parse([str(place / "leaf.py"), *words]))
+    assert cfg.load_from == f"{whole}/iter_{STEPS}.pth" and not cfg.get("resume")
 
 
 def test_resuming_an_empty_work_dir_starts_from_the_beginning(

@@ -298,7 +298,9 @@ def table(results: list[dict[str, Any]]) -> str:
         "(finite, with a gradient in every weight of backbone and pyramid), and two images are "
         "predicted. "
         "Weights are random, images are small and of noise; heads keep their structure. The text "
-        "tower of GLIP and Grounding DINO is a BERT of one layer, teachers have no checkpoint.",
+        "tower of GLIP and Grounding DINO is a BERT of one layer, teachers have no checkpoint. "
+        "Data sets are not read: panoptic ones need panopticapi, which PyPI does not have "
+        "(pip install git+https://github.com/cocodataset/panopticapi.git).",
         "",
         *(f"- {line}" for line in counts(results)),
         "",

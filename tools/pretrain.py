@@ -15,6 +15,7 @@ from mmengine.config import Config, DictAction
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from sparc_pretrain.engine import checkpoint as files
 from sparc_pretrain.engine import door, foreign
 from sparc_pretrain.engine.launcher import LAUNCHERS, init_distributed
 from sparc_pretrain.engine.recipe import check_sections, complete
@@ -32,6 +33,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="?",
         const="auto",
         help="continue from PATH, or from the newest valid checkpoint of the work dir (auto)",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace the checkpoints of an earlier training"
     )
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--accumulate", type=int, help="micro-batches per step (exact)")
@@ -78,9 +82,12 @@ def load(args: argparse.Namespace) -> Config:
     check_sections(cfg)
     door.check_config(cfg)
     door.writable(cfg.work_dir)
+    if args.resume is None and not args.force:
+        files.refuse_overwriting(cfg.work_dir)
     complete(cfg, args.accumulate, args.amp)
     checkpoint = foreign.resolve_resume(cfg.work_dir, args.resume)
-    cfg.resume, cfg.load_from = checkpoint is not None, str(checkpoint) if checkpoint else None
+    if checkpoint is not None:
+        cfg.resume, cfg.load_from = True, str(checkpoint)
     return cfg
 
 

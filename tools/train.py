@@ -14,6 +14,7 @@ import argparse
 from mmengine.config import DictAction
 from mmengine.runner import Runner
 
+from sparc_pretrain.engine import checkpoint as files
 from sparc_pretrain.engine import door, foreign
 from sparc_pretrain.engine.launcher import LAUNCHERS, init_distributed
 from transfer import recipe
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     recipe.check_files(cfg, ("train_dataloader", "val_dataloader"))
     if args.resume is None and not args.force:
-        recipe.refuse_overwriting(cfg.work_dir)
+        files.refuse_overwriting(cfg.work_dir)
     cfg.launcher = args.launcher
     if args.launcher == "none":
         recipe.single_process_norms(cfg.model)

@@ -22,7 +22,12 @@ def main(argv: list[str] | None = None) -> int:
         if path.is_file():
             checkpoint.verify(path)
             print(f"{path}: intact")
-        else:
+            continue
+        saved = checkpoint.numbered(path)
+        for file in saved:
+            checkpoint.verify(file)
+            print(f"{file}: intact")
+        if not saved or (path / "run").exists():  # a fine-tuned work dir has no run folder
             run = run_folder.verify(path)
             seen = run.config.get("samples_seen")
             print(f"{run.path}: intact, sha256 {run.sha256}, {seen} pairs seen")

@@ -11,13 +11,12 @@ from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
 from sparc_pretrain.engine import door
-from sparc_pretrain.engine.checkpoint import numbered
 from transfer import mm
 from transfer.norms import single_process_norms
 from transfer.plug import BACKBONE, explain, layer_wise, note_ancestry
 from transfer.plug_replace import Ledger
 
-__all__ = ["check_files", "harden", "load", "refuse_overwriting", "single_process_norms"]
+__all__ = ["check_files", "harden", "load", "single_process_norms"]
 
 # The engine's rules for any mm config: random state in checkpoints, signals, non-finite steps,
 # records.
@@ -139,19 +138,6 @@ def check_files(cfg: Config, loaders: tuple[str, ...]) -> None:
             for key, value in named:
                 if isinstance(value, str) and value and not (root / value).exists():
                     raise FileNotFoundError(f"{loader}: {key} {root / value} does not exist")
-
-
-def refuse_overwriting(work_dir: str | Path) -> None:
-    """A training that starts anew must not replace another's checkpoints.
-
-    Raises:
-        FileExistsError: naming the newest that is there, and the ways on.
-    """
-    if old := numbered(work_dir):
-        raise FileExistsError(
-            f"{work_dir} holds checkpoints of an earlier training, the newest {old[-1].name}: go on"
-            " with it (--resume), take another --work-dir, or replace them (--force)"
-        )
 
 
 def _datasets(node: Any) -> Iterator[dict]:

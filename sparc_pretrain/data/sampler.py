@@ -20,6 +20,7 @@ from sparc_pretrain.registry import DATA_SAMPLERS
 
 CHUNK = 4096  # positions worked out at a time
 FINEST_WEIGHT = 1000  # weights are rounded to fractions with at most this denominator
+LONGEST_CYCLE = 100_000  # draws; where fractions have no shorter one, weights are rounded to it
 
 
 class SizedSources(Protocol):
@@ -97,6 +98,12 @@ class Schedule:
             raise ValueError(f"a weight below 1/{FINEST_WEIGHT} of the sum would never be drawn")
         whole = lcm(*(share.denominator for share in shares))
         per_cycle = [int(share * whole) for share in shares]
+        if whole > LONGEST_CYCLE:
+            exact = np.asarray(weights, dtype=np.float64) / total * LONGEST_CYCLE
+            rounded = np.floor(exact).astype(int)
+            missing = LONGEST_CYCLE - int(rounded.sum())
+            rounded[np.argsort(rounded - exact, kind="stable")[:missing]] += 1
+            per_cycle = rounded.tolist()
         cycle = np.repeat(np.arange(len(weights)), per_cycle)
         self.cycle = _generator(seed, 0).permutation(cycle)
         hits = self.cycle[:, None] == np.arange(len(weights))
@@ -119,7 +126,8 @@ class PairSampler(Sampler):
     paper); mode='mixed': every sample is drawn from a source of its own. Weights count draws.
 
     Raises ValueError for an unknown mode, without `global_batch` when several sources alternate,
-    and for fewer samples than a global batch, which would then hold the same pair twice.
+    and for fewer samples than a global batch takes of them, which would then hold the same pair
+    twice.
     """
 
     def __init__(
@@ -158,6 +166,15 @@ class PairSampler(Sampler):
                 f"{where} has {smallest} samples, fewer than one global batch of {global_batch}: "
                 "lower data.global_batch or give more shards"
             )
+        if global_batch and mode == "mixed":
+            shares = self.schedule.per_cycle / len(self.schedule.cycle)
+            for s, drawn in enumerate(np.ceil(shares * global_batch).astype(int).tolist()):
+                if totals[s] < drawn:
+                    raise ValueError(
+                        f"source {s} has {totals[s]} samples, fewer than the {drawn} of a global "
+                        f"batch of {global_batch} that its weight asks for: lower its weight or "
+                        "data.global_batch, or give more shards"
+                    )
         self.rank, self.world_size = rank(), world_size()
         self.start = 0
 

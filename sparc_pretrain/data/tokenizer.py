@@ -17,6 +17,7 @@ import tokenizers
 import torch
 from torch import Tensor
 
+from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.data.vocabularies import (
     FILE,
     MAX_VOCAB,
@@ -123,7 +124,8 @@ class Tokenizer:
         """Write `folder/tokenizer.json`, from which `load` gives an equal one; returns its path."""
         path = Path(folder) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.to_json(), encoding="utf-8")
+        text = self.to_json().encode()
+        atomic_write(path, lambda file: file.write(text))
         return path
 
     def to_json(self) -> str:

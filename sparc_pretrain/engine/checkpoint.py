@@ -122,14 +122,13 @@ def verify(path: str | Path) -> None:
 def find_valid(work_dir: str | Path) -> Path | None:
     """The newest checkpoint of `work_dir` that passes `verify`, or None.
 
-    The pointer ``last_checkpoint`` only hints at a second folder to look into; it may be missing,
-    empty or stale. Checkpoints that are passed over are logged by name.
+    Where it has none of its own, the pointer ``last_checkpoint`` hints at the folder that has them;
+    it may be missing, empty or stale, and in a copied work dir it names the original's. Checkpoints
+    that are passed over are logged by name.
     """
-    folders = {Path(work_dir).resolve(): None}
-    hint = _read_pointer(Path(work_dir))
-    if hint is not None:
-        folders[hint.parent.resolve()] = None
-    found = [path for folder in folders for path in numbered(folder)]
+    found = numbered(work_dir)
+    if not found and (hint := _read_pointer(Path(work_dir))) is not None:
+        found = numbered(hint.parent)
     for path in sorted(found, key=progress, reverse=True):
         try:
             verify(path)
@@ -138,6 +137,19 @@ def find_valid(work_dir: str | Path) -> Path | None:
             continue
         return path
     return None
+
+
+def refuse_overwriting(work_dir: str | Path) -> None:
+    """A training that starts anew must not replace another's checkpoints.
+
+    Raises:
+        FileExistsError: naming the newest that is there, and the ways on.
+    """
+    if old := numbered(work_dir):
+        raise FileExistsError(
+            f"{work_dir} holds checkpoints of an earlier training, the newest {old[-1].name}: go on"
+            " with it (--resume), take another --work-dir, or replace them (--force)"
+        )
 
 
 def numbered(folder: str | Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import inspect
 import time
@@ -92,6 +93,8 @@ class CheckpointHook(MMCheckpointHook):
             self.lock = WorkDirLock(runner.work_dir)
             try:
                 self.lock.take()
+                # a run that stops or fails never comes to after_run
+                atexit.register(self.lock.release)
             except ValueError as error:
                 refusal = str(error)
         refusal = gather_objects(refusal)[0]

@@ -27,6 +27,15 @@ def describe(runner: Runner) -> dict[str, str]:
         # pre-training keeps the global batch for any number of processes; mm's loaders keep the
         # batch of a process, and there a resume on other machines changes it, with a warning
         spec["global batch"] = str((loader.batch_size or 1) * world_size())
+        drawn = getattr(getattr(loader, "sampler", None), "draw_size", None)
+        if drawn is not None:  # tells mode 'alternate' from 'mixed'
+            spec["samples of a source in a row"] = str(drawn)
+        names = ("image_size", "scale", "flip", "max_pixels", "max_tokens")
+        spec["how samples are read"] = ", ".join(
+            f"{name} {getattr(loader.dataset, name)}"
+            for name in names
+            if hasattr(loader.dataset, name)
+        )
     if hasattr(loader.dataset, "__len__"):
         spec["samples"] = str(len(loader.dataset))
     for number, dataset in enumerate(_leaves(loader.dataset)):

@@ -17,7 +17,7 @@ from sparc_pretrain.distributed import anywhere, barrier, gather_objects
 from sparc_pretrain.engine.checkpoint_hook import CheckpointHook
 from sparc_pretrain.registry import HOOKS
 
-PREEMPTED = 75  # EX_TEMPFAIL: run the same command again to go on
+PREEMPTED = 75  # EX_TEMPFAIL: the same command with --resume auto goes on
 REQUESTS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -125,7 +125,7 @@ class PreemptHook(Hook):
 
     def _leave(self, runner: Runner, what: str) -> None:
         name = self.asked.name if self.asked else "a signal on another rank"
-        runner.logger.warning(f"stopped by {name}: {what}; run the same command to go on")
+        runner.logger.warning(f"stopped by {name}: {what}; to go on: --resume auto")
         self._give_back()
         raise Preempted
 

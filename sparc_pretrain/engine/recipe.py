@@ -4,12 +4,14 @@ become loader and loops.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 
+from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.data.dataset import PairDataset
 from sparc_pretrain.data.shards import expand
 from sparc_pretrain.data.tokenizer import Tokenizer
@@ -175,9 +177,16 @@ def make_tokenizer(work_dir: Path, spec: dict[str, Any], sources: list[dict]) ->
         spec: ``dict(train=VOCAB_SIZE)`` on the shards' captions, or ``dict(load='open_clip' |
             folder | name)``.
 
-    Raises ValueError for another `spec`, and what `Tokenizer.load` raises.
+    Raises ValueError for another `spec`, also than that of the file which is there, and what
+    `Tokenizer.load` raises.
     """
-    path = work_dir / "tokenizer.json"
+    path, made = work_dir / "tokenizer.json", work_dir / "tokenizer.spec.json"
+    asked = json.dumps(spec, sort_keys=True, default=str)
+    if path.exists() and made.exists() and made.read_text(encoding="utf-8") != asked:
+        raise ValueError(
+            f"{path} was made as {made.read_text(encoding='utf-8')}, the config has tokenizer = "
+            f"{asked}: take another --work-dir, or remove both files to train anew"
+        )
     if rank() == 0 and not path.exists():
         if spec.keys() == {"train"}:
             captions = PairDataset.captions(sources, limit=TOKENIZER_CAPTIONS)
@@ -187,6 +196,8 @@ def make_tokenizer(work_dir: Path, spec: dict[str, Any], sources: list[dict]) ->
             tokenizer = Tokenizer.open_clip() if name == "open_clip" else Tokenizer.load(name)
         else:
             raise ValueError(f"tokenizer={spec}: use dict(train=VOCAB_SIZE) or dict(load=NAME)")
+        work_dir.mkdir(parents=True, exist_ok=True)
+        atomic_write(made, lambda file: file.write(asked.encode()))
         tokenizer.save(work_dir)
     barrier()
     return Tokenizer.load(path)

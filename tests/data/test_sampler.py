@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from sparc_pretrain.data.sampler import PairSampler, Schedule
+from sparc_pretrain.data.sampler import LONGEST_CYCLE, PairSampler, Schedule
 
 
 class Sources:
@@ -175,10 +175,21 @@ def test_fewer_samples_than_a_global_batch_are_refused_with_both_numbers():
         sampler(Sources([3, 4]), global_batch=8)
     with pytest.raises(ValueError, match=r"source 1 has 3 samples, fewer .* of 4: lower data"):
         sampler(Sources([5], [3]), global_batch=4)
-    mixed = sampler(Sources([5], [3]), global_batch=8, mode="mixed")
-    assert len(take(mixed, 8)) == 8
+    with pytest.raises(ValueError, match=r"source 1 has 3 samples, fewer than the 4 of a global"):
+        sampler(Sources([5], [3]), global_batch=8, mode="mixed")
+    mixed = sampler(Sources([5], [4]), global_batch=8, mode="mixed")
+    assert len({index for index, _ in take(mixed, 8)}) == 8
     with pytest.raises(ValueError, match="the data has 8 samples"):
         sampler(Sources([5], [3]), global_batch=9, mode="mixed")
+
+
+def test_natural_weights_have_a_cycle_of_bounded_length():
+    for weights in ([592, 3334, 14], [83, 3.3, 12.4, 0.59], [12.4, 3.3, 0.85, 0.1, 0.59]):
+        schedule = Schedule(weights, seed=1)
+        assert len(schedule.cycle) == LONGEST_CYCLE == schedule.per_cycle.sum()
+        wanted = np.asarray(weights) / sum(weights)
+        assert np.abs(schedule.per_cycle / LONGEST_CYCLE - wanted).max() <= 1 / LONGEST_CYCLE
+    assert len(Schedule([2, 1], seed=1).cycle) == 3  # as it always was
 
 
 def test_the_schedule_agrees_with_counting():

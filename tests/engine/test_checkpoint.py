@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import sys
 from pathlib import Path
 
@@ -103,6 +104,15 @@ def test_the_pointer_leads_to_a_second_folder(tmp_path):
     checkpoint.save(state(5), tmp_path / "elsewhere" / "iter_5.pth")
     checkpoint.point_to(tmp_path / "elsewhere" / "iter_5.pth", tmp_path / "work")
     assert checkpoint.find_valid(tmp_path / "work") == tmp_path / "elsewhere" / "iter_5.pth"
+
+
+def test_a_copied_work_dir_goes_on_from_its_own_checkpoints(tmp_path):
+    first, copy = tmp_path / "first", tmp_path / "copy"
+    checkpoint.save(state(5), first / "iter_5.pth")
+    checkpoint.point_to(first / "iter_5.pth", first)
+    shutil.copytree(first, copy)
+    checkpoint.save(state(9), first / "iter_9.pth")  # the original trains on
+    assert checkpoint.find_valid(copy) == copy / "iter_5.pth"
 
 
 def test_an_empty_or_missing_work_dir_has_no_valid_one(tmp_path):

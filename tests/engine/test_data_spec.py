@@ -74,8 +74,13 @@ def test_every_data_set_of_a_concatenation_counts() -> None:
 def test_shards_bring_a_fingerprint_and_a_tokenizer() -> None:
     tokenizer = SimpleNamespace(to_json=lambda: "{}")
     dataset = SimpleNamespace(fingerprint="abc*1 seed 0", tokenizer=tokenizer)
-    loader = SimpleNamespace(batch_sampler=None, batch_size=2, dataset=dataset)
+    sampler = SimpleNamespace(draw_size=1)
+    loader = SimpleNamespace(batch_sampler=None, batch_size=2, dataset=dataset, sampler=sampler)
     spec = data_spec.describe(SimpleNamespace(train_dataloader=loader, seed=0))
+    dataset.scale, sampler.draw_size = (0.5, 1.0), 2  # other crops, and mode='alternate'
+    other = data_spec.describe(SimpleNamespace(train_dataloader=loader, seed=0))
+    differ = {key for key in other if other[key] != spec.get(key)}
+    assert differ == {"how samples are read", "samples of a source in a row"}
     assert spec["global batch"] == "2"  # kept by any number of processes
     assert spec["data set"] == "abc*1 seed 0" and len(spec["tokenizer"]) == data_spec.SHOWN
 

@@ -162,8 +162,12 @@ def test_sources_may_be_one_path_or_many_and_must_exist(shards: Path) -> None:
 def test_a_tokenizer_that_is_there_is_kept(tmp_path: Path, shards: Path) -> None:
     work, sources = tmp_path / "work", check_sources(str(shards))
     first = make_tokenizer(work, dict(train=300), sources)
-    again = make_tokenizer(work, dict(train=270), sources)
+    again = make_tokenizer(work, dict(train=300), sources)
     assert again.to_json() == first.to_json()
+    with pytest.raises(ValueError, match=r'"train": 300.*"train": 270.*--work-dir'):
+        make_tokenizer(work, dict(train=270), sources)
+    (work / "tokenizer.spec.json").unlink()  # one that was put there by hand
+    assert make_tokenizer(work, dict(train=270), sources).to_json() == first.to_json()
     assert "star" in first.decode(first.encode("a red star").ids)
 
 

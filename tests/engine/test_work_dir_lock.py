@@ -119,3 +119,17 @@ def test_a_file_that_names_nobody_is_nobodys(tmp_path: Path, text: str) -> None:
 def test_a_finished_run_leaves_no_lock_behind(tmp_path: Path) -> None:
     toy_run.train(tmp_path, steps=5)
     assert not (tmp_path / work_dir_lock.NAME).exists()
+
+
+def test_a_run_that_fails_leaves_no_lock_behind_for_another_host_to_wait_for(
+    tmp_path: Path,
+) -> None:
+    code = "import sys, toy_run; toy_run.train(sys.argv[1], steps=5, fail=(0, 3))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "the disk of rank 0 is gone" in done.stderr
+    assert (tmp_path / "seen-0.jsonl").exists() and not (tmp_path / work_dir_lock.NAME).exists()

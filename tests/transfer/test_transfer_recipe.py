@@ -395,11 +395,11 @@ def test_a_dry_run_needs_a_run_and_a_run_must_be_there(tmp_path: Path) -> None:
 
 
 def test_a_work_dir_with_checkpoints_is_not_trained_into_by_mistake(tmp_path: Path) -> None:
-    recipe.refuse_overwriting(tmp_path / "new")
+    checkpoint.refuse_overwriting(tmp_path / "new")
     (tmp_path / "iter_9.pth").touch()
     (tmp_path / "iter_10.pth").touch()
     with pytest.raises(FileExistsError, match=r"the newest iter_10\.pth: .*--resume.*--force"):
-        recipe.refuse_overwriting(tmp_path)
+        checkpoint.refuse_overwriting(tmp_path)
 
 
 def test_a_training_that_starts_anew_asks_and_one_that_is_forced_or_resumed_does_not(
