@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -48,6 +48,22 @@ class Measure:
 Measures = dict[str, Measure]
 
 
+@dataclass(frozen=True)
+class Subject:
+    """The model that is measured, and what tasks have already worked out of it."""
+
+    model: DualEncoder
+    objective: nn.Module
+    known: dict[Any, dict[str, Tensor]] = field(default_factory=dict)
+
+    def scores(self, data: encode.CaptionedImages) -> dict[str, Tensor]:
+        """[I,T] by each of `encode.readers`: an objective that compares tokens takes minutes."""
+        key = (tuple(data.files), tuple(data.captions))
+        if key not in self.known:
+            self.known[key] = encode.read_all(self.model, encode.readers(self.objective), data)
+        return self.known[key]
+
+
 def measure(
     model: DualEncoder, objective: nn.Module, evaluations: Sequence[dict[str, Any]]
 ) -> Measures:
@@ -61,12 +77,13 @@ def measure(
         ValueError: an unknown task, or two metrics of one name.
     """
     found: Measures = {}
+    subject = Subject(model, objective)
     for evaluation in evaluations:
         spec = dict(evaluation)
         task, prefix = spec.pop("task"), spec.pop("name", None)
         if task not in TASKS:
             raise ValueError(f"study.evaluations: no task {task!r}{nearest(task, TASKS)}")
-        for name, value in TASKS[task](model, objective, **spec).items():
+        for name, value in TASKS[task](subject, **spec).items():
             name = f"{prefix} {name}" if prefix else name
             if name in found:
                 raise ValueError(f"study.evaluations: two metrics {name!r}: give one a name=...")
@@ -75,8 +92,7 @@ def measure(
 
 
 def retrieve(
-    model: DualEncoder,
-    objective: nn.Module,
+    subject: Subject,
     images: str,
     captions: str,
     split: str | None = None,
@@ -84,11 +100,9 @@ def retrieve(
 ) -> Measures:
     """R@k both ways, read as the objective says and (``cosine``) by pooled cosine."""
     data = encode.CaptionedImages.read(images, captions, split)
-    readers = {"": objective, "cosine ": encode.PooledCosine(encode.trained_head(objective))}
-    texts = encode.encode_texts(model, data.captions, encode.reads_of(readers.values()), 256)
-    scores = encode.score_images(model, readers, data.files, dict.fromkeys(readers, texts))
     found: Measures = {}
-    for reading, similarity in scores.items():
+    for name, similarity in subject.scores(data).items():
+        reading = name.replace("pooled_", "cosine ")
         image_rank, text_rank = ranks(similarity, torch.tensor(data.image_of_text))
         for k in ks:
             found[f"{reading}i2t R@{k}"] = Measure.of(image_rank <= k)
@@ -96,17 +110,17 @@ def retrieve(
     return found
 
 
-def precision(
-    model: DualEncoder, objective: nn.Module, images: str, captions: str, split: str | None = None
-) -> Measures:
+def precision(subject: Subject, images: str, captions: str, split: str | None = None) -> Measures:
     """K-Precision of the caption retrieved for each image, and that of nouns and adjectives."""
     data = encode.CaptionedImages.read(images, captions, split)
-    return _items(faithfulness.evaluate(model, objective, data), ("K_P", "K_Pna"))
+    return _items(
+        faithfulness.evaluate(subject.model, subject.objective, data, scores=subject.scores(data)),
+        ("K_P", "K_Pna"),
+    )
 
 
 def classify(
-    model: DualEncoder,
-    objective: nn.Module,
+    subject: Subject,
     images: str,
     labels: str | None = None,
     classes: str | None = None,
@@ -114,39 +128,36 @@ def classify(
 ) -> Measures:
     """Top-1 and top-5 of images by their class names: see `zeroshot.classification`."""
     data = classification.read_labelled(images, labels, classes)
-    found = classification.evaluate(model, objective, data, prompts.templates(templates))
+    found = classification.evaluate(
+        subject.model, subject.objective, data, prompts.templates(templates)
+    )
     return {f"class_{k}": m for k, m in _items(found, ("top1", "top5")).items()}
 
 
-def segment(
-    model: DualEncoder, objective: nn.Module, images: str, annotations: str, classes: str
-) -> Measures:
+def segment(subject: Subject, images: str, annotations: str, classes: str) -> Measures:
     """Zero-shot segmentation of an ADE20K-like folder: mIoU the paper's way, per image."""
     data = label_maps.read_maps(images, annotations, prompts.read_classes(classes), "ade")
-    reader = PatchReader.of(objective)
-    return _items(segmentation.evaluate(model, data, reader=reader), ("paper_mIoU",))
+    reader = PatchReader.of(subject.objective)
+    return _items(segmentation.evaluate(subject.model, data, reader=reader), ("paper_mIoU",))
 
 
-def ground(
-    model: DualEncoder, objective: nn.Module, images: str, phrases: str, limit: int | None = None
-) -> Measures:
+def ground(subject: Subject, images: str, phrases: str, limit: int | None = None) -> Measures:
     """Pointing accuracy of phrases, by each of the readings of `zeroshot.grounding_run`."""
     data = read_phrases(images, phrases, limit)
     names = tuple(f"{reading}_pointing" for reading in grounding_run.READINGS)
-    return _items(grounding_run.evaluate(model, data, objective=objective), names)
+    return _items(grounding_run.evaluate(subject.model, data, objective=subject.objective), names)
 
 
 def classify_regions(
-    model: DualEncoder,
-    objective: nn.Module,
+    subject: Subject,
     images: str,
     annotations: str,
     limit: int | None = None,
 ) -> Measures:
     """Top-1 and top-5 of ground-truth boxes by their class names."""
     data = regions.read_regions(images, annotations, limit)
-    reader = PatchReader.of(objective)
-    return _items(regions.evaluate(model, data, reader=reader), ("top1", "top5"))
+    reader = PatchReader.of(subject.objective)
+    return _items(regions.evaluate(subject.model, data, reader=reader), ("top1", "top5"))
 
 
 def _items(outcome: Outcome, names: Iterable[str]) -> Measures:

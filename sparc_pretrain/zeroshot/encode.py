@@ -115,6 +115,20 @@ def readers(objective: nn.Module) -> dict[str, nn.Module]:
     return {"": objective, "pooled_": PooledCosine(trained_head(objective))}
 
 
+def read_all(
+    model: DualEncoder,
+    readers: Mapping[str, nn.Module],
+    data: CaptionedImages,
+    resize: str = "crop",
+    batch_size: int = 64,
+) -> dict[str, Tensor]:
+    """Every image against every caption by several readers -> [I,T] each, on the CPU."""
+    texts = encode_texts(model, data.captions, reads_of(readers.values()), batch_size * 4)
+    return score_images(
+        model, readers, data.files, dict.fromkeys(readers, texts), resize, batch_size
+    )
+
+
 def scores(
     model: DualEncoder,
     objective: nn.Module,
@@ -127,8 +141,7 @@ def scores(
     Args:
         resize: how an image becomes square, 'crop' (shorter side, then centre) or 'squash'.
     """
-    texts = encode_texts(model, data.captions, reads_of([objective]), batch_size * 4)
-    return score_images(model, {"": objective}, data.files, {"": texts}, resize, batch_size)[""]
+    return read_all(model, {"": objective}, data, resize, batch_size)[""]
 
 
 @torch.no_grad()

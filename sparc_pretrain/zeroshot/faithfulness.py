@@ -114,11 +114,14 @@ def evaluate(
     data: encode.CaptionedImages,
     resize: str = "crop",
     batch_size: int = 64,
+    scores: dict[str, Tensor] | None = None,
 ) -> Outcome:
     """K-Precision of the best of all captions for each image against the image's own captions.
 
     ``K_P`` over all tokens, ``K_Pna`` over nouns and adjectives; read as the objective says, and by
     pooled cosine. ``chance_``: the first caption of another image, half the data set away.
+
+    Args: scores: [I,T] of each of `encode.readers`, where they are known already.
     """
     own: list[list[str]] = [[] for _ in data.files]
     for text, image in zip(data.captions, data.image_of_text, strict=True):
@@ -127,12 +130,8 @@ def evaluate(
         if not texts:
             raise ValueError(f"{file} has no caption")
     readers = encode.readers(objective)
-    batches = encode.encode_texts(
-        model, data.captions, encode.reads_of(readers.values()), batch_size * 4
-    )
-    scores = encode.score_images(
-        model, readers, data.files, dict.fromkeys(readers, batches), resize, batch_size
-    )
+    if scores is None:
+        scores = encode.read_all(model, readers, data, resize, batch_size)
     away = len(own) // 2
     chosen = {
         name: [data.captions[t] for t in retrieved(similarity)]

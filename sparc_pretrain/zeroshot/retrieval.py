@@ -136,11 +136,7 @@ def evaluate(
 ) -> Outcome:
     """Recall at 1, 5, 10 and median rank, read as the objective says and by pooled cosine."""
     readers = encode.readers(objective)
-    batches = encode.encode_texts(
-        model, data.captions, encode.reads_of(readers.values()), batch_size * 4
-    )
-    texts = dict.fromkeys(readers, batches)
-    scores = encode.score_images(model, readers, data.files, texts, resize, batch_size)
+    scores = encode.read_all(model, readers, data, resize, batch_size)
     owner = torch.tensor(data.image_of_text)
     metrics = {
         name + key: value
