@@ -1,15 +1,18 @@
-"""Writing a file so that a crash, a kill or a full disk never damages what was there before."""
+"""Writing files and folders so that a crash, a kill or a full disk never damages what was there."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 PARTIAL = ".partial"
+DRAFT, REPLACED = ".writing", ".old"  # ends of hidden folders that a killed process may leave
 
 
 def crash_point(name: str) -> None:
@@ -42,6 +45,29 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def atomic_folder(folder: str | Path) -> Iterator[Path]:
+    """A draft folder that becomes `folder` when the block ends well, and vanishes when it does not;
+    an existing `folder` is replaced by renaming, never written into.
+    """
+    folder = Path(folder)
+    draft = folder.with_name(f".{folder.name}{DRAFT}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}{REPLACED}")
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(folder, old)
+            os.replace(draft, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(draft, folder)
+    finally:  # a full disk needs its room back
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 class HashingStream:

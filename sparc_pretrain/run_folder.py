@@ -20,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sparc_pretrain.atomic_file import DRAFT, REPLACED, atomic_folder
+
 FORMAT = 1
-DRAFT, REPLACED = ".writing", ".old"  # what a killed run may leave behind
 OS_ERROR = re.compile(r"os error (\d+)")
 CONFIG, WEIGHTS, TOKENIZER, CARD, MANIFEST = (
     "config.json",
@@ -138,22 +139,8 @@ def write(
         tokenizer: the text of tokenizer.json, None for a vision-only run.
     """
     folder = Path(folder)
-    draft = folder.with_name(f".{folder.name}{DRAFT}")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+    with atomic_folder(folder) as draft:
         _fill(draft, {"format": FORMAT, **config}, weights, tokenizer)
-    except BaseException:  # a full disk needs its room back
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}{REPLACED}")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-        os.replace(draft, folder)
-        shutil.rmtree(old)
-    else:
-        os.replace(draft, folder)
     _sync(folder.parent)
     return open_run(folder)
 
@@ -161,7 +148,9 @@ def write(
 def _fill(
     draft: Path, config: dict[str, Any], weights: dict[str, Tensor], tokenizer: str | None
 ) -> None:
-    """Raises OSError when the disk is full."""
+    """Write the files of a run folder into `draft`, see `write`. Raises OSError when the disk is
+    full.
+    """
     tensors = {k: v.detach().float().cpu().contiguous() for k, v in weights.items()}
     try:
         save_file(tensors, draft / WEIGHTS)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sparc_pretrain import run_folder
-from sparc_pretrain.convert.files import new_folder
+from sparc_pretrain.atomic_file import atomic_folder
+from sparc_pretrain.convert.files import refuse_existing
 from sparc_pretrain.convert.parts import TOLERANCE, relative
 from sparc_pretrain.dual_encoder import DualEncoder
 
@@ -80,7 +81,8 @@ def export(
         FileExistsError: `folder` exists. ValueError: the other library has no such architecture.
     """
     opened = Opened.read(run)
-    with new_folder(folder, force) as draft:
+    refuse_existing(folder, force)
+    with atomic_folder(folder) as draft:
         done = writer(opened, draft)
         (draft / "README.md").write_text(card(opened, done, library), encoding="utf-8")
     return done

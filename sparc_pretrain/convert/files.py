@@ -1,12 +1,8 @@
-"""Files of weights, read without running code from them; folders written whole or not at all."""
+"""Files of weights, read without running code from them; folders that must not be overwritten."""
 
 from __future__ import annotations
 
-import os
 import pickle
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -50,32 +46,6 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if all(k.startswith("module.") for k in weights):
         weights = {k.removeprefix("module."): v for k, v in weights.items()}
     return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
-
-
-@contextmanager
-def new_folder(folder: str | Path, force: bool = False) -> Iterator[Path]:
-    """A draft folder that becomes `folder` when the block ends well, and vanishes when it does not.
-
-    Raises:
-        FileExistsError: `folder` exists and `force` is False.
-    """
-    folder = Path(folder)
-    refuse_existing(folder, force)
-    draft = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(folder, old)
-            os.replace(draft, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def refuse_existing(folder: str | Path, force: bool) -> None:
