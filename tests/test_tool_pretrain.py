@@ -189,6 +189,24 @@ def test_a_trained_work_dir_is_not_trained_into_anew_unless_it_is_forced(
     assert_same_run(work, whole)
 
 
+def test_all_checkpoints_of_a_work_dir_are_verified(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    work = tmp_path / "copy"
+    shutil.copytree(whole, work, symlinks=True)
+    assert call("verify", work)[0] == 0
+    assert f"iter_{STEPS}.pth: intact" in capsys.readouterr().out
+    path = work / f"iter_{STEPS}.pth"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert f"iter_{STEPS}.pth is damaged" in refusal(call("verify", work))
+    shutil.rmtree(work / f"run-{STEPS}")
+    (work / "run").unlink()  # as a work dir of tools/train.py, which has none
+    path.write_bytes((whole / path.name).read_bytes())
+    assert call("verify", work)[0] == 0
+
+
 def test_weights_that_the_config_names_are_started_from(
     place: Path, whole: Path, tmp_path: Path
 ) -> None:

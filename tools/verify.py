@@ -1,6 +1,8 @@
 """Check every byte of run folders and checkpoints against their manifests.
 
 python tools/verify.py work_dirs/sparc/run work_dirs/sparc/iter_500.pth
+
+Of a work dir, all its checkpoints and the run folder.
 """
 
 from __future__ import annotations

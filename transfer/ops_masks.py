@@ -85,9 +85,8 @@ def psamask_forward(
     column = column[None, None, :, None, :].expand(num_, h_feature, -1, h_feature, -1)
     spread = masks.gather(1, row).gather(2, column)  # [N, y, x, h, w]: target, source
     inside = row_is_in[:, None, :, None] & column_is_in[:, None, :]
-    spread = spread.masked_fill_(~inside, 0).view(
-        num_, h_feature * w_feature, h_feature * w_feature
-    )
+    cells = h_feature * w_feature
+    spread = spread.masked_fill_(~inside, 0).view(num_, cells, cells)
     flat = output.view_as(spread)
     flat.copy_(spread if psa_type == COLLECT else spread.transpose(1, 2))
 

@@ -171,7 +171,7 @@ def check_sources(sources: Any) -> list[dict]:
 
 def make_tokenizer(work_dir: Path, spec: dict[str, Any], sources: list[dict]) -> Tokenizer:
     """The run's tokenizer, from ``WORK_DIR/tokenizer.json`` if there, else made as `spec` says and
-    put there.
+    put there, with `spec` beside it (``tokenizer.spec.json``).
 
     Args:
         spec: ``dict(train=VOCAB_SIZE)`` on the shards' captions, or ``dict(load='open_clip' |
