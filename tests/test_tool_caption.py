@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +17,14 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from PIL import Image
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import ByteLevelBPETokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
 
 from sparc_pretrain.data.tokenizer import Tokenizer
 from tests.commands import ROOT, call, refusal
@@ -24,6 +32,7 @@ from tests.transfer.captioner_parts import CAPTIONS
 from transfer.captioning import language_training as lm
 from transfer.captioning import sentences
 from transfer.captioning.explain import latent_weights, patch_weights
+from transfer.report_records import gather
 
 SMALL = ["--width", "32", "--layers", "2", "--heads", "2", "--vocab", "300", "--block", "24"]
 SMALL += ["--positions", "128", "--batch", "4"]
@@ -182,6 +191,8 @@ def test_wrong_requests_for_a_language_model_end_in_one_line(place: Path, tmp_pa
         ((tmp_path / "picture.png", "--out", out), "unknown kind of text"),
         ((text, "--out", place), "exists already"),
         ((text, "--out", out, "--heads", "7"), "not a multiple of --heads 7"),
+        ((text, "--out", out, "--heads", "0"), "heads are at least 1"),
+        ((text, "--out", out, "--max-minutes", "0"), "--max-minutes must be above 0"),
         ((text, "--out", out, "--block", "900"), "block from 2 to positions"),
     ):
         assert message in refusal(call("pretrain_lm", *words))
@@ -193,12 +204,78 @@ def test_wrong_requests_for_a_language_model_end_in_one_line(place: Path, tmp_pa
 
 def test_testing_the_checkpoint_repeats_the_validation(work: Path, place: Path) -> None:
     config = work / "caption_flamingo.py"
-    words = [config, work / "iter_2.pth", "--work-dir", place / "tested"]
-    code, said = call("test", *words, "--cfg-options", f"experiment_name={place.name}-test")
+    words = [config, work / "iter_2.pth", "--cfg-options", f"experiment_name={place.name}-test"]
+    validated = (work / "captions.json").stat().st_mtime_ns
+    code, said = call("test", *words)
     assert code == 0, said
-    records = [json.loads((p / "metrics.json").read_text()) for p in (work, place / "tested")]
-    assert records[0]["metrics"] == records[1]["metrics"]
-    assert {"caption/CIDEr_low", "caption/K-Precision-na"} <= set(records[0]["metrics"])
+    first, second = (json.loads((p / "metrics.json").read_text()) for p in (work, work / "test"))
+    assert first["metrics"] == second["metrics"]
+    assert {"caption/CIDEr_low", "caption/K-Precision-na"} <= set(first["metrics"])
+    # its captions lie beside it, and those of the validation are left alone
+    assert (work / "captions.json").stat().st_mtime_ns == validated
+    assert (work / "test/captions.json").read_text() == (work / "captions.json").read_text()
+    # one run, of the config that was trained, is not two
+    assert first["config"] == second["config"] == "configs/quickstart/caption_flamingo.py"
+    assert [one.file for one in gather([work]).evaluations] == [work / "test/metrics.json"]
+
+
+def test_a_work_dir_that_was_moved_is_whole(work: Path, place: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(work, tmp_path / "elsewhere")
+    aside = work / "language_model"
+    aside.rename(work / "gone")
+    try:
+        photo = place / "set" / "images" / "0.jpg"
+        code, said = call("caption", moved, photo, "--out-dir", tmp_path / "said")
+        assert code == 0, said
+        options = ["--cfg-options", f"experiment_name={tmp_path.name}-moved"]
+        code, said = call("test", moved / "caption_flamingo.py", moved / "iter_2.pth", *options)
+        assert code == 0, said
+    finally:
+        (work / "gone").rename(aside)
+    assert (moved / "test/captions.json").read_text() == (work / "captions.json").read_text()
+
+
+def test_a_hub_language_model_with_one_special_token_is_trained_as_the_config_says(
+    place: Path, tmp_path: Path
+) -> None:
+    """GPT-2's folder: begin and end are one token, there is no padding, and the config has keys of
+    older versions.
+    """
+    inner = ByteLevelBPETokenizer()
+    inner.train_from_iterator(CAPTIONS, 300, special_tokens=["<|endoftext|>"])
+    words = PreTrainedTokenizerFast(
+        tokenizer_object=inner._tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+    )
+    config = GPT2Config(
+        n_embd=16, n_layer=1, n_head=2, vocab_size=len(words), n_ctx=1024, task_specific_params={},
+        bos_token_id=words.eos_token_id, eos_token_id=words.eos_token_id,
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    words.save_pretrained(tmp_path / "gpt2")
+    options = ["model.backbone.vision.overrides.depth=1", "model.bridge.grid=2"]
+    options += [f"model.language_model.pretrained={tmp_path}/gpt2", "model.max_tokens=12"]
+    for split in ("train", "val", "test"):
+        data = f"{split}_dataloader.dataset"
+        options += [f"{data}.data_root={place}/set/", f"{data}.ann_file=captions.json"]
+        options += [f"{data}.data_prefix.img=images", f"{split}_dataloader.num_workers=0"]
+        options.append(f"{split}_dataloader.batch_size=3")
+    options += ["train_cfg.max_iters=1", "train_cfg.val_interval=1"]
+    options += ["default_hooks.checkpoint.interval=1", f"experiment_name={tmp_path.name}"]
+    config_file = ROOT / "configs/caption/sparc_coco.py"
+    work = tmp_path / "work"
+    code, said = call("train", config_file, "--work-dir", work, "--cfg-options", *options)
+    assert code == 0, said
+    state = torch.load(work / "iter_1.pth", weights_only=False)["state_dict"]
+    weight = "language_model.transformer.wte.weight"
+    before = AutoModelForCausalLM.from_pretrained(tmp_path / "gpt2").state_dict()
+    assert not torch.equal(state[weight], before[weight.removeprefix("language_model.")])
+    again = ["--cfg-options", f"experiment_name={tmp_path.name}-test"]
+    code, said = call("test", work / "sparc_coco.py", work / "iter_1.pth", *again)
+    assert code == 0, said
+    assert (work / "test/captions.json").read_text() == (work / "captions.json").read_text()
+    again = ["--force", "--cfg-options", f"experiment_name={tmp_path.name}-again"]
+    said = refusal(call("train", work / "sparc_coco.py", "--work-dir", tmp_path / "b", *again))
+    assert "language_model.architecture brings no weights" in said
 
 
 @HOOKS.register_module(force=True)
@@ -270,6 +347,9 @@ def test_wrong_requests_for_a_caption_end_in_one_line(work: Path, place: Path) -
         ((work, place / "broken.jpg"), "broken.jpg: not an image"),
         ((place / "nowhere", photo), "no work dir or checkpoint"),
         ((place / "empty", photo), "no whole checkpoint"),
+        ((work, place / "set"), "set is a folder: give its images"),
+        ((work, photo, photo, place / "broken.jpg", "--out-dir", place / "b"), "broken.jpg: not"),
+        ((work, photo, "--out-dir", work), "holds an evaluation and its captions"),
         ((work, photo, "--explain"), "say where with --out-dir"),
         ((work, photo, "--config", ROOT / "configs" / "quickstart" / "det.py"), "of a captioner"),
     ):

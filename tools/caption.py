@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 # isort: off
-from transfer import recipe  # noqa: F401  first: it mends mmcv before mmcv is imported
+from transfer import recipe  # first: it mends mmcv before mmcv is imported
 
 import torch
 from mmengine.config import Config, DictAction
@@ -43,17 +43,25 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Print `FILE<tab>CAPTION` for every image."""
     args = parse(argv)
-    missing = [name for name in args.images if not Path(name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"no file {missing[0]}")
+    for name in args.images:
+        if Path(name).is_dir():
+            raise IsADirectoryError(f"{name} is a folder: give its images, such as {name}/*.jpg")
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"no file {name}")
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, not {args.batch_size}")
     if args.explain and not args.out_dir:
         raise ValueError("--explain draws pictures: say where with --out-dir")
+    if args.out_dir and (Path(args.out_dir) / "metrics.json").exists():
+        raise FileExistsError(
+            f"{args.out_dir} holds an evaluation and its captions: choose another --out-dir"
+        )
     cfg, weights = find(args.captioner, args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     model = build(cfg, weights)
     out = door.writable(args.out_dir) if args.out_dir else None
+    for name in args.images:
+        read(name, cfg)  # all of them, before captions are made and lost
     rows = []
     for start in range(0, len(args.images), args.batch_size):
         names = args.images[start : start + args.batch_size]
@@ -89,6 +97,7 @@ def find(captioner: str, config: str | None) -> tuple[Config, Path]:
     cfg = door.read_config(configs[0])
     if cfg.get("task") != "captioning":
         raise ValueError(f"{configs[0]} is not of a captioner")
+    recipe.follow_move(cfg, configs[0])
     return cfg, Path(weights)
 
 

@@ -12,6 +12,8 @@ import shutil
 import time
 from pathlib import Path
 
+import torch
+
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.engine import door
 from transfer.captioning import sentences
@@ -52,7 +54,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="default: cuda where there is one"
+    )
     parser.add_argument("--resume", action="store_true", help="go on where a killed run was")
     parser.add_argument("--overwrite", action="store_true", help="replace an older folder")
     return parser.parse_args(argv)
@@ -64,8 +68,15 @@ def main(argv: list[str] | None = None) -> int:
     out = Path(args.out)
     if out.exists() and not args.overwrite:
         raise FileExistsError(f"{out} exists already; choose another folder or pass --overwrite")
-    if min(args.steps, args.batch, args.layers, args.block - 1) < 1 or args.block > args.positions:
-        raise ValueError("steps, batch and layers are at least 1, block from 2 to positions")
+    sizes = (args.steps, args.batch, args.layers, args.heads, args.block - 1)
+    if min(sizes) < 1 or args.block > args.positions:
+        raise ValueError("steps, batch, layers and heads are at least 1, block from 2 to positions")
+    if args.max_minutes is not None and args.max_minutes <= 0:
+        raise ValueError(f"--max-minutes must be above 0, not {args.max_minutes}")
+    gpu = torch.cuda.is_available()
+    if args.device == "cuda" and not gpu:
+        raise ValueError("--device cuda: torch sees no GPU; tools/doctor.py says why")
+    device = args.device or ("cuda" if gpu else "cpu")
     if args.width % args.heads:
         raise ValueError(f"--width {args.width} is not a multiple of --heads {args.heads}")
     texts = sentences.read_sentences(args.text)
@@ -93,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = out.with_name(f"{out.name}.training")
     held_blocks = sentences.pack(held, tokenizer, args.block)
     model, record = train(
-        plan, tokenizer, blocks, held_blocks, folder, say, args.resume, device=args.device
+        plan, tokenizer, blocks, held_blocks, folder, say, args.resume, device=device
     )
     record |= dict(text=[str(name) for name in args.text], sentences=len(kept), seed=args.seed)
     write_folder(out, model, tokenizer, record)

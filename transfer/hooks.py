@@ -83,7 +83,8 @@ def _compare(dataset: Any, model: Any) -> None:
 
 @HOOKS.register_module()
 class RecordHook(Hook):
-    """Writes WORK_DIR/metrics.json after validation and test, and pictures of the first images.
+    """Writes WORK_DIR/metrics.json after validation and test, pictures of the first images, and
+    what metrics with `beside_record` keep.
 
     Args:
         pictures: how many images are drawn beside the truth into WORK_DIR/pictures.
@@ -105,10 +106,19 @@ class RecordHook(Hook):
             runner.cfg.ancestry = checkpoint["ancestry"]
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Count pictures and seconds from here."""
-        self.drawn, self.started = 0, time.perf_counter()
+        """Count pictures and seconds from here; captions and answers go beside the record."""
+        self._begin(runner, runner.val_evaluator)
 
-    before_test_epoch = before_val_epoch
+    def before_test_epoch(self, runner: Runner) -> None:
+        """As before validation."""
+        self._begin(runner, runner.test_evaluator)
+
+    def _begin(self, runner: Runner, evaluator: Any) -> None:
+        self.drawn, self.started = 0, time.perf_counter()
+        for metric in evaluator.metrics:
+            # not in the config: its copy is tested from another work dir
+            if getattr(metric, "beside_record", False) and metric.outfile_prefix is None:
+                metric.outfile_prefix = f"{runner.work_dir}/"
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from transfer.plug_replace import Ledger
 
 __all__ = ["check_files", "harden", "load", "single_process_norms"]
 
+ROOT = Path(__file__).resolve().parents[1]
 # The engine's rules for any mm config: random state in checkpoints, signals, non-finite steps,
 # records.
 ENGINE_HOOKS = (
@@ -49,6 +49,7 @@ def load(
     config = mm.locate(config)
     # what a config imports may be there for the old backbone alone: see it go first
     cfg = door.read_config(config, custom_imports=not backbone)
+    follow_move(cfg, config)
     # what is said of a backbone that goes is meant for the one that comes
     later = {k: v for k, v in (options or {}).items() if backbone and _of_what_comes(cfg, k)}
     cfg.merge_from_dict({k: v for k, v in (options or {}).items() if k not in later})
@@ -72,19 +73,44 @@ def load(
         if layer_decay is not None:
             layer_wise(cfg, layer_decay, Ledger())
         note_ancestry(cfg)
+    cfg.config_name = _name(Path(config), cfg)
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(config).stem}"
-    cfg.config_name = os.path.relpath(config)
     scope = cfg.get("default_scope", "mmdet")
     if scope in mm.SCOPES:
         mm.register(scope)
     harden(cfg)
-    for key in ("val_evaluator", "test_evaluator"):
-        if (cfg.get(key) or {}).get("type") in ("sparc.CaptionMetric", "sparc.VQAMetric"):
-            # captions.json or answers.json beside metrics.json
-            cfg[key].setdefault("outfile_prefix", f"{cfg.work_dir}/")
     door.check_config(cfg)
     door.writable(cfg.work_dir)
     return cfg
+
+
+def _name(config: Path, cfg: Config) -> str:
+    """What records call a config: its path, wherever the tool is called from; of the copy in a work
+    dir, the name of what was copied, so that a test stands beside other evaluations of it.
+    """
+    config, told = config.resolve(), cfg.get("config_name")
+    beside = Path(cfg.get("work_dir") or "").name == config.parent.name
+    if told and beside and Path(told).name == config.name:
+        return told
+    for root in (ROOT, Path.cwd()):
+        if config.is_relative_to(root):
+            return str(config.relative_to(root))
+    return str(config)
+
+
+def follow_move(cfg: Config, config: str | Path) -> None:
+    """A captioner's config names files in its work dir (`CaptionerFilesHook`); where they are no
+    longer, because the work dir was moved or copied, those beside the config are read.
+    """
+    model = cfg.get("model") or {}
+    left = (
+        (model, "tokenizer", "tokenizer.json"),
+        (model.get("language_model") or {}, "architecture", "language_model"),
+    )
+    for part, key, name in left:
+        told, here = part.get(key), Path(config).parent / name
+        if isinstance(told, str) and Path(told).name == name and not Path(told).exists():
+            part[key] = str(here) if here.exists() else told
 
 
 def _of_what_comes(cfg: Config, option: str) -> bool:

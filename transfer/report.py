@@ -90,6 +90,7 @@ def build(
     way = report_samples.way(album, found, some, alignment)
     if album.left_out:
         missing.append(f"{album.left_out} pictures: the page would have become too large.")
+    missing += [f"{path}: cannot be read." for path in dict.fromkeys(album.damaged)]
     page = (
         _environment()
         .get_template(TEMPLATE)

@@ -50,16 +50,22 @@ def alike(a: Tensor, b: Tensor) -> bool:
 class Album:
     """Turns pictures into `<img>` tags, until the page is full.
 
-    Attributes: `used`, characters so far; `left_out`, pictures for which there was no room.
+    Attributes: `used`, characters so far; `left_out`, pictures for which there was no room;
+    `damaged`, files that are no pictures.
     """
 
     def __init__(self, budget: int = BUDGET) -> None:
         self.budget, self.used, self.left_out = budget, 0, 0
+        self.damaged: list[Path] = []
 
     def picture(self, source: Tensor | np.ndarray | Path, alt: str, side: int = 320) -> Markup:
         """An `<img>` of a file, of [3,H,W] or of [H,W,3] uint8, its longer side at most `side`."""
         if isinstance(source, Path):
-            source = read(source)
+            try:
+                source = read(source)
+            except ValueError:
+                self.damaged.append(source)
+                return _absent(f"{alt} (cannot be read)")
         if isinstance(source, Tensor):
             source = source.permute(1, 2, 0).contiguous().numpy()
         image = Image.fromarray(source)
@@ -69,10 +75,14 @@ class Album:
         text = base64.b64encode(file.getvalue()).decode()
         if self.used + len(text) > self.budget:
             self.left_out += 1
-            return Markup('<span class="absent">{}</span>').format(f"{alt} (no room)")
+            return _absent(f"{alt} (no room)")
         self.used += len(text)
         tag = Markup('<img src="data:image/jpeg;base64,{}" alt="{}" width="{}" height="{}">')
         return tag.format(text, alt, *image.size)
+
+
+def _absent(text: str) -> Markup:
+    return Markup('<span class="absent">{}</span>').format(text)
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ HEADLINE = {  # the number that stands for a kind of evaluation: the first of th
     "retrieval": ("t2i_R@5", "t2i_R@1"),
     "detection": ("bbox_AP", "bbox_mAP"),
     "segmentation": ("mIoU",),
-    "captioning": ("CIDEr",),
+    "captioning": ("CIDEr", "accuracy"),
 }
 NAMES = {
     "i2t_median_rank": "image→text median rank",
     "t2i_median_rank": "text→image median rank",
 }
 CAPTION_SCORES = ("BLEU", "ROUGE", "CIDEr")
-CAPTION_SHARES = ("K-Precision", "CHAIR", "object-recall", "scene-")
+CAPTION_SHARES = ("K-Precision", "CHAIR", "object-recall", "scene-", "accuracy", "exact-match")
 PER_CAPTION = ("scene-statements", "scene-stray")  # counts, not shares
 MINUS = "\u2212"
 MMSEG_PERCENT = ("aAcc", "mIoU", "mAcc", "mDice", "mFscore", "mPrecision", "mRecall")

@@ -114,6 +114,7 @@ def gather(work_dirs: Sequence[Path]) -> Found:
             f"no metrics.json under {', '.join(map(str, work_dirs))}: tools/train.py, "
             "tools/test.py and tools/zeroshot.py write them"
         )
+    evaluations = [one for one in evaluations if not _tested_again(one, evaluations)]
     order = [*STARTS.values(), RANDOM]
     evaluations.sort(
         key=lambda e: (
@@ -156,6 +157,17 @@ def _files(work_dirs: Sequence[Path], name: str) -> Iterator[Path]:
 
 def _is_run(folder: Path) -> bool:
     return (folder / WEIGHTS).exists()
+
+
+def _tested_again(one: Evaluation, evaluations: Sequence[Evaluation]) -> bool:
+    """Whether the test of a training's checkpoint, WORK_DIR/test, says anew what its last
+    validation said: one run is not two.
+    """
+    test = one.file.with_name("test") / one.file.name
+    return any(
+        other.file == test and (other.setting, other.backbone) == (one.setting, one.backbone)
+        for other in evaluations
+    )
 
 
 def _json(file: Path) -> Any:

@@ -73,8 +73,8 @@ class Images:
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
     """At most `count` of `items`, evenly spaced: nobody selected them."""
-    step = max(1, len(items) // count)
-    return list(items[::step][:count])
+    kept = min(count, len(items))
+    return [items[i * len(items) // kept] for i in range(kept)]
 
 
 def samples(

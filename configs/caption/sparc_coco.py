@@ -1,5 +1,4 @@
-"""COCO Captions: a frozen ViT-B/16, a projector and GPT-2 small (a folder that transformers wrote),
-5 epochs.
+"""COCO Captions: a frozen ViT-B/16, LLaVA's projector and GPT-2 small, which learns too, 5 epochs.
 
     torchrun --nproc-per-node 8 tools/train.py configs/caption/sparc_coco.py --backbone RUN \\
         --launcher pytorch --amp
@@ -8,14 +7,16 @@ Yardstick: the paper's Flamingo-style captioner (another model and other data) r
 COCO zero-shot.
 """
 
-_base_ = "../_base_/caption_vit.py"
+_base_ = "../_base_/caption_flamingo.py"
 
 model = dict(
-    max_tokens=40,
-    grid=14,
-    num_beams=3,
     backbone=dict(vision=dict(arch="vit_base_patch16_224", img_size=224, width=768)),
-    language_model=dict(_delete_=True, pretrained="data/gpt2"),
+    # a name on the hub, or a folder that transformers wrote
+    language_model=dict(
+        pretrained="openai-community/gpt2", pad_token="<|endoftext|>", frozen=False
+    ),
+    bridge=dict(_delete_=True, kind="mlp", grid=14),
+    generation=dict(num_beams=3),
 )
 train_dataloader = dict(
     num_workers=4,

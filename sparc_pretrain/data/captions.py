@@ -43,6 +43,8 @@ def read_captions(file: str | Path, split: str | None = None) -> dict[str, list[
                 f"{path}: image {image!r} has a caption {caption!r}; both must be texts"
             )
         texts = found.setdefault(image, [])
+        # JSON can name halves of a character, which no encoding can hold
+        caption = caption.encode("utf-8", "replace").decode("utf-8")
         if caption.strip():
             texts.append(caption.strip())
     if not any(found.values()):

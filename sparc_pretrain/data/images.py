@@ -53,6 +53,8 @@ def read_size(data: bytes) -> tuple[str, int, int]:
             return _webp_size(data)
     except (struct.error, IndexError):
         raise BadImage("truncated header") from None
+    if data[:2] == b"BM" or data[:4] in (b"II*\0", b"MM\0*"):
+        raise BadImage("BMP and TIFF are not read: convert it to PNG or JPEG")
     raise BadImage("not an image" if data else "empty file")
 
 

@@ -75,6 +75,12 @@ def test_images_without_a_usable_caption_keep_an_empty_list(tmp_path):
     assert read_captions(write(tmp_path, "c.json", coco)) == {"a.jpg": ["one, dog"], "b.jpg": []}
 
 
+def test_half_a_character_becomes_a_question_mark(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"image": "a.png", "caption": "a dog \\ud83d runs"}')
+    assert read_captions(path) == {"a.png": ["a dog ? runs"]}
+
+
 def test_a_quoted_field_may_span_lines(tmp_path):
     path = write(tmp_path, "c.csv", 'image,caption\na.jpg,"one\ntwo"\n')
     assert read_captions(path) == {"a.jpg": ["one\ntwo"]}

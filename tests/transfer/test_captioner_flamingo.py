@@ -478,8 +478,17 @@ def test_wrong_options_are_refused_at_the_door(tokenizer: str, tmp_path: Path) -
         make(tokenizer, bridge=dict(latent=3))
     with pytest.raises(ValueError, match=r"bridge\.every=9: the language model has 2 layers"):
         make(tokenizer, bridge={**BRIDGES["cross_attention"], "every": 9})
-    with pytest.raises(ValueError, match="generation has no option 'num_beam'"):
-        make(tokenizer, generation=dict(num_beam=3))
+    for options, message in (
+        (dict(num_beam=3), "generation has no option 'num_beam'"),
+        (dict(validate=True), "generation has no option 'validate'"),
+        (dict(max_length=5), "takes no 'max_length': set the captioner's max_tokens"),
+        (dict(num_return_sequences=2), "an image gets one caption"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(tokenizer, generation=options)
+    model = make(tokenizer, generation=dict(max_new_tokens=2000)).eval()
+    with pytest.raises(ValueError, match="positions, the language model has"):
+        model.generate(images())
     model = make(tokenizer, language=dict(n_positions=30))
     with pytest.raises(ValueError, match="positions, the language model has 30"):
         model.generate(images(1, 3), [CAPTIONS[:2]])

@@ -26,6 +26,7 @@ from transfer.report_captions import side_by_side, struck
 from transfer.report_figures import Album, Curve, chart, ticks
 from transfer.report_numbers import compare, scale, shown
 from transfer.report_records import Evaluation, gather, place
+from transfer.report_samples import spread
 
 ROOT = Path(__file__).parents[2]
 EVIL = "<script>alert('x')</script> & \"a dog\""
@@ -334,6 +335,30 @@ def test_a_full_album_leaves_pictures_out_and_counts_them():
     tag = album.picture(np.zeros((8, 8, 3), dtype=np.uint8), EVIL)
     assert "<img" not in tag and "<script" not in tag
     assert (album.left_out, album.used) == (1, 0)
+
+
+def test_a_damaged_picture_is_left_out_and_named(tmp_path):
+    broken = tmp_path / "photos/a.png"
+    broken.parent.mkdir()
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n cut")
+    row = {"image": "a.png", "file": str(broken), "references": ["a gear"], "caption": "a star"}
+    captioned(tmp_path, "one", None, [row])
+    page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "a star" in page and f"{broken}: cannot be read." in page
+
+
+def test_what_is_shown_of_many_reaches_from_the_first_to_near_the_last():
+    assert spread(range(23), 12)[-1] >= 21 and len(spread(range(23), 12)) == 12
+    assert spread(range(3), 12) == [0, 1, 2] and spread([], 5) == []
+
+
+def test_answers_to_questions_are_compared_in_percent(tmp_path):
+    for name, backbone, value in (("a", {"objective": "Sparc"}, 0.512), ("b", None, 0.4)):
+        (tmp_path / name).mkdir()
+        record = {"task": "captioning", "metrics": {"vqa/accuracy": value}, "data": "data/x/q"}
+        (tmp_path / name / "metrics.json").write_text(json.dumps({**record, "backbone": backbone}))
+    page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "51.2 % against 40.0 % (+11.2 points)" in page and "nothing is compared" not in page
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (2.31, 4.87), (-3, 0.2), (5, 5), (0, 12345)])

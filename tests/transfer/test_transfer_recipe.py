@@ -330,6 +330,28 @@ def mmdet() -> None:
     mm.register("mmdet")
 
 
+def test_a_config_with_several_evaluators_is_read(tmp_path: Path) -> None:
+    cfg = recipe.load(
+        "mmdet::cityscapes/mask-rcnn_r50_fpn_1x_cityscapes.py", {"load_from": None}, str(tmp_path)
+    )
+    assert [one.type for one in cfg.val_evaluator] == ["CocoMetric", "CityScapesMetric"]
+
+
+def test_a_record_names_the_config_that_was_trained_wherever_it_is_called_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ROOT / "configs/quickstart/det.py"
+    monkeypatch.chdir(tmp_path)
+    cfg = recipe.load(str(config), None, str(tmp_path / "work"))
+    assert cfg.config_name == "configs/quickstart/det.py"
+    copied = tmp_path / "work/det.py"
+    cfg.dump(str(copied))
+    assert recipe.load(str(copied), None, "test").config_name == "configs/quickstart/det.py"
+    own = tmp_path / "mine.py"  # edited by someone: another config
+    shutil.copy(copied, own)
+    assert recipe.load("mine.py", None, "test").config_name == "mine.py"
+
+
 def test_a_pretraining_config_is_sent_to_its_own_tool(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"use tools/pretrain\.py"):
         recipe.load(str(ROOT / "configs" / "sparc.py"), None, str(tmp_path))

@@ -24,7 +24,8 @@ class CaptionMetric(BaseMetric):
     Args:
         outfile_prefix: where the captions are kept, as a list of `{image, file, caption,
             references, scores}` and, of scenes, `false` (what is not so): `PREFIX.captions.json`,
-            or `PREFIXcaptions.json` when it ends in a slash. None = nowhere.
+            or `PREFIXcaptions.json` when it ends in a slash. None = in the work dir, by
+            `RecordHook`; without it, nowhere.
         k_precision: also `K-Precision` over all words and `K-Precision-na` over nouns and
             adjectives (arXiv 2307.16877).
         resamples: of the bootstrap over images, for `NAME_low` and `NAME_high`, the ends of 95 %
@@ -41,6 +42,7 @@ class CaptionMetric(BaseMetric):
     """
 
     default_prefix = "caption"
+    beside_record = True
 
     def __init__(
         self,

@@ -13,6 +13,12 @@ from transformers import GenerationConfig
 
 from transfer.captioning.chunks import Chunks
 
+ELSEWHERE = {
+    "max_length": "set the captioner's max_tokens",
+    "num_return_sequences": "an image gets one caption",
+    "return_dict_in_generate": "captions come as texts",
+}
+
 
 class KnownIds:
     """A forward pre-hook of the language model's embedding: `<image>` reads as the beginning of a
@@ -43,13 +49,19 @@ class EndOfChunk:
 
 
 def generation_config(options: dict[str, Any], chunks: Chunks) -> tuple[GenerationConfig, int]:
-    """What `generate` is asked for, and the seed of sampling. Raises ValueError for a typo."""
+    """What `generate` is asked for, and the seed of sampling.
+
+    Raises:
+        ValueError: a typo, or an option that has no place here.
+    """
     options = dict(options)
     seed = int(options.pop("seed", 0))
-    known = GenerationConfig()
+    known = GenerationConfig().to_dict()
     for key in options:
-        if not hasattr(known, key):
-            near = difflib.get_close_matches(key, known.to_dict(), 1)
+        if key in ELSEWHERE:
+            raise ValueError(f"generation takes no {key!r}: {ELSEWHERE[key]}")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"generation has no option {key!r}{hint}")
     words = chunks.tokenizer

@@ -245,7 +245,7 @@ class FlamingoCaptioner(BaseModel):
         ).to(images.device)
         if (rows.index.amax(1) + 1 != media.shape[1]).any():
             raise ValueError(f"{media.shape[1]} images a sequence need one caption less as shots")
-        self._check_length(rows.ids.shape[1] + self.chunks.max_tokens)
+        self._check_length(rows.ids.shape[1] + self.generation.max_new_tokens)
         devices = [images.device] if images.is_cuda else []
         with (
             self.bridge.joined(media, rows, self.embed(rows.ids), self.chunks) as embeds,

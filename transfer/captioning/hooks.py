@@ -21,6 +21,7 @@ from sparc_pretrain.registry import HOOKS
 class CaptionerFilesHook(Hook):
     """Before training: the captioner leaves its tokenizer and its language model's architecture in
     the work dir, and the config points there: with it and a checkpoint, a test needs nothing else.
+    A test of a work dir that was moved reads what lies beside the checkpoint.
     """
 
     priority = "VERY_HIGH"  # before the config is copied into logs and checkpoints

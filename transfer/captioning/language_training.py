@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from sparc_pretrain.atomic_file import atomic_write
+from sparc_pretrain.atomic_file import atomic_folder, atomic_write
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.engine import precision
 from transfer.captioning.language import wrap
@@ -182,17 +180,11 @@ def write_folder(
     out: Path, model: PreTrainedModel, tokenizer: Tokenizer, record: dict[str, Any]
 ) -> None:
     """A folder that transformers reads, whole or not at all; an older one gives way."""
-    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
-    model.to("cpu").save_pretrained(partial)
-    wrap(tokenizer).save_pretrained(partial)
-    (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    if out.exists():
-        old = out.with_name(f"{out.name}.{os.getpid()}.old")
-        os.replace(out, old)
-        os.replace(partial, out)
-        shutil.rmtree(old)
-    else:
-        os.replace(partial, out)
+    with atomic_folder(out) as draft:
+        model.to("cpu").save_pretrained(draft)
+        wrap(tokenizer).save_pretrained(draft)
+        text = json.dumps(record, indent=1) + "\n"
+        (draft / "training.json").write_text(text, encoding="utf-8")
 
 
 def fingerprint(plan: Plan, tokenizer: Tokenizer, blocks_NT: Tensor) -> str:

@@ -1,10 +1,12 @@
-"""A captioner: the frozen backbone's patches as a prefix of a causal language model (as LLaVA,
-arXiv 2304.08485, and ClipCap, arXiv 2111.09734, do it).
+"""A captioner: the frozen backbone's patches as a prefix of a causal language model that is trained
+with it from random weights (as LLaVA, arXiv 2304.08485, and ClipCap, arXiv 2111.09734, do it).
+
+Language models that bring weights and a tokenizer of their own are `flamingo`'s, also behind such a
+prefix (`bridge=dict(kind='mlp')`).
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +16,10 @@ from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.registry import MODELS
+from transfer.captioning.language import load_language_model
 
 
 @MODELS.register_module()
@@ -30,9 +32,7 @@ class Captioner(BaseModel):
     Args:
         backbone: config of a registered module that turns [B,3,H,W] into a tuple of maps [B,C,h,w]
             and has `out_channels`; the last map is read. It is never trained, and stays in eval.
-        language_model: either an architecture, `dict(model_type='gpt2', n_layer=4, n_embd=256,
-            n_head=4)`, trained from random weights, or `dict(pretrained=FOLDER)`, a folder that
-            transformers wrote (safetensors). `frozen=True` in it leaves its weights as they are.
+        language_model: an architecture, `dict(model_type='gpt2', n_layer=4, n_embd=256, n_head=4)`.
         tokenizer: tokenizer.json, e.g. that of the run folder.
         max_tokens: the longest caption in tokens, begin and end included, in training and after.
         grid: patches are averaged to at most grid x grid prefix positions; None = all of them.
@@ -43,16 +43,17 @@ class Captioner(BaseModel):
     leaves in the work dir it is tested alone.
 
     Raises:
-        ValueError: a backbone without `out_channels`, an option the language model does not have,
-            fewer entries in its vocabulary than the tokenizer has, prefix and caption longer than
-            its positions. FileNotFoundError: no tokenizer or no pretrained folder.
+        ValueError: a backbone without `out_channels`, no tokenizer, a language model with weights
+            of its own, an option that it does not have, fewer entries in its vocabulary than the
+            tokenizer has, prefix and caption longer than its positions. FileNotFoundError: no such
+            tokenizer.
     """
 
     def __init__(
         self,
         backbone: dict[str, Any],
         language_model: dict[str, Any],
-        tokenizer: str,
+        tokenizer: str | None,
         max_tokens: int = 40,
         grid: int | None = 7,
         num_beams: int = 1,
@@ -62,6 +63,16 @@ class Captioner(BaseModel):
         super().__init__(data_preprocessor)
         if max_tokens < 3 or num_beams < 1 or (grid is not None and grid < 1):
             raise ValueError("max_tokens must be at least 3, num_beams and grid at least 1")
+        if "model_type" not in language_model or language_model.get("frozen"):
+            raise ValueError(
+                "sparc.Captioner trains a language model of its own: language_model needs"
+                " model_type; for pretrained weights take sparc.FlamingoCaptioner with"
+                " bridge=dict(kind='mlp')"
+            )
+        if tokenizer is None:
+            raise ValueError(
+                "a captioner without tokenizer: give --backbone RUN, or tokenizer=FILE"
+            )
         self.tokenizer = Tokenizer.load(tokenizer)
         self.backbone = MODELS.build(backbone)
         self.backbone.requires_grad_(False)
@@ -70,10 +81,7 @@ class Captioner(BaseModel):
             raise ValueError(
                 f"{type(self.backbone).__name__} has no out_channels (of its last map)"
             )
-        self.frozen_language_model = bool(language_model.get("frozen", False))
-        self.language_model = build_language_model(language_model, self.tokenizer)
-        if self.frozen_language_model:
-            self.language_model.requires_grad_(False)
+        self.language_model, _, _ = load_language_model(language_model, tokenizer)
         width = self.language_model.get_input_embeddings().embedding_dim
         self.projector = nn.Sequential(
             nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width)
@@ -96,8 +104,6 @@ class Captioner(BaseModel):
         """Training mode; what is frozen stays in eval mode."""
         super().train(mode)
         self.backbone.eval()
-        if self.frozen_language_model:
-            self.language_model.eval()
         return self
 
     def leave_files(self, folder: Path, write: bool = True) -> dict[str, Any]:
@@ -107,7 +113,6 @@ class Captioner(BaseModel):
         for key in ("transformers_version", "architectures", "dtype", "_name_or_path"):
             options.pop(key, None)
         options["model_type"] = self.language_model.config.model_type
-        options["frozen"] = self.frozen_language_model
         path = Path(folder) / "tokenizer.json"
         if write:
             self.tokenizer.save(path.parent)
@@ -213,49 +218,6 @@ def caption_loss(logits_BTV: Tensor, ids_BT: Tensor, mask_BT: Tensor) -> dict[st
         "caption_loss": F.cross_entropy(logits_NV, target_N),
         "token_accuracy": (logits_NV.argmax(-1) == target_N).float().mean(),
     }
-
-
-def build_language_model(config: dict[str, Any], tokenizer: Tokenizer) -> PreTrainedModel:
-    """A causal language model whose vocabulary holds the tokenizer's; see `Captioner`."""
-    options = {key: value for key, value in config.items() if key != "frozen"}
-    if folder := options.pop("pretrained", None):
-        if options:
-            raise ValueError(f"pretrained={folder!r} brings its own architecture: drop {options}")
-        # safetensors only: other files can execute code
-        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
-        if model.config.vocab_size < tokenizer.vocab_size and not config.get("frozen"):
-            model.resize_token_embeddings(tokenizer.vocab_size, mean_resizing=False)
-        return _holding(model, tokenizer)
-    model_type = options.pop("model_type", None)
-    if model_type is None:
-        raise ValueError("language_model needs model_type='gpt2' (or another) or pretrained=FOLDER")
-    known = AutoConfig.for_model(model_type)
-    for key in options:
-        if not hasattr(known, key):
-            near = difflib.get_close_matches(key, known.to_dict(), 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"a {model_type} language model has no option {key!r}{hint}")
-    special = {
-        "vocab_size": tokenizer.vocab_size,
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.pad_id,
-    }
-    return _holding(
-        AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(model_type, **{**special, **options})
-        ),
-        tokenizer,
-    )
-
-
-def _holding(model: PreTrainedModel, tokenizer: Tokenizer) -> PreTrainedModel:
-    if model.config.vocab_size < tokenizer.vocab_size:
-        raise ValueError(
-            f"the language model knows {model.config.vocab_size} tokens, the tokenizer has"
-            f" {tokenizer.vocab_size}: they do not belong together"
-        )
-    return model
 
 
 def _until(ids: list[int], end: int) -> list[int]:

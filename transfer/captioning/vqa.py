@@ -148,10 +148,12 @@ class VQADataset(ImageItems):
 class VQAMetric(BaseMetric):
     """`vqa/accuracy` and `vqa/exact-match` (with the most frequent answer), 0 to 1.
 
-    Args: outfile_prefix: `PREFIXanswers.json` keeps what was said; None = nothing.
+    Args: outfile_prefix: `PREFIXanswers.json` keeps what was said; None = in the work dir, by
+        `RecordHook`; without it, nowhere.
     """
 
     default_prefix = "vqa"
+    beside_record = True
 
     def __init__(
         self,
