@@ -27,6 +27,9 @@ Losses = dict[str, Tensor]
 # Which features each adapter makes: it is trained when the objective reads one of them.
 MADE_BY = {"g_v": {"image", "patches"}, "h_v": {"image"}, "g_t": {"text", "tokens"}}
 
+# Of a tower's config, what weights do not show.
+WEIGHTLESS = ("pool", "act", "pre_norm", "causal", "eos_id")
+
 
 class BatchToDevice(BaseDataPreprocessor):
     """Moves a Batch to the model's device; pixels stay uint8 until the encoder normalises them
@@ -54,8 +57,8 @@ class Pretrainer(BaseModel):
             cached, its coupled terms see them all, its paired terms are computed inside each
             micro-batch, and the gradients equal one big batch's.
         grad_checkpointing: recompute the vision blocks in the backward pass.
-        init_from: a run folder to start from. locked: 'vision' or 'text', a tower that is not
-            trained (LiT, arXiv 2111.07991).
+        init_from: a run folder to start from, of the same towers and vocabulary. locked: 'vision'
+            or 'text', a tower that is not trained (LiT, arXiv 2111.07991).
 
     Raises:
         ValueError: accumulation with an objective that has no `coupled`/`paired` parts, an
@@ -111,6 +114,26 @@ class Pretrainer(BaseModel):
                 self.encoder.load_state_dict(weights)
             except RuntimeError as error:
                 raise ValueError(f"init_from={run.path}: {error}") from None
+            self._agree(run)
+
+    def _agree(self, run: run_folder.RunFolder) -> None:
+        """Raises ValueError when words or towers mean something else here than in `run`, though all
+        weights fit: vocabularies of one size, causal attention, pooling.
+        """
+        words, ours = run.path / run_folder.TOKENIZER, self.encoder.tokenizer
+        if ours and words.exists() and Tokenizer.load(words).to_json() != ours.to_json():
+            raise ValueError(
+                f"init_from={run.path}: its text tower knows another vocabulary; set "
+                f"tokenizer=dict(load={str(run.path)!r}) and take another --work-dir"
+            )
+        for tower in ("vision", "text"):
+            ours, theirs = self.encoder.config()[tower], run.config[tower]
+            for key in WEIGHTLESS:
+                if key in ours and key in theirs and ours[key] != theirs[key]:
+                    raise ValueError(
+                        f"init_from={run.path}: {tower}.{key} is {theirs[key]!r} there and "
+                        f"{ours[key]!r} here"
+                    )
 
     def train(self, mode: bool = True) -> Pretrainer:
         """Training mode; a locked tower stays in eval mode."""

@@ -192,10 +192,14 @@ def publish(
     link = work_dir / ".run.link"
     link.unlink(missing_ok=True)
     link.symlink_to(run.path.name, target_is_directory=True)
-    os.replace(link, work_dir / "run")
+    place, copied = work_dir / "run", work_dir / f".run-copied{REPLACED}"
+    if place.is_dir() and not place.is_symlink():  # a work dir copied with its links followed
+        os.replace(place, copied)
+    os.replace(link, place)
     _sync(work_dir)
-    for old in work_dir.glob("run-*"):
-        if old.is_dir() and old.name != run.path.name:
+    shutil.rmtree(copied, ignore_errors=True)
+    for old in work_dir.iterdir():  # what people keep beside it has other names
+        if re.fullmatch(r"run-\d+", old.name) and old.is_dir() and old.name != run.path.name:
             shutil.rmtree(old)
     return run
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import hashlib
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +39,8 @@ HEALTHY = {
     "onedl-mmcv": "2.3.6",
     "onedl-mmdetection": "3.5.1",
     "onedl-mmsegmentation": "1.4.2",
-}
+    "opencv-python-headless": "4.12.0.88",
+} | dict.fromkeys((*doctor.ALSO_REQUIRED, *doctor.ALSO_FOR_TRANSFER), "1.0")
 PROBE = {"pair": ["2.14.1", "0.29.1"], "gpus": [], "kernels": "absent"}
 
 
@@ -65,7 +68,7 @@ def test_a_healthy_installation_has_only_good_findings() -> None:
         doctor.check_python((3, 11, 4)),
         doctor.check_pair(PROBE, HEALTHY),
         doctor.check_kernels(PROBE, HEALTHY),
-        doctor.check_gpus(PROBE),
+        doctor.check_gpus(PROBE, False, HEALTHY),
         doctor.check_space("/x", 10 * doctor.GIGABYTE),
         doctor.check_shared_memory(None),
     ]
@@ -89,7 +92,9 @@ def test_other_packages_are_counted_when_right_and_named_when_wrong() -> None:
     pinned = {**HEALTHY, "rich": "15.0", "scipy": "1.17", "absent": "1"}
     findings = doctor.check_versions({**HEALTHY, "rich": "15.0", "scipy": "1.0"}, pinned)
     found = {finding.name: finding for finding in findings}
-    assert found["other packages"].detail.startswith("1 as in")
+    also = len((*doctor.ALSO_REQUIRED, *doctor.ALSO_FOR_TRANSFER))
+    # with rich and OpenCV, without scipy
+    assert found["other packages"].detail.startswith(f"{also + 2 - 1} as in")
     assert found["scipy"].level == "warn" and not {"rich", "absent"} & set(found)
 
 
@@ -164,7 +169,7 @@ def test_torch_and_torchvision_of_different_builds_are_broken_with_the_pair_to_i
 def test_torch_that_cannot_be_imported_is_broken_and_leaves_the_rest_unknown() -> None:
     probe = {"pair_error": "ImportError: libtorch.so", "gpus_error": "x", "kernels_error": "y"}
     assert doctor.check_pair(probe, {}).level == "fail"
-    assert doctor.check_gpus(probe).level == "warn"
+    assert doctor.check_gpus(probe, True, {}).level == "warn"
     kernels = doctor.check_kernels(probe, HEALTHY)
     assert kernels.level == "warn" and kernels.remedy is None
 
@@ -185,7 +190,31 @@ def test_the_origin_of_mmcv_kernels_is_told(kernels: dict[str, str], level: str,
 
 def test_gpus_are_counted_by_kind() -> None:
     gpus = [["A100", 80 * doctor.GIGABYTE]] * 2 + [["T4", 15 * doctor.GIGABYTE]]
-    assert doctor.check_gpus({"gpus": gpus}).detail == "2 x A100, 80.0 GiB; 1 x T4, 15.0 GiB"
+    finding = doctor.check_gpus({"gpus": gpus}, True, {})
+    assert finding.detail == "2 x A100, 80.0 GiB; 1 x T4, 15.0 GiB"
+
+
+def test_a_gpu_that_torch_does_not_see_is_a_warning_with_the_way_to_it() -> None:
+    finding = doctor.check_gpus({"gpus": [], "cuda": None}, True, HEALTHY)
+    assert finding.level == "warn" and "built for CPUs alone" in finding.detail
+    assert finding.remedy == "pip install --force-reinstall torch==2.14.1 torchvision==0.29.1"
+    finding = doctor.check_gpus({"gpus": [], "cuda": "13.0"}, True, HEALTHY)
+    assert finding.level == "warn" and "update the driver" in finding.remedy
+
+
+def test_every_package_of_setup_py_is_missed() -> None:
+    tree = ast.parse((SCRIPT.parents[1] / "setup.py").read_text())
+    (wanted,) = (
+        ast.literal_eval(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.keyword) and node.arg == "install_requires"
+    )
+    names = {doctor.canonical(re.match(r"[\w.-]+", line)[0]) for line in wanted}
+    assert names == HEALTHY.keys()
+    for name in names:
+        installed = {k: v for k, v in HEALTHY.items() if k != name}
+        findings = [*doctor.check_versions(installed, HEALTHY), *doctor.check_opencv(installed)]
+        assert any("not installed" in f.detail and f.level != "ok" for f in findings), name
 
 
 def test_a_full_disk_and_a_small_shared_memory_are_warnings() -> None:

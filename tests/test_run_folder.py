@@ -3,6 +3,7 @@
 import errno
 import json
 import resource
+import shutil
 
 import pytest
 import torch
@@ -45,6 +46,19 @@ def test_publishing_swaps_a_symlink_and_keeps_only_the_newest(model, tmp_path):
     assert (tmp_path / "run").is_symlink() and (tmp_path / "run").resolve() == run.path
     assert [p.name for p in tmp_path.glob("run-*")] == ["run-20"]
     assert run_folder.open_run(tmp_path).sha256 == run_folder.verify(tmp_path / "run").sha256
+
+
+def test_publishing_leaves_other_peoples_folders_and_replaces_a_copied_one(model, tmp_path):
+    state = model.state_dict()
+    run_folder.publish(tmp_path / "a", 10, model.config(), state, None)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")  # follows links: `run` is a folder now
+    for name in ("run-best", "run-notes"):
+        (tmp_path / "b" / name).mkdir()
+    run = run_folder.publish(tmp_path / "b", 20, model.config(), state, None)
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == [
+        "run", "run-20", "run-best", "run-notes",
+    ]  # fmt: skip
+    assert (tmp_path / "b/run").is_symlink() and (tmp_path / "b/run").resolve() == run.path
 
 
 def test_a_full_disk_is_an_os_error_and_leaves_no_draft_and_drafts_of_the_killed_go(

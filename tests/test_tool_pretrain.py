@@ -201,9 +201,10 @@ def test_all_checkpoints_of_a_work_dir_are_verified(
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     assert f"iter_{STEPS}.pth is damaged" in refusal(call("verify", work))
-    shutil.rmtree(work / f"run-{STEPS}")
-    (work / "run").unlink()  # as a work dir of tools/train.py, which has none
     path.write_bytes((whole / path.name).read_bytes())
+    shutil.rmtree(work / f"run-{STEPS}")
+    assert "is not a run folder" in refusal(call("verify", work))  # `run` leads nowhere
+    (work / "run").unlink()  # as a work dir of tools/train.py, which has none
     assert call("verify", work)[0] == 0
 
 

@@ -2,6 +2,7 @@
 
 python tools/data.py shards --images DIR --captions FILE --out DIR [--resize 256]
 python tools/data.py scenes --out data/scenes --train 4000 --val 400 --size 128
+python tools/data.py index 'data/pairs/*.tar'      (before a training on many, says what is in them)
 python tools/data.py coco data/coco        (also lvis, ade20k, voc, objects365)
 """
 
@@ -9,16 +10,16 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torchvision.io import encode_jpeg
 from tqdm import tqdm
 
-from sparc_pretrain.data.captions import read_captions
+from sparc_pretrain.data.captions import read_captions, splits
 from sparc_pretrain.data.images import BadImage, check, decode, read_size, shrink
 from sparc_pretrain.data.layouts import LAYOUTS, link_coco, prepare
-from sparc_pretrain.data.shards import write_shards
+from sparc_pretrain.data.shards import ShardSet, write_shards
 from sparc_pretrain.engine.door import guard
 
 JPEG_QUALITY = 95
@@ -52,6 +53,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     shards.add_argument("--overwrite", action="store_true", help="replace tars of this prefix")
     shards.set_defaults(run=make_shards)
 
+    index = commands.add_parser("index", help="find the samples of tars, once, and count them")
+    index.add_argument("shards", nargs="+", help="tars, folders of them, or patterns in quotes")
+    index.set_defaults(run=make_index)
+
     scenes = commands.add_parser("scenes", help="the built-in rendered scenes, and their tars")
     scenes.add_argument("--out", type=Path, required=True, help="folder of the data set")
     scenes.add_argument("--train", type=int, default=2000, help="training images")
@@ -81,9 +86,16 @@ def make_shards(args: argparse.Namespace) -> None:
         raise ValueError(f"--resize must be at least 1 pixel, not {args.resize}")
     if not args.images.is_dir():
         raise FileNotFoundError(f"--images {args.images} is not a folder")
+    found_splits = splits(args.captions) if args.split is None else []
+    if len(found_splits) > 1:  # what is held out must not slip into a training set
+        raise ValueError(
+            f"{args.captions} has the splits {', '.join(found_splits)}: choose with --split, e.g. "
+            f"--split {'train' if 'train' in found_splits else found_splits[0]}, or take all of "
+            f"them with --split {'+'.join(found_splits)}"
+        )
     captions = read_captions(args.captions, args.split)
     skipped: Counter[str] = Counter()
-    found = pairs(args.images, tqdm(captions.items(), unit=" images"), args.resize, skipped)
+    found = pairs(args.images, captions, args.resize, skipped, show=True)
     first = next(found, None)  # before any old tar is replaced
     if first is None:
         raise ValueError(f"no pair in {args.images} and {args.captions}: {_summary(skipped)}")
@@ -93,6 +105,23 @@ def make_shards(args: argparse.Namespace) -> None:
     print(f"{len(captions) - skipped.total()} pairs in {len(tars)} shards: {args.out}")
     if skipped:
         print(f"skipped {skipped.total()}: {_summary(skipped)}")
+
+
+def make_index(args: argparse.Namespace) -> None:
+    """The subcommand `index`. Raises ValueError when a tar is missing or damaged, or none holds a
+    sample.
+    """
+    found = ShardSet(args.shards, show=True)
+    print(f"{len(found)} samples in {len(found.paths)} tars")
+    if found.ignored:
+        print(
+            f"{found.ignored} members are in none: other kinds of files, captions without an image,"
+            " or names with several dots"
+        )
+    for bad in found.bad:
+        print(f"WRONG  {bad.shard}: {bad.reason}")
+    if found.bad:
+        raise ValueError(f"{len(found.bad)} of {len(found.paths)} tars are missing or damaged")
 
 
 def make_scenes(args: argparse.Namespace) -> None:
@@ -107,7 +136,7 @@ def make_scenes(args: argparse.Namespace) -> None:
         write_scenes(args.out, args.train, args.val, args.size, args.seed, progress)
     for split in ("train", "val"):
         captions = read_captions(args.out / "annotations" / f"captions_{split}.json")
-        found = pairs(args.out / "images" / split, captions.items(), None, Counter())
+        found = pairs(args.out / "images" / split, captions, None, Counter())
         folder = args.out / "shards"
         tars = write_shards(found, folder, args.shard_size, f"{split}-", overwrite=True)
         print(f"{len(captions)} {split} pairs in {len(tars)} shards: {folder}/{split}-*.tar")
@@ -139,25 +168,25 @@ def make_layout(args: argparse.Namespace) -> None:
 
 def pairs(
     images: Path,
-    captions: Iterable[tuple[str, list[str]]],
+    captions: Mapping[str, list[str]],
     resize: int | None,
     skipped: Counter[str],
+    show: bool = False,
 ) -> Iterator[tuple[str, bytes, str, list[str]]]:
     """What `write_shards` takes, from a folder of images; counts in `skipped` what cannot be used.
 
-    An image whose shorter side is above `resize` is made smaller; any other keeps its bytes.
+    An image whose shorter side is above `resize` is made smaller; any other keeps its bytes. With
+    `show`, a bar of the progress.
     """
     folder = images.resolve()
     used: set[str] = set()
-    for name, texts in captions:
+    # a last part that several images have is no name of any of them
+    last_parts = Counter(Path(name).name for name in captions)
+    for name, texts in tqdm(captions.items(), unit=" images", disable=not show):
         if not texts:
             skipped["no caption"] += 1
             continue
-        texts = [text for text in texts if _is_utf_8(text)]
-        if not texts:
-            skipped["caption is not UTF-8"] += 1
-            continue
-        path = _find(folder, name)
+        path = _find(folder, name, by_last_part=last_parts[Path(name).name] == 1)
         if path is None:
             skipped["image file missing or outside of the folder"] += 1
             continue
@@ -173,18 +202,10 @@ def pairs(
         yield key, data, extension, texts
 
 
-def _is_utf_8(text: str) -> bool:
-    """False for a lone surrogate, which JSON can name and no encoding can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _find(folder: Path, name: str) -> Path | None:
+def _find(folder: Path, name: str, by_last_part: bool) -> Path | None:
     """The image, by its whole name or by its last part; never outside of `folder`."""
-    for candidate in (folder / name, folder / Path(name).name):
+    names = (name, Path(name).name) if by_last_part else (name,)
+    for candidate in (folder / one for one in names):
         try:
             path = candidate.resolve()
             if path.is_relative_to(folder) and path.is_file():

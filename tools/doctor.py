@@ -27,6 +27,8 @@ from typing import Any
 sys.path.append(str(Path(__file__).parent))  # also when this file is not what Python was given
 
 from doctor_checks import (
+    ALSO_FOR_TRANSFER,
+    ALSO_REQUIRED,
     CONSTRAINTS,
     FORKS,
     GIGABYTE,
@@ -46,7 +48,7 @@ from doctor_checks import (
     parse_constraints,
 )
 
-__all__ = ["GIGABYTE", "examine", "main", "render"]
+__all__ = ["ALSO_FOR_TRANSFER", "ALSO_REQUIRED", "GIGABYTE", "examine", "main", "render"]
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS: dict[Level, str] = {"ok": "ok", "warn": "warn", "fail": "FAIL"}
@@ -66,6 +68,7 @@ def pair():
     return [torch.__version__, torchvision.__version__]
 def gpus():
     import torch
+    found["cuda"] = torch.version.cuda
     if not torch.cuda.is_available():
         return []
     every = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
@@ -128,8 +131,8 @@ def fork_records(fork: str) -> list[tuple[Path, str]]:
 def probe_imports(timeout: float = 120.0) -> dict[str, Any]:
     """Imports torch, torchvision and mmcv in a child process and returns what it found.
 
-    Keys ``pair``, ``gpus``, ``kernels``, each replaced by ``NAME_error`` where its import failed;
-    without an answer (the child died) ``pair_error`` alone.
+    Keys ``pair``, ``gpus``, ``kernels``, each replaced by ``NAME_error`` where its import failed,
+    and ``cuda``, what torch is built for; without an answer (the child died) ``pair_error`` alone.
     """
     try:
         child = subprocess.run(
@@ -161,6 +164,7 @@ def examine(constraints: Path = ROOT / CONSTRAINTS) -> list[Finding]:
     probe["torch_version"] = installed.get("torch", "")
     altered = {fork: altered_files(fork_records(fork)) for fork in FORKS}
     shm = Path("/dev/shm")
+    has_driver = Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
     findings.append(check_python(sys.version_info))
     findings += check_versions(installed, pinned)
     findings += check_numpy(installed, pinned)
@@ -169,7 +173,7 @@ def examine(constraints: Path = ROOT / CONSTRAINTS) -> list[Finding]:
     findings += [
         check_pair(probe, pinned),
         check_kernels(probe, installed),
-        check_gpus(probe),
+        check_gpus(probe, has_driver, pinned),
         check_space(os.getcwd(), shutil.disk_usage(".").free),
         check_shared_memory(shutil.disk_usage(shm).total if shm.is_dir() else None),
     ]

@@ -12,9 +12,17 @@ from typing import Any, Literal
 CONSTRAINTS = "constraints.txt"
 Level = Literal["ok", "warn", "fail"]
 
-# The packages without which nothing, or no transfer, runs.
+# The packages without which nothing, or no transfer, runs; those that have a line of their own in
+# the report, and the others of setup.py.
 REQUIRED = ("torch", "torchvision", "numpy", "onedl-mmengine", "timm", "transformers")
+ALSO_REQUIRED = (
+    "braceexpand", "ftfy", "matplotlib", "open-clip-torch", "pillow", "regex", "safetensors",
+    "scipy", "tensorboard", "textblob", "tokenizers", "tqdm",
+)  # fmt: skip
 FOR_TRANSFER = ("onedl-mmcv", "onedl-mmdetection", "onedl-mmsegmentation")
+ALSO_FOR_TRANSFER = (
+    "faster-coco-eval", "hotcoco", "jinja2", "pycocoevalcap", "pycocotools", "scikit-learn",
+)  # fmt: skip
 # The fork's distribution and the originals that write over the same folder of site-packages.
 FORKS = {
     "onedl-mmengine": ("mmengine", "mmengine-lite"),
@@ -62,26 +70,29 @@ def pip_install(names: Iterable[str], pinned: Mapping[str, str], options: str = 
 
 
 def check_versions(installed: Mapping[str, str], pinned: Mapping[str, str]) -> list[Finding]:
-    """One finding per required package and per other one that is not as pinned; one for the rest.
+    """One finding per main package, per missing one and per one that is not as pinned; one for the
+    rest.
 
     Args:
         installed: canonical name -> version; as :func:`installed_versions`.
         pinned: the same, from ``constraints.txt``; empty without such a file.
     """
     findings, as_pinned = [], 0
-    required = (*REQUIRED, *FOR_TRANSFER)
-    others = sorted(name for name in pinned if name in installed and name not in required)
-    for name in (*required, *others):
+    main = (*REQUIRED, *FOR_TRANSFER)
+    missing = [n for n in (*ALSO_REQUIRED, *ALSO_FOR_TRANSFER) if n not in installed]
+    others = sorted(name for name in pinned if name in installed and name not in main)
+    for name in (*main, *missing, *others):
         here, wanted = installed.get(name), pinned.get(name)
         remedy = pip_install([name], pinned)
         if here is None:
             # A machine that only pre-trains need not have mmcv, mmdet and mmseg.
-            level: Level = "fail" if name in REQUIRED else "warn"
-            use = "" if name in REQUIRED else " (needed by transfer)"
+            always = name in (*REQUIRED, *ALSO_REQUIRED)
+            level: Level = "fail" if always else "warn"
+            use = "" if always else " (needed by transfer)"
             findings.append(Finding(name, level, f"not installed{use}", remedy))
         elif wanted is not None and here.split("+")[0] != wanted.split("+")[0]:
             findings.append(Finding(name, "warn", f"{here}, tested with {wanted}", remedy))
-        elif name in required:
+        elif name in main:
             findings.append(Finding(name, "ok", here))
         else:
             as_pinned += 1
@@ -139,6 +150,9 @@ def check_forks(
 def check_opencv(installed: Mapping[str, str]) -> list[Finding]:
     """The OpenCV distributions share the folder ``cv2``: of two versions, the last written wins."""
     here = {name: installed[name] for name in OPENCV if name in installed}
+    if not here:
+        remedy = "pip install opencv-python-headless"
+        return [Finding("opencv", "fail", "not installed (mmengine needs it)", remedy)]
     if len(set(here.values())) < 2:
         return []
     detail = "two versions in one folder: " + ", ".join(f"{k} {v}" for k, v in here.items())
@@ -185,11 +199,21 @@ def check_kernels(probe: Mapping[str, Any], installed: Mapping[str, str]) -> Fin
     return Finding(name, "warn", detail, remedy)
 
 
-def check_gpus(probe: Mapping[str, Any]) -> Finding:
-    """Name, number and memory of the CUDA devices; none is no fault."""
+def check_gpus(probe: Mapping[str, Any], present: bool, pinned: Mapping[str, str]) -> Finding:
+    """Name, number and memory of the CUDA devices; none is no fault, unless one is `present` (its
+    driver is) and torch does not see it.
+    """
     gpus = probe.get("gpus")
     if gpus is None:
         return Finding("gpu", "warn", f"unknown: {probe.get('gpus_error', 'no answer')}")
+    if not gpus and present and probe.get("cuda") is None:
+        remedy = pip_install(["torch", "torchvision"], pinned, "--force-reinstall")
+        detail = "there is one, and this torch is built for CPUs alone"
+        return Finding("gpu", "warn", detail, remedy)
+    if not gpus and present:
+        detail = f"there is one, and torch, built for CUDA {probe['cuda']}, cannot use it"
+        remedy = "nvidia-smi   (the CUDA version it shows must not be lower: update the driver)"
+        return Finding("gpu", "warn", detail, remedy)
     if not gpus:
         return Finding("gpu", "ok", "none, the CPU is used")
     kinds = {name: memory for name, memory in gpus}

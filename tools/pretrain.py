@@ -84,7 +84,7 @@ def load(args: argparse.Namespace) -> Config:
     door.writable(cfg.work_dir)
     if args.resume is None and not args.force:
         files.refuse_overwriting(cfg.work_dir)
-    complete(cfg, args.accumulate, args.amp)
+    complete(cfg, args.accumulate, args.amp, anew=args.force and args.resume is None)
     checkpoint = foreign.resolve_resume(cfg.work_dir, args.resume)
     if checkpoint is not None:
         cfg.resume, cfg.load_from = True, str(checkpoint)

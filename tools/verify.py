@@ -8,6 +8,7 @@ Of a work dir, all its checkpoints and the run folder.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from sparc_pretrain import run_folder
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         for file in saved:
             checkpoint.verify(file)
             print(f"{file}: intact")
-        if not saved or (path / "run").exists():  # a fine-tuned work dir has no run folder
+        if not saved or os.path.lexists(path / "run"):  # a fine-tuned work dir has no run folder
             run = run_folder.verify(path)
             seen = run.config.get("samples_seen")
             print(f"{run.path}: intact, sha256 {run.sha256}, {seen} pairs seen")

@@ -25,8 +25,9 @@ class BadCaption(ValueError):
 def read_captions(file: str | Path, split: str | None = None) -> dict[str, list[str]]:
     """File name of each image -> its captions, stripped, in the file's order.
 
-    The kind of file is told by its suffix and content. An image without any non-blank caption keeps
-    an empty list. `split` (of a Karpathy file) may join several: 'train+restval'.
+    The kind of file is told by its suffix and content. Captions that are blank, or that no encoding
+    can hold (JSON can name halves of characters), are left out; an image without any other keeps an
+    empty list. `split` (of a Karpathy file) may join several: 'train+restval'.
 
     Raises FileNotFoundError; ValueError naming file and line (or entry) for what cannot be read,
     for a `split` that the file does not have, and when there is no caption at all.
@@ -43,13 +44,29 @@ def read_captions(file: str | Path, split: str | None = None) -> dict[str, list[
                 f"{path}: image {image!r} has a caption {caption!r}; both must be texts"
             )
         texts = found.setdefault(image, [])
-        # JSON can name halves of a character, which no encoding can hold
-        caption = caption.encode("utf-8", "replace").decode("utf-8")
-        if caption.strip():
+        if caption.strip() and _is_utf_8(caption):
             texts.append(caption.strip())
     if not any(found.values()):
         raise ValueError(f"{path} has no caption; known kinds: {KINDS}")
     return found
+
+
+def splits(file: str | Path) -> list[str]:
+    """The splits of a Karpathy JSON, sorted; none of any other file. Raises as `read_captions`."""
+    path = Path(file)
+    if path.suffix.lower() != ".json":
+        return []
+    images = _read_json(path, path.read_text(encoding="utf-8-sig")).get("images")
+    rows = images if isinstance(images, list) else []
+    return sorted({str(row["split"]) for row in rows if isinstance(row, dict) and "split" in row})
+
+
+def _is_utf_8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def stored_captions(raw: RawSample) -> list[str]:
@@ -58,9 +75,9 @@ def stored_captions(raw: RawSample) -> list[str]:
     Raises BadCaption: missing, not UTF-8, broken JSON, or empty.
     """
     if raw.text is None:
-        raise BadCaption("no caption")
+        raise BadCaption("no caption next to the image in its tar")
     try:
-        text = raw.text.decode("utf-8")
+        text = raw.text.decode("utf-8-sig")
         texts = _from_json(text) if raw.is_json else [text]
         "".join(texts).encode()  # JSON can name lone surrogates, which no encoding can hold
     except UnicodeError:
@@ -95,16 +112,23 @@ def _pairs(path: Path, text: str, split: str | None) -> Iterator[tuple[str, str]
     if "#" in first.split("\t")[0] and "\t" in first:
         return _flickr(path, text)
     if suffix in (".csv", ".tsv", ".txt"):
-        return _table(path, text, "\t" if suffix == ".tsv" or "\t" in first else ",")
+        barred = "|" in first and "," not in first  # Kaggle's results.csv of Flickr30k
+        tabbed = suffix == ".tsv" or "\t" in first
+        return _table(path, text, "\t" if tabbed else "|" if barred else ",")
     raise ValueError(f"{path}: unknown kind of caption file; known kinds: {KINDS}")
 
 
-def _json(path: Path, text: str, split: str | None) -> Iterator[tuple[str, str]]:
+def _read_json(path: Path, text: str) -> dict[str, Any]:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
-    images = data.get("images") if isinstance(data, dict) else None
+    return data if isinstance(data, dict) else {}
+
+
+def _json(path: Path, text: str, split: str | None) -> Iterator[tuple[str, str]]:
+    data = _read_json(path, text)
+    images = data.get("images")
     if not isinstance(images, list):
         raise ValueError(f"{path} has no list 'images'; it is neither COCO nor Karpathy JSON")
     if "annotations" in data:
@@ -193,21 +217,39 @@ def _flickr(path: Path, text: str) -> Iterator[tuple[str, str]]:
 
 def _table(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, str]]:
     quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
+    # strict: a quote that is never closed would swallow the rows behind it
+    stream = io.StringIO(text, newline="")
+    reader = csv.reader(stream, delimiter=delimiter, quoting=quoting, strict=True)
     columns: tuple[int, int] | None = None
+    width = 0
     try:
         for row in reader:
             if not any(cell.strip() for cell in row):
                 continue
             if columns is None:
                 columns, is_header = _columns(path, row)
+                width = len(row)
                 if is_header:
                     continue
             if len(row) <= max(columns):
                 raise ValueError(f"{path}, line {reader.line_num}: {len(row)} columns are too few")
-            yield row[columns[0]].strip(), row[columns[1]]
+            if any(cell.strip() for cell in row[width:]):
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: {len(row)} columns, the first line has "
+                    f"{width}: put captions that hold a {delimiter!r} into double quotes"
+                )
+            caption = row[columns[1]]
+            yield row[columns[0]].strip(), caption if delimiter == "," else _unquoted(caption)
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+
+
+def _unquoted(cell: str) -> str:
+    """What pandas quotes in a file that is tab-separated; quotes inside a text are left alone."""
+    text = cell.strip()
+    inner = text[1:-1]
+    quoted = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if quoted else cell
 
 
 def _columns(path: Path, row: list[str]) -> tuple[tuple[int, int], bool]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,8 @@ class PairDataset(Dataset):
             tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.load(tokenizer)
         )
         self.image_size, self.max_tokens, self.train = image_size, max_tokens, train
+        if not isinstance(scale, Sequence) or len(scale) != 2:
+            raise ValueError(f"scale is two shares of the area, such as (0.9, 1.0), not {scale!r}")
         self.scale, self.flip, self.max_pixels = tuple(scale), flip, max_pixels
         self.seed, self.resize = seed or 0, resize
         self.ends = np.cumsum([len(shards) for shards in self.shard_sets]).tolist()
@@ -149,23 +153,13 @@ class PairDataset(Dataset):
     def captions(
         sources: str | Path | Sequence[dict[str, Any]], limit: int | None = None
     ) -> Iterator[str]:
-        """Captions of `sources` in stored order, at most `limit`, to train a tokenizer.
+        """Captions of `sources` in stored order, a sample of each source by turns, at most `limit`,
+        to train a tokenizer.
 
         Unusable ones are left out. Raises like the constructor.
         """
-        left = float("inf") if limit is None else limit
-        for source in _as_list(sources):
-            shards = ShardSet(source["shards"])
-            for n in range(len(shards)):
-                try:
-                    texts = stored_captions(shards.read(n, image=False))
-                except (BadCaption, OSError):
-                    continue
-                for text in texts:
-                    if left <= 0:
-                        return
-                    left -= 1
-                    yield text
+        sets = [ShardSet(source["shards"]) for source in _as_list(sources)]
+        return islice(_by_turns(sets), limit)
 
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
@@ -201,6 +195,14 @@ class PairDataset(Dataset):
             return images.eval_resize(image, self.image_size, self.resize)
         image = images.train_crop(image, self.image_size, self.scale, generator=generator)
         return image.flip(-1) if self.flip and generator.random() < self.flip else image
+
+
+def _by_turns(sets: Sequence[ShardSet]) -> Iterator[str]:
+    for n in range(max(map(len, sets))):
+        for shards in sets:
+            if n < len(shards):
+                with suppress(BadCaption, OSError):
+                    yield from stored_captions(shards.read(n, image=False))
 
 
 def _as_list(sources: str | Path | Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:

@@ -54,7 +54,7 @@ def read_size(data: bytes) -> tuple[str, int, int]:
     except (struct.error, IndexError):
         raise BadImage("truncated header") from None
     if data[:2] == b"BM" or data[:4] in (b"II*\0", b"MM\0*"):
-        raise BadImage("BMP and TIFF are not read: convert it to PNG or JPEG")
+        raise BadImage("BMP and TIFF are not read")
     raise BadImage("not an image" if data else "empty file")
 
 
@@ -203,7 +203,7 @@ def eval_resize(image: Tensor, size: int, how: str = "crop") -> Tensor:
         raise ValueError(f"how must be 'crop' or 'squash', not {how!r}")
     height, width = image.shape[-2:]
     short = min(height, width)
-    # cut first: the same pixels as resize-then-crop, without resizing what is thrown away
+    # cut first, without resizing what is thrown away: resize-then-crop to within half a pixel
     top, left = (height - short) // 2, (width - short) // 2
     return _resize(image[..., top : top + short, left : left + short], [size, size])
 

@@ -4,9 +4,11 @@ is ever written outside of the root.
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from typing import BinaryIO
 
 from sparc_pretrain.atomic_file import atomic_write
 
+BLOCK = 1 << 20
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error)
 Member = tuple[str, int, Callable[[], BinaryIO]]  # name, bytes, how to read it
 
 
@@ -66,7 +70,7 @@ def unpack(path: Path, root: Path, archive: Archive, force: bool = False) -> tup
                 with opened() as source:
                     atomic_write(target, lambda file, s=source: shutil.copyfileobj(s, file))
                 made += 1
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path} is damaged ({error}): download it again") from None
     return made, kept
 
@@ -84,3 +88,6 @@ def _members(path: Path) -> Iterator[Iterator[Member]]:
     else:
         with tarfile.open(path) as file:
             yield ((i.name, i.size, lambda i=i: file.extractfile(i)) for i in file if i.isreg())
+            # tarfile ends at a bad header without a word; the checksum comes at the stream's end
+            while file.fileobj.read(BLOCK):
+                pass

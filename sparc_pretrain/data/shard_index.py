@@ -89,6 +89,8 @@ def _scan(path: Path) -> tuple[np.ndarray, int, str]:
         problem = f"not a readable tar ({error})"
     if not rows and not problem:
         problem = "no image in it"
+        if ignored:
+            problem += f" ({ignored} members of other kinds, or with several dots in their names)"
     return _pack(rows), ignored, problem
 
 
@@ -124,10 +126,12 @@ def index_file(tar: Path) -> Path:
     return tar.with_name(tar.name + SUFFIX)
 
 
-def _in_cache(tar: Path) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def _places(tar: Path) -> list[Path]:
+    """Where its index may lie: beside it, then in the user's cache, if there is a user's home."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     name = hashlib.sha256(os.fsencode(tar.absolute())).hexdigest()[:32]
-    return cache / "sparc_pretrain" / "shards" / (name + SUFFIX)
+    in_cache = Path(cache, "sparc_pretrain", "shards", name + SUFFIX)
+    return [index_file(tar), in_cache] if in_cache.is_absolute() else [index_file(tar)]
 
 
 class ShardIndex:
@@ -162,18 +166,19 @@ class ShardIndex:
         """
         path = Path(path)
         stat = path.stat()
-        for file in (index_file(path), _in_cache(path)):
-            header, rows = _read_index(file)
-            if header is None or header["size"] != stat.st_size:
-                continue
+        found = [(file, *_read_index(file)) for file in _places(path)]
+        found = [one for one in found if one[1] is not None and one[1]["size"] == stat.st_size]
+        for file, header, rows in found:  # all of them, before anything is hashed
             if header["mtime_ns"] == stat.st_mtime_ns and not verify:
                 return cls(path, header, rows, file)
-            if header["sha256"] == _sha256(path):
+        sha256 = _sha256(path)
+        for _, header, rows in found:
+            if header["sha256"] == sha256:
                 header["mtime_ns"] = stat.st_mtime_ns
                 return cls(path, header, rows, _write_index(path, header, rows))
         rows, ignored, problem = _scan(path)
         header = dict(version=VERSION, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
-        header |= dict(sha256=_sha256(path), problem=problem, ignored=ignored)
+        header |= dict(sha256=sha256, problem=problem, ignored=ignored)
         return cls(path, header, rows, _write_index(path, header, rows))
 
     def __len__(self) -> int:
@@ -251,7 +256,7 @@ def _write_index(tar: Path, header: dict, rows: np.ndarray) -> Path | None:
     text = json.dumps(header).encode()
     body = len(text).to_bytes(8, "little") + text + np.ascontiguousarray(rows).tobytes()
     packed = np.frombuffer(body, np.uint8)
-    for file in (index_file(tar), _in_cache(tar)):
+    for file in _places(tar):
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(file, lambda f: np.save(f, packed, allow_pickle=False))

@@ -13,7 +13,7 @@ import re
 import tarfile
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from itertools import chain, islice
@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 import numpy as np
 from braceexpand import braceexpand
+from tqdm import tqdm
 
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.data.shard_index import (
@@ -32,8 +33,9 @@ from sparc_pretrain.data.shard_index import (
 )
 from sparc_pretrain.types import BadSample
 
-__all__ = ["RawSample", "ShardIndex", "ShardSet", "expand", "write_shards"]
+__all__ = ["RawSample", "ShardIndex", "ShardSet", "expand", "open_all", "write_shards"]
 
+BAR_DELAY = 3  # seconds
 OPEN_SHARDS = 64  # file handles and maps held per process; a block of the order touches fewer
 
 
@@ -56,7 +58,8 @@ def write_shards(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    old = sorted(out.glob(f"{prefix}[0-9]*.tar"))
+    numbered = re.compile(re.escape(prefix) + r"\d{6,}\.tar")  # not those of a longer prefix
+    old = sorted(path for path in out.iterdir() if numbered.fullmatch(path.name))
     if old and not overwrite:
         raise FileExistsError(f"{old[0]} exists already; choose another folder or pass --overwrite")
     if shard_size < 1:
@@ -142,13 +145,13 @@ class ShardSet:
 
     `sizes` [S] samples per tar; `bad` the tars with a problem (a truncated one is listed here and
     its whole samples are used); `ignored` members of other kinds. Holds at most `OPEN_SHARDS` tars
-    open. Raises ValueError when no sample at all can be used.
+    open; with `show`, a bar while they are looked at. Raises ValueError when no sample at all can
+    be used.
     """
 
-    def __init__(self, shards: str | Path | Iterable[str | Path]) -> None:
+    def __init__(self, shards: str | Path | Iterable[str | Path], show: bool = False) -> None:
         self.paths = expand(shards)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            opened = list(pool.map(_open_or_problem, self.paths))
+        opened = open_all(self.paths, show)
         self.bad: list[BadSample] = []
         self.ignored = 0
         sizes = np.zeros(len(self.paths), dtype=np.int64)
@@ -204,6 +207,16 @@ class ShardSet:
         """Sample `i`; see `ShardIndex.read`."""
         shard, row = self.locate(i)
         return self.shard(shard).read(row, image)
+
+
+def open_all(paths: Sequence[Path], show: bool = False) -> list[ShardIndex | str]:
+    """The (closed) index of each tar, built where there is none, or what is wrong with it; with
+    `show`, a bar when that takes more than a few seconds.
+    """
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = pool.map(_open_or_problem, paths)
+        bar = tqdm(found, "indexing", len(paths), unit=" tars", disable=not show, delay=BAR_DELAY)
+        return list(bar)
 
 
 def _open_or_problem(path: Path) -> ShardIndex | str:

@@ -8,11 +8,11 @@ a file.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import regex
 import tokenizers
 import torch
 from torch import Tensor
@@ -30,7 +30,8 @@ from sparc_pretrain.data.vocabularies import (
 # Text beyond this many characters per token asked for is not looked at: a caption of 1 MB costs
 # no more than a page. English has about four characters per token.
 CHARACTERS_PER_TOKEN = 64
-WORD = re.compile(r"\w+(?:['\u2019-]\w+)*|[^\w\s]")
+# \p{M}: vowel signs and accents that follow their letter belong to its word
+WORD = regex.compile(r"[\w\p{M}]+(?:['\u2019-][\w\p{M}]+)*|[^\w\p{M}\s]")
 
 
 @dataclass(frozen=True)

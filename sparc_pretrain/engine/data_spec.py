@@ -1,5 +1,5 @@
-"""What a run is trained on, in a few lines of text that travel in its checkpoints: a resumed run
-must be the same.
+"""What a run is trained on, and for how long, in a few lines of text that travel in its
+checkpoints: a resumed run must be the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ SHOWN = 16  # hexadecimal digits of a hash
 
 def describe(runner: Runner) -> dict[str, str]:
     """Name -> value of everything about the data that decides what the next step sees, on a runner
-    whose training loop is built. Folders are left out: a data set may move.
+    whose training loop is built; of pre-training its schedule too, which a checkpoint goes on with,
+    whatever the config says. Folders are left out: a data set may move.
     """
     loader = runner.train_dataloader
     spec = {"seed": str(runner.seed)}
@@ -27,6 +28,9 @@ def describe(runner: Runner) -> dict[str, str]:
         # pre-training keeps the global batch for any number of processes; mm's loaders keep the
         # batch of a process, and there a resume on other machines changes it, with a warning
         spec["global batch"] = str((loader.batch_size or 1) * world_size())
+        if schedule := runner.cfg.get("schedule"):
+            rate = runner.cfg.optim_wrapper.optimizer.get("lr")
+            spec["schedule"] = f"{schedule.steps} steps, {schedule.warmup} of warm-up, rate {rate}"
         drawn = getattr(getattr(loader, "sampler", None), "draw_size", None)
         if drawn is not None:  # tells mode 'alternate' from 'mixed'
             spec["samples of a source in a row"] = str(drawn)
@@ -62,9 +66,10 @@ def check(saved: Any, current: dict[str, str]) -> None:
     ]
     if differ:
         raise ValueError(
-            f"the training data is not that of the checkpoint: {'; '.join(differ)}. Resume with "
-            "the data it was trained on, or accept the change with "
-            "--cfg-options default_hooks.checkpoint.allow_changes=True"
+            f"the training is not that of the checkpoint: {'; '.join(differ)}. Resume with the "
+            "data and schedule it had, train on in a new --work-dir with model.init_from=RUN, or "
+            "accept the change with --cfg-options default_hooks.checkpoint.allow_changes=True "
+            "(learning rates go on as they were)"
         )
 
 

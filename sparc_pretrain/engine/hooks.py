@@ -92,6 +92,11 @@ class DataHealthHook(Hook):
         self.health.note_shards(bad_shards, write=rank() == 0)
         for bad in bad_shards:
             runner.logger.warning(f"{bad.shard}: {bad.reason}")
+        if ignored := runner.train_dataloader.dataset.ignored:
+            runner.logger.info(
+                f"{ignored} members of the shards are in no pair: other kinds of files, images that"
+                " are missing, or names with several dots"
+            )
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Batch = None, outputs: dict | None = None

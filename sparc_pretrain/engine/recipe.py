@@ -5,22 +5,26 @@ become loader and loops.
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 
+from sparc_pretrain import run_folder
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.data.dataset import PairDataset
-from sparc_pretrain.data.shards import expand
+from sparc_pretrain.data.shards import expand, open_all
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.distributed import barrier, rank, world_size
 from sparc_pretrain.engine.door import nearest
+from sparc_pretrain.towers.text import TextStyle
 
 SCENES_COMMAND = "python tools/data.py scenes --out data/scenes --train 4000 --val 400 --size 128"
 # Captions read to train a tokenizer: enough for 32k merges, read in seconds.
 TOKENIZER_CAPTIONS = 2_000_000
+TEXT_STYLE = {field.name for field in fields(TextStyle)}
 # Keys of the sections that are ours alone: those a config must give, and those it may.
 SECTIONS = {
     "tokenizer": ((), ("train", "load")),
@@ -37,16 +41,19 @@ NUMBERS = {
 LOADER_TIMEOUT = 600  # seconds without a batch after which the workers count as stuck
 
 
-def complete(cfg: Config, accumulate: int | None = None, amp: bool = False) -> Config:
+def complete(
+    cfg: Config, accumulate: int | None = None, amp: bool = False, anew: bool = False
+) -> Config:
     """Derive train_dataloader, train_cfg and param_scheduler, and make the tokenizer, in place.
 
     Args:
         cfg: a config like ``configs/sparc.py`` with ``work_dir`` set. accumulate, amp: the
-            tool's flags.
+            tool's flags. anew: nothing of an earlier training in ``work_dir`` is used.
 
     Returns:
         cfg. The tokenizer is in ``WORK_DIR/tokenizer.json``; rank 0 makes it, an existing one is
-        kept.
+        kept. With ``model.init_from`` it is that run's, as are the pixel statistics and the
+        text tower's style where the config does not say.
 
     Raises:
         FileNotFoundError: shards are missing (the command that makes the built-in ones is named).
@@ -66,7 +73,9 @@ def complete(cfg: Config, accumulate: int | None = None, amp: bool = False) -> C
             f"data.global_batch={data.global_batch} does not divide into {world_size()} processes "
             f"x {accumulate} micro-batches"
         )
-    tokenizer = make_tokenizer(Path(cfg.work_dir), dict(cfg.tokenizer), sources)
+    index(sources)
+    _start_from(cfg)
+    tokenizer = make_tokenizer(Path(cfg.work_dir), dict(cfg.tokenizer), sources, anew)
     path = str(Path(cfg.work_dir) / "tokenizer.json")
     cfg.model.accumulate = accumulate
     cfg.model.tokenizer = path
@@ -108,8 +117,39 @@ def complete(cfg: Config, accumulate: int | None = None, amp: bool = False) -> C
     cfg.param_scheduler = [
         dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=warmup),
         dict(type="CosineAnnealingLR", by_epoch=False, begin=warmup, end=steps, eta_min=0.0),
-    ][0 if warmup else 1 :]
+    ][0 if warmup > 1 else 1 :]  # LinearLR of one step never reaches the rate
     return cfg
+
+
+def index(sources: list[dict]) -> None:
+    """Look at every tar of `sources` once. Each process takes a share: were it the first alone, the
+    others would wait for longer than they wait for anybody.
+    """
+    paths = [path for source in sources for path in expand(source["shards"])]
+    open_all(paths[rank() :: world_size()], show=rank() == 0)
+    barrier()
+
+
+def _start_from(cfg: Config) -> None:
+    """A run that starts from another's weights (`model.init_from`) reads words and pixels as that
+    one did, in place. Raises as `run_folder.open_run` does, and ValueError for `locked` weights
+    that come from nowhere.
+    """
+    source = cfg.model.get("init_from")
+    if not source:
+        if cfg.model.get("locked") and not cfg.get("load_from"):
+            raise ValueError(
+                f"model.locked={cfg.model.locked!r} would keep random weights as they are: say"
+                " where the tower comes from with model.init_from=RUN"
+            )
+        return
+    run = run_folder.open_run(source)
+    for key in ("mean", "std"):
+        cfg.model.setdefault(key, list(run.config[key]))
+    text = run.config["text"] or {}
+    cfg.model.text.setdefault("style", {k: v for k, v in text.items() if k in TEXT_STYLE})
+    if "train" in cfg.tokenizer:
+        cfg.tokenizer = dict(load=str(source))
 
 
 def check_sections(cfg: Config) -> None:
@@ -169,19 +209,25 @@ def check_sources(sources: Any) -> list[dict]:
     return entries
 
 
-def make_tokenizer(work_dir: Path, spec: dict[str, Any], sources: list[dict]) -> Tokenizer:
+def make_tokenizer(
+    work_dir: Path, spec: dict[str, Any], sources: list[dict], anew: bool = False
+) -> Tokenizer:
     """The run's tokenizer, from ``WORK_DIR/tokenizer.json`` if there, else made as `spec` says and
     put there, with `spec` beside it (``tokenizer.spec.json``).
 
     Args:
         spec: ``dict(train=VOCAB_SIZE)`` on the shards' captions, or ``dict(load='open_clip' |
-            folder | name)``.
+            folder | name)``. anew: one that is there is not kept.
 
     Raises ValueError for another `spec`, also than that of the file which is there, and what
     `Tokenizer.load` raises.
     """
     path, made = work_dir / "tokenizer.json", work_dir / "tokenizer.spec.json"
     asked = json.dumps(spec, sort_keys=True, default=str)
+    if anew and rank() == 0:
+        path.unlink(missing_ok=True)
+        made.unlink(missing_ok=True)
+    barrier()
     if path.exists() and made.exists() and made.read_text(encoding="utf-8") != asked:
         raise ValueError(
             f"{path} was made as {made.read_text(encoding='utf-8')}, the config has tokenizer = "

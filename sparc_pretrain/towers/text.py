@@ -4,6 +4,7 @@ bidirectional text model, or CLIP's causal one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,7 +57,7 @@ class TextTower(nn.Module):
         width: Dt; layers, heads: depth and attention heads (the paper's: 768, 12, 12).
         max_tokens: longest caption in tokens, special ones included (the paper's: 55).
         dropout: attention dropout.
-        style: what a converted text tower does differently.
+        style: what a converted text tower does differently; a dict of the same in configs.
     """
 
     def __init__(
@@ -67,10 +68,10 @@ class TextTower(nn.Module):
         heads: int = 12,
         max_tokens: int = 55,
         dropout: float = 0.0,
-        style: TextStyle | None = None,
+        style: TextStyle | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.style = style or TextStyle()
+        self.style = style if isinstance(style, TextStyle) else TextStyle(**(style or {}))
         self.settings = dict(
             vocab_size=int(vocab_size),
             width=width,

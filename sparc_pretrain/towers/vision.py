@@ -46,7 +46,8 @@ class VisionTower(nn.Module):
             ('swiglu_packed') stand for arguments that are classes.
 
     Raises:
-        ValueError: `arch` is not a Vision Transformer that timm knows.
+        ValueError: `arch` is not a Vision Transformer that timm knows, or its patches do not divide
+            `img_size`.
     """
 
     def __init__(
@@ -75,6 +76,10 @@ class VisionTower(nn.Module):
             dynamic_img_size=True,
             **options,
         )
+        if self.img_size % self.patch:
+            raise ValueError(
+                f"images of {self.img_size} px do not divide into patches of {self.patch}"
+            )
         self.grad_checkpointing = False
 
     @property

@@ -75,10 +75,48 @@ def test_images_without_a_usable_caption_keep_an_empty_list(tmp_path):
     assert read_captions(write(tmp_path, "c.json", coco)) == {"a.jpg": ["one, dog"], "b.jpg": []}
 
 
-def test_half_a_character_becomes_a_question_mark(tmp_path):
+def test_a_caption_with_half_a_character_is_left_out(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text('{"image": "a.png", "caption": "a dog \\ud83d runs"}')
-    assert read_captions(path) == {"a.png": ["a dog ? runs"]}
+    rows = ['{"image": "a.png", "caption": "a dog \\ud83d"}', '{"image": "a.png", "caption": "x"}']
+    path.write_text("\n".join(rows))
+    assert read_captions(path) == {"a.png": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "message"),
+    [
+        ("a.csv", "1.jpg,A dog, running, in a field", r"line 2: 4 columns, the first line has 2"),
+        ("a.csv", '1.jpg,"A sign\n2.jpg,A cat\n3.jpg,A quoted" bird', r"line 4: .*expected after"),
+        ("a.csv", '1.jpg,"A sign\n2.jpg,A cat', "unexpected end of data"),
+        ("a.tsv", "1.jpg\tA dog\tmore", r"line 2: 3 columns, the first line has 2"),
+    ],
+)
+def test_a_table_whose_captions_would_be_cut_or_swallowed_is_refused(tmp_path, name, row, message):
+    path = tmp_path / name
+    path.write_text(("image,caption\n" if name.endswith("csv") else "image\tcaption\n") + row)
+    with pytest.raises(ValueError, match=message):
+        read_captions(path)
+
+
+def test_tables_of_pandas_and_of_kaggle_are_read(tmp_path):
+    (tmp_path / "a.tsv").write_text(
+        'image\tcaption\n1.jpg\t"He said ""hi"" to her"\n2.jpg\t"A" and "B"\n3.jpg\ta 5" nail\n'
+    )
+    found = read_captions(tmp_path / "a.tsv")
+    assert [one for (one,) in found.values()] == ['He said "hi" to her', '"A" and "B"', 'a 5" nail']
+    (tmp_path / "results.csv").write_text(
+        'image_name| comment_number| comment\n1.jpg| 0| A dog, running, "fast" .\n1.jpg| 1| A cat\n'
+    )
+    assert read_captions(tmp_path / "results.csv") == {
+        "1.jpg": ['A dog, running, "fast" .', "A cat"]
+    }
+    (tmp_path / "trailing.csv").write_text("image,caption\n1.jpg,a dog,,\n")
+    assert read_captions(tmp_path / "trailing.csv") == {"1.jpg": ["a dog"]}
+
+
+def test_a_byte_order_mark_is_no_part_of_a_stored_caption():
+    for text, is_json in (("\ufeffa dog", False), ('\ufeff{"caption": "a dog"}', True)):
+        assert stored_captions(RawSample("k", b"", text.encode(), is_json)) == ["a dog"]
 
 
 def test_a_quoted_field_may_span_lines(tmp_path):

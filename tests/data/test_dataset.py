@@ -177,7 +177,7 @@ FAULTS = {
     "bomb": ({"png": bomb(), "txt": b"t"}, "too many pixels"),
     "dot": ({"png": picture(1, 1, 1, "PNG"), "txt": b"t"}, "too small"),
     "thin": ({"png": picture(1, 2000, 10, "PNG"), "txt": b"t"}, "long and thin"),
-    "bmp": ({"jpg": picture(1, kind="BMP"), "txt": b"t"}, "not an image"),
+    "bmp": ({"jpg": picture(1, kind="BMP"), "txt": b"t"}, "BMP and TIFF are not read"),
     "cut-header": ({"jpg": picture(1)[:30], "txt": b"t"}, "truncated"),
     "no-caption": ({"jpg": picture(1)}, "no caption"),
     "empty": ({"jpg": picture(1), "txt": b""}, "caption is empty"),
@@ -260,6 +260,12 @@ def test_a_few_damaged_tars_are_listed_and_many_stop_the_start(tmp_path, tokeniz
         dataset([dict(shards=[*good[:2], missing])], tokenizer)
     few = dataset([dict(shards=[*good[:2], missing])], tokenizer, max_bad_shards=0.5)
     assert len(few) == 2 and len(few.bad_shards) == 1
+
+
+def test_a_scale_that_is_no_pair_is_refused(tmp_path, tokenizer):
+    write_shards([("a", picture(1), "jpg", ["t"])], tmp_path)
+    with pytest.raises(ValueError, match=r"two shares of the area, such as .*, not 0\.5"):
+        dataset(str(tmp_path), tokenizer, scale=0.5)
 
 
 def skipped(n: int, reason: str = "r") -> list[BadSample]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -15,6 +16,7 @@ from PIL import Image
 
 from sparc_pretrain.data import layouts_unpack, layouts_voc
 from sparc_pretrain.data.layouts import LAYOUTS, Finding, link_coco, prepare
+from sparc_pretrain.data.layouts_unpack import Archive, unpack
 
 PIXEL = {}
 
@@ -234,6 +236,25 @@ def test_a_damaged_archive_is_named(tmp_path: Path, archive: str) -> None:
     (tmp_path / archive).write_bytes(b"not a zip")
     with pytest.raises(ValueError, match=rf"{archive} is damaged .*download it again"):
         list(prepare(LAYOUTS["coco"], tmp_path))
+
+
+def test_a_compressed_tar_that_is_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w") as file:
+        for name in ("a", "b", "c"):
+            info = tarfile.TarInfo(f"VOCdevkit/VOC2012/{name}.jpg")
+            info.size = 3000
+            file.addfile(info, io.BytesIO(name.encode() * 3000))
+    data = bytearray(inner.getvalue())
+    packed = gzip.compress(bytes(data))
+    data[3584:4096] = b"x" * 512  # the header of b: tarfile takes it for the end
+    damaged = gzip.compress(bytes(data))[:-8] + packed[-8:]  # with the checksum of what it was
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"a\.tar\.gz is damaged .*download it again"):
+        unpack(path, tmp_path, Archive("a.tar.gz"))
+    path.write_bytes(packed)
+    assert unpack(path, tmp_path, Archive("a.tar.gz"), force=True) == (3, 0)
 
 
 def test_archives_whose_members_lie_elsewhere_are_put_in_place(tmp_path: Path) -> None:

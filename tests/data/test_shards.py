@@ -104,6 +104,52 @@ def test_writing_refuses_to_overwrite_and_overwriting_drops_the_rest(tmp_path):
     assert len(ShardSet(tmp_path)) == 5
 
 
+def test_overwriting_leaves_tars_of_a_longer_prefix_alone(tmp_path):
+    write_shards(pairs(3), tmp_path, prefix="coco2017-")
+    write_shards(pairs(3), tmp_path, prefix="coco")  # nothing is in the way
+    write_shards(pairs(4), tmp_path, prefix="coco", overwrite=True)
+    assert [p.name for p in sorted(tmp_path.glob("*.tar"))] == [
+        "coco000000.tar",
+        "coco2017-000000.tar",
+    ]
+
+
+def test_a_copied_tar_on_read_only_media_is_hashed_once(tmp_path, monkeypatch):
+    path = write_shards(pairs(3), tmp_path / "tars")[0]
+    os.utime(path, (1, 1))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    beside, write, hashed = index_file(path), shard_index.atomic_write, []
+
+    def refuse(file, fill):
+        if file == beside:
+            raise PermissionError("read-only")
+        write(file, fill)
+
+    sha256 = shard_index._sha256
+    monkeypatch.setattr(shard_index, "atomic_write", refuse)
+    monkeypatch.setattr(shard_index, "_sha256", lambda file: hashed.append(file) or sha256(file))
+    for _ in range(3):
+        assert len(ShardIndex.open(path)) == 3
+    assert hashed == [path]
+
+
+def test_a_user_without_a_home_reads_indexed_tars(tmp_path, monkeypatch):
+    path = write_shards(pairs(3), tmp_path)[0]
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda name: name)  # what it does without one
+    assert len(ShardIndex.open(path)) == 3
+    index_file(path).unlink()
+    assert len(ShardIndex.open(path)) == 3
+
+
+def test_members_that_make_no_sample_are_named_as_the_reason(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("p.v1.jpg", "p.v1.txt"):
+            tar.addfile(tarfile.TarInfo(name))
+    with pytest.raises(ValueError, match="2 members of other kinds, or with several dots"):
+        ShardSet(tmp_path / "a.tar")
+
+
 def test_a_failure_while_writing_leaves_no_half_tar(tmp_path):
     def failing():
         yield from pairs(12)

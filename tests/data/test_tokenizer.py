@@ -13,7 +13,7 @@ import torch
 from tokenizers import models, pre_tokenizers, processors
 
 from sparc_pretrain.data import vocabularies
-from sparc_pretrain.data.tokenizer import Tokenizer
+from sparc_pretrain.data.tokenizer import WORD, Tokenizer
 
 CAPTIONS = [
     "A black dog is running through the snow.",
@@ -140,6 +140,11 @@ def test_words_know_their_tokens(tokenizer):
     short = tokenizer.encode(text, 4)
     assert [word for word, _ in tokenizer.words(text, short)][:1] == ["A"]
     assert "unbelievable" not in dict(tokenizer.words(text, short))
+
+
+@pytest.mark.parametrize("word", ["नमस्ते", "தமிழ்", "สวัสดี", "cafe\u0301"])
+def test_signs_that_follow_a_letter_stay_in_its_word(word):
+    assert [match.group() for match in WORD.finditer(f"{word} {word}, x")] == [word, word, ",", "x"]
 
 
 def test_open_clip_ids_are_open_clip_s_own(clip):

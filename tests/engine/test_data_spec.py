@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mmengine.config import Config
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -76,11 +77,15 @@ def test_shards_bring_a_fingerprint_and_a_tokenizer() -> None:
     dataset = SimpleNamespace(fingerprint="abc*1 seed 0", tokenizer=tokenizer)
     sampler = SimpleNamespace(draw_size=1)
     loader = SimpleNamespace(batch_sampler=None, batch_size=2, dataset=dataset, sampler=sampler)
-    spec = data_spec.describe(SimpleNamespace(train_dataloader=loader, seed=0))
+    cfg = Config(dict(schedule=dict(steps=9, warmup=2), optim_wrapper=dict(optimizer=dict(lr=0.1))))
+    runner = SimpleNamespace(train_dataloader=loader, seed=0, cfg=cfg)
+    spec = data_spec.describe(runner)
     dataset.scale, sampler.draw_size = (0.5, 1.0), 2  # other crops, and mode='alternate'
-    other = data_spec.describe(SimpleNamespace(train_dataloader=loader, seed=0))
+    cfg.schedule.steps = 20  # the schedulers of a checkpoint would go on to the end of the old one
+    other = data_spec.describe(runner)
     differ = {key for key in other if other[key] != spec.get(key)}
-    assert differ == {"how samples are read", "samples of a source in a row"}
+    assert differ == {"how samples are read", "samples of a source in a row", "schedule"}
+    assert other["schedule"] == "20 steps, 2 of warm-up, rate 0.1"
     assert spec["global batch"] == "2"  # kept by any number of processes
     assert spec["data set"] == "abc*1 seed 0" and len(spec["tokenizer"]) == data_spec.SHOWN
 

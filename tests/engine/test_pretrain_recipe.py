@@ -20,11 +20,13 @@ from torch import Tensor, nn
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.data import health
+from sparc_pretrain.data.dataset import PairDataset
 from sparc_pretrain.data.health import TooManyBadSamples
+from sparc_pretrain.data.shard_index import index_file
 from sparc_pretrain.data.shards import write_shards
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.dual_encoder import DualEncoder
-from sparc_pretrain.engine import foreign
+from sparc_pretrain.engine import foreign, recipe
 from sparc_pretrain.engine.hooks import NonFiniteHook, NonFiniteRun
 from sparc_pretrain.engine.recipe import check_sources, complete, make_tokenizer
 from sparc_pretrain.registry import OBJECTIVES
@@ -81,14 +83,14 @@ def config(shards: Path, **top: Any) -> Config:
 
 
 def test_loader_loop_and_schedule_follow_from_data_and_schedule(shards: Path) -> None:
-    cfg = complete(config(shards), accumulate=2, amp=True)
+    cfg = complete(config(shards, schedule=dict(steps=4, warmup=2)), accumulate=2, amp=True)
     loader = cfg.train_dataloader
     assert (loader.batch_size, loader.num_workers, loader.persistent_workers) == (8, 0, False)
     assert loader.sampler.global_batch == 8 and loader.sampler.seed == loader.dataset.seed == 3
     assert cfg.train_cfg.max_iters == 4 and cfg.train_cfg.val_interval > 4
     warmup, cosine = cfg.param_scheduler
-    assert (warmup.type, warmup.begin, warmup.end) == ("LinearLR", 0, 1)
-    assert (cosine.type, cosine.begin, cosine.end) == ("CosineAnnealingLR", 1, 4)
+    assert (warmup.type, warmup.begin, warmup.end) == ("LinearLR", 0, 2)
+    assert (cosine.type, cosine.begin, cosine.end) == ("CosineAnnealingLR", 2, 4)
     assert cfg.model.accumulate == 2 and cfg.optim_wrapper.amp is True
     assert cfg.model.vision.img_size == 32 and cfg.model.text.max_tokens == 12
     words = Tokenizer.load(cfg.model.tokenizer)
@@ -102,6 +104,24 @@ def test_loaders_with_workers_have_a_timeout(shards: Path) -> None:
     assert complete(cfg).train_dataloader.timeout == 600
     cfg.data.timeout = 30
     assert complete(cfg).train_dataloader.timeout == 30
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 2, 5])
+def test_the_learning_rate_reaches_its_peak_and_falls(shards: Path, warmup: int) -> None:
+    cfg = config(shards, schedule=dict(steps=12, warmup=warmup))
+    rates: list[float] = []
+
+    @HOOKS.register_module(force=True)
+    class RatesHook(Hook):
+        def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+            rates.append(runner.optim_wrapper.param_groups[0]["lr"])
+
+    cfg.custom_hooks.append(dict(type="RatesHook"))
+    train(cfg)
+    peak = max(warmup - 1, 0)
+    assert rates[peak] == max(rates) == pytest.approx(1e-3)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True) and rates[-1] < 1e-4
 
 
 def test_without_warmup_the_cosine_stands_alone(shards: Path) -> None:
@@ -169,6 +189,94 @@ def test_a_tokenizer_that_is_there_is_kept(tmp_path: Path, shards: Path) -> None
     (work / "tokenizer.spec.json").unlink()  # one that was put there by hand
     assert make_tokenizer(work, dict(train=270), sources).to_json() == first.to_json()
     assert "star" in first.decode(first.encode("a red star").ids)
+
+
+def test_a_training_that_begins_anew_has_a_tokenizer_of_its_own(tmp_path: Path) -> None:
+    made = []
+    for name, words in (("a", "zebra"), ("b", "quince")):
+        pairs = [(key, image, kind, [f"a {words} {key}"]) for key, image, kind, _ in samples(24)]
+        write_shards(pairs, tmp_path / name)
+        cfg = config(tmp_path / name, work_dir=str(tmp_path / "work"))
+        complete(cfg, anew=name == "b")
+        made.append(Tokenizer.load(cfg.model.tokenizer))
+    assert [len(one.encode("quince")) for one in made][1] < len(made[0].encode("quince"))
+
+
+def test_every_process_indexes_its_share_of_the_tars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in write_shards(samples(12), tmp_path, 3):
+        index_file(path).unlink()
+    for name, value in (("rank", lambda: 1), ("world_size", lambda: 3), ("barrier", lambda: None)):
+        monkeypatch.setattr(recipe, name, value)
+    recipe.index([dict(shards=str(tmp_path))])
+    assert [p.name for p in tmp_path.glob("*.npy")] == ["shard-000001.tar.index.npy"]
+
+
+def test_words_of_every_source_shape_the_tokenizer(tmp_path: Path) -> None:
+    for name, word in (("a", "zebra"), ("b", "quince")):
+        pairs = [(key, image, kind, [f"a {word}"]) for key, image, kind, _ in samples(24)]
+        write_shards(pairs, tmp_path / name)
+    sources = [dict(shards=str(tmp_path / name)) for name in "ab"]
+    assert list(PairDataset.captions(sources, limit=5)) == [
+        "a zebra", "a quince", "a zebra", "a quince", "a zebra",
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------ from another run's weights
+
+
+@pytest.fixture
+def first_run(tmp_path: Path) -> str:
+    write_shards(samples(24), tmp_path / "first" / "shards", 12, "train-")
+    cfg = config(tmp_path / "first" / "shards", schedule=dict(steps=1, warmup=0))
+    cfg.model.update(mean=[0.5, 0.5, 0.5], std=[0.3, 0.3, 0.3])
+    cfg.model.text.style = dict(causal=True, pool="argmax")
+    train(cfg)
+    return cfg.work_dir
+
+
+def test_a_run_that_starts_from_another_reads_words_and_pixels_as_that_did(
+    first_run: str, shards: Path
+) -> None:
+    cfg = config(shards, tokenizer=dict(train=290), schedule=dict(steps=1, warmup=0))
+    cfg.model.init_from = first_run
+    before = DualEncoder.from_pretrained(first_run)
+    encoder = train(cfg).model.encoder
+    assert encoder.tokenizer.to_json() == before.tokenizer.to_json()
+    assert encoder.text.style.causal and encoder.text.style.pool == "argmax"
+    assert torch.equal(encoder.mean, before.mean) and torch.equal(encoder.std, before.std)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(tokenizer=dict(load="MINE")), "its text tower knows another vocabulary"),
+        ({"model.text.style": dict(causal=True)}, "text.pool is 'argmax' there and 'mean' here"),
+        ({"model.width": 8}, "size mismatch"),
+    ],
+)
+def test_weights_that_would_mean_something_else_are_refused(
+    first_run: str, shards: Path, tmp_path: Path, change: dict, message: str
+) -> None:
+    texts = [f"{n} zebra, quince, umbrella: {CAPTIONS[n % 4]}" for n in range(24)]
+    words = Tokenizer.train(texts, 300)
+    vocabulary = DualEncoder.from_pretrained(first_run).tokenizer.vocab_size
+    cfg = config(shards, schedule=dict(steps=1, warmup=0))
+    cfg.model.init_from = first_run
+    cfg.merge_from_dict(change)
+    if "tokenizer" in change:
+        assert words.vocab_size == vocabulary  # or the weights would not fit
+        cfg.tokenizer = dict(load=str(words.save(tmp_path / "mine")))
+    with pytest.raises(ValueError, match=message):
+        train(cfg)
+
+
+def test_a_locked_tower_comes_from_somewhere(shards: Path) -> None:
+    cfg = config(shards)
+    cfg.model.locked = "vision"
+    with pytest.raises(ValueError, match=r"locked='vision' would keep random weights.*init_from"):
+        complete(cfg)
 
 
 def test_a_tokenizer_is_loaded_from_a_folder(tmp_path: Path) -> None:

@@ -23,6 +23,11 @@ def test_patch_states_have_one_row_per_patch_and_no_class_token(vision):
     assert (vision.width, vision.patch, vision.depth) == (32, 16, 4)
 
 
+def test_an_image_size_that_patches_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match="images of 100 px do not divide into patches of 16"):
+        VisionTower("vit_tiny_patch16_224", 100, overrides=dict(depth=1))
+
+
 def test_the_last_map_is_the_patch_states(vision):
     image = torch.randn(2, 3, 64, 96)
     first, last = vision.maps(image, (0, -1))
