@@ -27,8 +27,8 @@ Losses = dict[str, Tensor]
 # Which features each adapter makes: it is trained when the objective reads one of them.
 MADE_BY = {"g_v": {"image", "patches"}, "h_v": {"image"}, "g_t": {"text", "tokens"}}
 
-# Of a tower's config, what weights do not show.
-WEIGHTLESS = ("pool", "act", "pre_norm", "causal", "eos_id")
+# Of a tower's config: names of one architecture, and what changes no weight's meaning.
+MAY_DIFFER = ("arch", "overrides", "dropout")
 
 
 class BatchToDevice(BaseDataPreprocessor):
@@ -109,16 +109,16 @@ class Pretrainer(BaseModel):
         """
         if self.init_from:
             run = run_folder.open_run(self.init_from)
+            self._agree(run)
             weights = {k: v for k, v in run.weights().items() if not k.startswith("objective.")}
             try:
                 self.encoder.load_state_dict(weights)
             except RuntimeError as error:
                 raise ValueError(f"init_from={run.path}: {error}") from None
-            self._agree(run)
 
     def _agree(self, run: run_folder.RunFolder) -> None:
-        """Raises ValueError when words or towers mean something else here than in `run`, though all
-        weights fit: vocabularies of one size, causal attention, pooling.
+        """Raises ValueError when words or towers are others here than in `run`, also where all
+        weights would fit: vocabularies of one size, attention heads, causal attention, pooling.
         """
         words, ours = run.path / run_folder.TOKENIZER, self.encoder.tokenizer
         if ours and words.exists() and Tokenizer.load(words).to_json() != ours.to_json():
@@ -126,14 +126,16 @@ class Pretrainer(BaseModel):
                 f"init_from={run.path}: its text tower knows another vocabulary; set "
                 f"tokenizer=dict(load={str(run.path)!r}) and take another --work-dir"
             )
-        for tower in ("vision", "text"):
-            ours, theirs = self.encoder.config()[tower], run.config[tower]
-            for key in WEIGHTLESS:
-                if key in ours and key in theirs and ours[key] != theirs[key]:
-                    raise ValueError(
-                        f"init_from={run.path}: {tower}.{key} is {theirs[key]!r} there and "
-                        f"{ours[key]!r} here"
-                    )
+        here = self.encoder.config()
+        unlike = [
+            f"{tower}.{key} {theirs[key]!r} there, {ours[key]!r} here"
+            for tower in ("vision", "text")
+            for ours, theirs in [(here[tower], run.config[tower] or {})]
+            for key in ours
+            if key in theirs and key not in MAY_DIFFER and ours[key] != theirs[key]
+        ]
+        if unlike:
+            raise ValueError(f"init_from={run.path} has other towers: {'; '.join(unlike)}")
 
     def train(self, mode: bool = True) -> Pretrainer:
         """Training mode; a locked tower stays in eval mode."""

@@ -33,10 +33,7 @@ def read_captions(file: str | Path, split: str | None = None) -> dict[str, list[
     for a `split` that the file does not have, and when there is no caption at all.
     """
     path = Path(file)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    text = _read(path)
     found: dict[str, list[str]] = {}
     for image, caption in _pairs(path, text, split):
         if not (isinstance(image, str) and isinstance(caption, str)):
@@ -56,9 +53,17 @@ def splits(file: str | Path) -> list[str]:
     path = Path(file)
     if path.suffix.lower() != ".json":
         return []
-    images = _read_json(path, path.read_text(encoding="utf-8-sig")).get("images")
-    rows = images if isinstance(images, list) else []
+    data = _read_json(path, _read(path))
+    images = data.get("images")
+    rows = images if isinstance(images, list) and "annotations" not in data else []
     return sorted({str(row["split"]) for row in rows if isinstance(row, dict) and "split" in row})
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None
 
 
 def _is_utf_8(text: str) -> bool:

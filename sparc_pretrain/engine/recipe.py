@@ -52,8 +52,8 @@ def complete(
 
     Returns:
         cfg. The tokenizer is in ``WORK_DIR/tokenizer.json``; rank 0 makes it, an existing one is
-        kept. With ``model.init_from`` it is that run's, as are the pixel statistics and the
-        text tower's style where the config does not say.
+        kept. With ``model.init_from`` it is that run's, as are the pixel statistics and what is
+        special about its towers, where the config does not say.
 
     Raises:
         FileNotFoundError: shards are missing (the command that makes the built-in ones is named).
@@ -144,8 +144,10 @@ def _start_from(cfg: Config) -> None:
             )
         return
     run = run_folder.open_run(source)
-    for key in ("mean", "std"):
-        cfg.model.setdefault(key, list(run.config[key]))
+    for key in ("mean", "std", "global_head"):
+        if key in run.config:
+            cfg.model.setdefault(key, run.config[key])
+    cfg.model.vision.setdefault("overrides", run.config["vision"].get("overrides") or {})
     text = run.config["text"] or {}
     cfg.model.text.setdefault("style", {k: v for k, v in text.items() if k in TEXT_STYLE})
     if "train" in cfg.tokenizer:

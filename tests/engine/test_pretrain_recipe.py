@@ -241,10 +241,12 @@ def test_a_run_that_starts_from_another_reads_words_and_pixels_as_that_did(
 ) -> None:
     cfg = config(shards, tokenizer=dict(train=290), schedule=dict(steps=1, warmup=0))
     cfg.model.init_from = first_run
+    del cfg.model.vision["overrides"]
     before = DualEncoder.from_pretrained(first_run)
     encoder = train(cfg).model.encoder
     assert encoder.tokenizer.to_json() == before.tokenizer.to_json()
     assert encoder.text.style.causal and encoder.text.style.pool == "argmax"
+    assert encoder.vision.overrides == before.vision.overrides != {}
     assert torch.equal(encoder.mean, before.mean) and torch.equal(encoder.std, before.std)
 
 
@@ -252,7 +254,9 @@ def test_a_run_that_starts_from_another_reads_words_and_pixels_as_that_did(
     ("change", "message"),
     [
         (dict(tokenizer=dict(load="MINE")), "its text tower knows another vocabulary"),
-        ({"model.text.style": dict(causal=True)}, "text.pool is 'argmax' there and 'mean' here"),
+        ({"model.text.style": dict(causal=True)}, "text.pool 'argmax' there, 'mean' here"),
+        ({"model.text.heads": 4}, "text.heads 2 there, 4 here"),
+        ({"data.image_size": 64}, "vision.img_size 32 there, 64 here"),
         ({"model.width": 8}, "size mismatch"),
     ],
 )
