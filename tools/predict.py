@@ -1,7 +1,6 @@
 """Draw a detector's or segmentor's predictions on any photo.
 
-python tools/predict.py configs/quickstart/det.py work_dirs/det/epoch_3.pth photo.jpg --out-dir
-out
+python tools/predict.py work_dirs/det/det.py work_dirs/det/iter_280.pth photo.jpg --out-dir out
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Evaluate a fine-tuned checkpoint; mmdet's flags. Writes WORK_DIR/metrics.json.
 
-python tools/test.py configs/quickstart/det.py work_dirs/det/epoch_4.pth
+python tools/test.py work_dirs/det/det.py work_dirs/det/iter_280.pth
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 
     python tools/train.py configs/quickstart/det.py --backbone work_dirs/sparc/run
     python tools/train.py mmdet::retinanet/retinanet_r50_fpn_1x_coco.py --backbone RUN --dry-run
-    torchrun --nproc-per-node 8 tools/train.py configs/det/sparc_lvis.py --backbone RUN --launcher
-    pytorch --amp
+    torchrun --nproc-per-node 8 tools/train.py configs/det/sparc_lvis.py --backbone RUN \\
+        --launcher pytorch --amp
 """
 
 from __future__ import annotations

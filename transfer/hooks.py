@@ -178,7 +178,9 @@ def enlarged(image: np.ndarray, sample: Any) -> tuple[np.ndarray, Any]:
     sample = sample.clone()
     for name in ("gt_instances", "pred_instances"):
         if name in sample:
-            sample.get(name).bboxes = sample.get(name).bboxes * factor
+            instances = sample.get(name).clone()
+            instances.bboxes = instances.bboxes * factor
+            sample.set_data({name: instances})
     for name in ("gt_sem_seg", "pred_sem_seg"):
         if name in sample:
             labels = sample.get(name).data.repeat_interleave(factor, 1).repeat_interleave(factor, 2)

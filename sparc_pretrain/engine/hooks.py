@@ -94,8 +94,8 @@ class DataHealthHook(Hook):
             runner.logger.warning(f"{bad.shard}: {bad.reason}")
         if ignored := runner.train_dataloader.dataset.ignored:
             runner.logger.info(
-                f"{ignored} members of the shards are in no pair: other kinds of files, images that"
-                " are missing, or names with several dots"
+                f"{ignored} members of the shards are in no pair: other kinds of files, captions"
+                " without an image, or names with several dots"
             )
 
     def after_train_iter(

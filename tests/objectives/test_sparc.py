@@ -207,13 +207,14 @@ def test_a_caption_of_one_token_costs_nothing():
     assert loss.item() == pytest.approx(0, abs=1e-12)
 
 
-def test_a_caption_without_real_tokens_is_finite():
+def test_a_caption_without_real_tokens_has_a_finite_loss_and_no_gradient():
     tokens, patches, mask = pairs()
     mask[1] = False
     tokens.requires_grad_()
     loss = sparc.fine_grained_loss(patches, tokens, mask, 9.0)
     loss.backward()
     assert loss.isfinite() and tokens.grad.isfinite().all()
+    assert (tokens.grad[1] == 0).all() and (tokens.grad[0] != 0).any()
 
 
 def test_both_reductions_agree_when_all_captions_are_equally_long():

@@ -37,6 +37,26 @@ def test_an_ablation_changes_the_local_loss_and_leaves_the_global_one(options):
     assert other["global_loss"].item() == plain["global_loss"].item()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, dict(threshold=0.3), dict(alignment="softmax", detach=True), dict(reduction="token")],
+)
+def test_what_is_trained_is_the_formula_that_is_tested(options):
+    """Sparc counts its divisor and logs its weights beside; `fine_grained_loss` has the oracles."""
+    grads = []
+    for trained in (True, False):
+        made, batch = features()
+        leaves = [made.patches.requires_grad_(), made.tokens.requires_grad_()]
+        objective = sparc.Sparc(local_weight=2.0, **options).double()
+        if trained:
+            loss = objective(made, batch)["local_loss"]
+        else:
+            scale = objective.temperature()
+            loss = 2 * sparc.fine_grained_loss(*leaves, made.mask, scale, **options)
+        grads.append([loss, *torch.autograd.grad(loss, [*leaves, *objective.parameters()])])
+    torch.testing.assert_close(*grads)
+
+
 def test_detached_weights_change_the_gradient_and_not_the_loss():
     grads = []
     for detach in (False, True):

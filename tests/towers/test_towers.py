@@ -52,9 +52,22 @@ def test_windows_do_not_see_each_other_and_global_blocks_do(vision):
     assert (a[..., 2:, 2:] - b[..., 2:, 2:]).abs().max() > 1e-4
 
 
-def test_windows_that_do_not_divide_the_map_are_padded(vision):
-    (maps,) = vision.maps(torch.randn(1, 3, 80, 48), (-1,), window=4)
-    assert maps.shape == (1, 32, 5, 3) and maps.isfinite().all()
+def test_windows_that_do_not_divide_the_map_are_padded_with_zeros_at_the_right_and_bottom(vision):
+    """ViTDet's windows by hand: each patch attends to those of its window, and to the padding."""
+    block, (h, w, window) = vision.net.blocks[0], (5, 3, 4)
+    x = torch.randn(2, h * w, 32)
+    wanted = torch.empty_like(x)
+    for one in range(2):
+        normed = block.norm1(x[one]).reshape(h, w, 32)
+        for top in (0, 4):
+            cells = torch.zeros(window, window, 32)
+            seen = normed[top : top + window]
+            cells[: len(seen), :w] = seen
+            told = block.attn(cells.reshape(1, window * window, 32))[0].reshape(window, window, 32)
+            wanted[one].reshape(h, w, 32)[top : top + window] = told[: len(seen), :w]
+    wanted = x + wanted
+    wanted = wanted + block.mlp(block.norm2(wanted))
+    torch.testing.assert_close(_windowed(block, x, h, w, window), wanted)
 
 
 def test_gradient_checkpointing_changes_nothing(vision):

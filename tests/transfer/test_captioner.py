@@ -181,6 +181,10 @@ def test_a_grid_averages_patches_and_never_invents_any(tokenizer: str) -> None:
     assert make(tokenizer, grid=2).prefix(images()).shape == (4, 4, 48)
     assert make(tokenizer, grid=7).prefix(images()).shape == (4, 16, 48)  # the map is 4 x 4
     assert make(tokenizer, grid=None).prefix(images()).shape == (4, 16, 48)
+    model = make(tokenizer, grid=2)
+    patches = model.backbone(images())[-1]
+    quarters = patches.unflatten(3, (2, 2)).unflatten(2, (2, 2)).mean(dim=(3, 5)).flatten(2).mT
+    torch.testing.assert_close(model.prefix(images()), model.projector(quarters))
 
 
 @pytest.mark.parametrize("family", ["opt", "qwen2", "llama", "gpt_neox"])

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from transfer.pyramid import SimplePyramid
 
@@ -25,6 +26,44 @@ def test_a_map_of_stride_8_is_made_into_the_same_strides() -> None:
     pyramid = SimplePyramid(8, 8, strides=STRIDES, in_stride=8)
     found = pyramid(torch.randn(1, 8, 16, 16))
     assert [level.shape[-1] for level in found] == [128 // s for s in STRIDES]
+
+
+def test_its_levels_are_those_of_vitdet() -> None:
+    """arXiv 2203.16527, app. A.2: two deconvolutions with norm and GELU in between for stride 4,
+    one for 8, none for 16, max pooling for 32; then a 1x1 and a 3x3 convolution with norms.
+    """
+    torch.manual_seed(0)
+    pyramid = SimplePyramid(64, 8, strides=(4, 8, 16, 32, 64))
+    for parameter in pyramid.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, 64, 5, 7)
+    found = pyramid(x)
+    for level, stride, output in zip(pyramid.levels, (4, 8, 16, 32), found, strict=False):
+        layers = iter(level)
+
+        def norm(y: torch.Tensor, layers=layers) -> torch.Tensor:
+            layer = next(layers)
+            mean = y.mean(1, keepdim=True)
+            spread = ((y - mean) ** 2).mean(1, keepdim=True) + layer.eps
+            scaled = (y - mean) / spread.sqrt()
+            return scaled * layer.weight[:, None, None] + layer.bias[:, None, None]
+
+        y = x
+        if stride == 32:
+            next(layers)
+            y = F.max_pool2d(y, 2, 2, ceil_mode=True)
+        for n in range({4: 2, 8: 1}.get(stride, 0)):
+            if n:
+                y = norm(y)
+                next(layers)
+                y = F.gelu(y)
+            deconvolution = next(layers)
+            y = F.conv_transpose2d(y, deconvolution.weight, deconvolution.bias, stride=2)
+        y = norm(F.conv2d(y, next(layers).weight))
+        y = norm(F.conv2d(y, next(layers).weight, padding=1))
+        assert next(layers, None) is None
+        torch.testing.assert_close(output, y)
+    torch.testing.assert_close(found[4], found[3][..., ::2, ::2])
 
 
 def test_only_the_last_of_several_maps_is_read() -> None:

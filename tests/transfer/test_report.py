@@ -23,7 +23,7 @@ from sparc_pretrain.towers.vision import VisionTower
 from tests.models import VISION
 from transfer.report import build
 from transfer.report_captions import side_by_side, struck
-from transfer.report_figures import Album, Curve, chart, ticks
+from transfer.report_figures import Album, Curve, chart, halves, ticks
 from transfer.report_numbers import compare, scale, shown
 from transfer.report_records import Evaluation, gather, place
 from transfer.report_samples import spread
@@ -359,6 +359,40 @@ def test_answers_to_questions_are_compared_in_percent(tmp_path):
         (tmp_path / name / "metrics.json").write_text(json.dumps({**record, "backbone": backbone}))
     page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
     assert "51.2 % against 40.0 % (+11.2 points)" in page and "nothing is compared" not in page
+
+
+def test_the_left_half_of_a_picture_is_the_truth(tmp_path):
+    truth_and_prediction(tmp_path / "a.png", truth=1, prediction=2)
+    for half, seed in zip(halves(tmp_path / "a.png"), (1, 2), strict=True):
+        alone = np.array(Image.open(picture(tmp_path / "alone.png", seed)))
+        assert np.array_equal(half.permute(1, 2, 0).numpy(), alone)
+
+
+def test_the_right_answer_of_a_query_is_the_one_that_is_marked(page):
+    section = page[page.index('<section id="retrieval">') :]
+    marked = section.index("(the right image)")
+    # of the answers 2, 0, 1 to a query that 0 answers, the second: the mark is inside its tag
+    assert section[:marked].count("<img") == 2 and section.count("(the right image)") == 1
+
+
+def test_a_curve_that_rises_goes_up_the_page():
+    svg = chart("accuracy", [Curve("a", "sparc", [(1, 0.1), (2, 0.5), (3, 0.9)])])
+    heights = [float(y) for _, y in re.findall(r"([\d.]+),([\d.]+)", re.search(
+        r'<polyline[^>]* points="([^"]+)"', svg)[1])]  # fmt: skip
+    assert heights == sorted(heights, reverse=True) and len(set(heights)) == 3
+
+
+def test_a_tile_of_what_should_be_low_says_so(tmp_path):
+    for name, metric in (("a", "t2i_median_rank"), ("b", "t2i_R@5")):
+        (tmp_path / name).mkdir()
+        record = {"task": "retrieval" if name == "b" else "other", "metrics": {metric: 0.5}}
+        (tmp_path / name / "metrics.json").write_text(json.dumps({**record, "data": "data/x/q"}))
+    page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
+    tiles = page[page.index('<div class="tiles">') : page.index("<nav")].split('<div class="tile">')
+    assert ["lower is better" in tile for tile in tiles[1:]] == [
+        "median rank" in tile for tile in tiles[1:]
+    ]
+    assert page.count("lower is better") == 1
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (2.31, 4.87), (-3, 0.2), (5, 5), (0, 12345)])

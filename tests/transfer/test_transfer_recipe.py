@@ -8,14 +8,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import METRICS, MODELS, DefaultScope
 from mmengine.runner import Runner
-from mmengine.structures import BaseDataElement
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
 from sparc_pretrain.dual_encoder import DualEncoder
@@ -24,7 +26,7 @@ from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
 from tools import train
 from transfer import mm, recipe
-from transfer.hooks import DataCheckHook
+from transfer.hooks import DataCheckHook, enlarged
 
 ROOT = Path(__file__).parents[2]
 
@@ -317,6 +319,20 @@ def test_every_evaluation_leaves_its_record_and_the_ancestry_travels_with_the_we
     tested = json.loads((tmp_path / "test" / "metrics.json").read_text())
     assert tested["metrics"] == record["metrics"] and tested["metrics"]["toy/mean"] != 0
     assert tested["backbone"] == line and tested["checkpoint"] == str(saved)
+
+
+def test_boxes_and_maps_grow_with_a_picture_that_is_too_small_for_labels() -> None:
+    sample = DetDataSample(
+        gt_instances=InstanceData(bboxes=torch.tensor([[1.0, 2.0, 30.0, 40.0]])),
+        gt_sem_seg=PixelData(data=torch.arange(64 * 100).reshape(1, 64, 100)),
+    )
+    image, grown = enlarged(np.zeros((64, 100, 3), np.uint8), sample)
+    assert image.shape == (320, 500, 3)  # five times
+    assert grown.gt_instances.bboxes.tolist() == [[5, 10, 150, 200]]
+    assert torch.equal(grown.gt_sem_seg.data[:, 2::5, 2::5], sample.gt_sem_seg.data)
+    assert sample.gt_instances.bboxes.tolist() == [[1, 2, 30, 40]]  # the metric's stay
+    large = np.zeros((320, 400, 3), np.uint8)
+    assert enlarged(large, sample)[0] is large
 
 
 def test_random_weights_have_no_ancestry(tmp_path: Path) -> None:

@@ -76,6 +76,21 @@ def test_both_readings_are_given_and_the_protocol_says_which(karpathy):
     assert set(found.extra["retrieval"]) >= {"images", "examples", "captions"}
 
 
+def test_examples_name_the_best_answers_and_the_right_one(karpathy):
+    data, _ = retrieval.read_pairs(karpathy.parent, karpathy, "test")
+    scores = torch.zeros(len(data.files), len(data.captions))
+    for text in range(len(data.captions)):
+        order = [(text + n) % len(data.files) for n in range(len(data.files))]
+        scores[order, text] = torch.arange(len(order), 0, -1.0)
+    found = retrieval.examples(scores, data)["examples"]
+    for example in found:
+        text = data.captions.index(example["query"])
+        best = [(text + n) % len(data.files) for n in range(len(example["answers"]))]
+        assert example["answers"] == best
+        assert example["correct"] == data.image_of_text[text]
+    assert len(found) > 1
+
+
 def test_scores_do_not_depend_on_the_batches_they_are_made_in(karpathy):
     data, _ = retrieval.read_pairs(karpathy.parent, karpathy, "test+train")
     model = oracle()

@@ -39,7 +39,10 @@ def templates(source: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def spoken(name: str) -> str:
-    """'frying_pan' -> 'frying pan': a category's name as a caption would have it."""
+    """'frying_pan' -> 'frying pan': a category's name as a caption would have it. What stands in
+    parentheses stays, because it tells classes apart in training; `zeroshot.prompts.spoken` leaves
+    it out where it need not.
+    """
     return " ".join(name.replace("_", " ").split())
 
 
