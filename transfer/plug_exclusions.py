@@ -128,7 +128,6 @@ NECKS = (
         "MODELS.build(rfp_backbone)",
     ),
 )
-EVERYTHING = {e.name: e for e in (*MODEL_CLASSES, *BACKBONES, *NECKS)}
 
 
 def excluded(model: ConfigDict, owners: list[tuple[str, ConfigDict]], scope: str) -> str | None:

@@ -39,7 +39,7 @@ class PairDataset(Dataset):
 
     Args:
         sources: shards (a tar, folder or pattern), or a list of `dict(shards=..., weight=1.0,
-            name=...)`.
+            name=...)`; the log calls a source by its name, else by its shards.
         tokenizer: a Tokenizer, or what `Tokenizer.load` takes.
         image_size: side of the square images, in pixels.
         max_tokens: longest text, begin and end included.
@@ -76,7 +76,7 @@ class PairDataset(Dataset):
         sources = _as_list(sources)
         self.shard_sets = [ShardSet(source["shards"]) for source in sources]
         self.weights = [float(source.get("weight", 1.0)) for source in sources]
-        self.names = [str(source.get("name", "")) for source in sources]
+        self.names = [str(source.get("name") or source["shards"]) for source in sources]
         self.tokenizer = (
             tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.load(tokenizer)
         )
@@ -143,11 +143,6 @@ class PairDataset(Dataset):
             f"none of {FIRST_LOOK} samples in a row can be used: {reasons}; "
             f"first {skipped[0].shard} {skipped[0].key}"
         )
-
-    def captions_of(self, index: int) -> list[str]:
-        """All captions of a sample. Raises BadCaption when it has none that can be used."""
-        source, n = self._locate(index)
-        return stored_captions(self.shard_sets[source].read(n, image=False))
 
     @staticmethod
     def captions(

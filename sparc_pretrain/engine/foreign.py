@@ -33,11 +33,10 @@ from torch.nn.parallel import DistributedDataParallel
 from sparc_pretrain.distributed import gather_objects, rank
 from sparc_pretrain.engine.checkpoint import CorruptCheckpoint, find_valid, load, save, verify
 from sparc_pretrain.engine.checkpoint import committed as has_manifest
-from sparc_pretrain.engine.launcher import init_distributed
 from sparc_pretrain.engine.log_backends import sheltered
 from sparc_pretrain.engine.plain_data import load_plain
 
-__all__ = ["drop_config_text", "init_distributed", "install", "resolve_resume"]
+__all__ = ["drop_config_text", "install", "resolve_resume"]
 
 COMPILED, PARALLEL = "_orig_mod.", "module."
 RESUMABLE = ("meta", "state_dict", "message_hub", "optimizer")

@@ -86,13 +86,19 @@ class DataHealthHook(Hook):
         self.seen = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Open WORK_DIR/bad_samples.jsonl and list damaged shards."""
+        """Open WORK_DIR/bad_samples.jsonl, say what is trained on and list damaged shards."""
         self.health = DataHealth(Path(runner.work_dir) / "bad_samples.jsonl", self.max_bad)
-        bad_shards = runner.train_dataloader.dataset.bad_shards
+        data = runner.train_dataloader.dataset
+        bad_shards = data.bad_shards
         self.health.note_shards(bad_shards, write=rank() == 0)
+        for name, weight, shards in zip(data.names, data.weights, data.shard_sets, strict=True):
+            tars = len(shards.paths)
+            runner.logger.info(
+                f"source {name}: {len(shards)} pairs, {tars} tars, weight {weight:g}"
+            )
         for bad in bad_shards:
             runner.logger.warning(f"{bad.shard}: {bad.reason}")
-        if ignored := runner.train_dataloader.dataset.ignored:
+        if ignored := data.ignored:
             runner.logger.info(
                 f"{ignored} members of the shards are in no pair: other kinds of files, captions"
                 " without an image, or names with several dots"

@@ -102,7 +102,6 @@ def test_evaluation_is_fixed_and_takes_the_first_caption(shards, tokenizer):
     data = dataset(shards, tokenizer, train=False)
     assert equal(collate([data[(5, 0)]]), collate([data[(5, 9)]]))
     assert data[5]["caption"] == "number 5"
-    assert data.captions_of(5) == ["number 5", "caption 0 of 5 dogs", "caption 1 of 5 dogs"]
     squashed = dataset(shards, tokenizer, train=False, resize="squash")
     assert not torch.equal(squashed[5]["image"], data[5]["image"])
 

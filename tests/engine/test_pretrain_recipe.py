@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -328,6 +329,19 @@ def test_a_run_leaves_a_verified_folder_of_its_last_checkpoint(shards: Path) -> 
         assert torch.equal(model.state_dict()[name], value), name
     assert model.tokenizer.to_json() == (work / "tokenizer.json").read_text()
     assert run.weights("objective.").keys() == runner.model.objective.state_dict().keys()
+
+
+def test_the_log_says_what_is_trained_on(shards: Path) -> None:
+    cfg = config(shards, log_level="INFO")
+    with tarfile.open(shards / "train-000001.tar", "a") as tar:
+        tar.addfile(tarfile.TarInfo("notes.md"))
+    tars = [f"{shards}/train-00000{n}.tar" for n in range(2)]
+    cfg.data.sources = [dict(shards=tars[0], name="first"), dict(shards=tars[1], weight=3)]
+    train(cfg)
+    log = next(Path(cfg.work_dir).rglob("*.log")).read_text()
+    assert "source first: 12 pairs, 1 tars, weight 1" in log
+    assert f"source {tars[1]}: 12 pairs, 1 tars, weight 3" in log
+    assert "1 members of the shards are in no pair" in log
 
 
 def test_throughput_and_waiting_are_logged_and_plausible(shards: Path) -> None:

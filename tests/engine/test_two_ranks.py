@@ -24,11 +24,11 @@ SCRIPT = """
 import json, os, sys
 sys.path[:0] = [{here!r}, {root!r}]
 import toy_run
-from sparc_pretrain.engine import door, foreign
+from sparc_pretrain.engine import door, launcher
 options = json.loads(sys.argv[1])
 if os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
     options.pop("signals", None)
-foreign.init_distributed("pytorch")
+launcher.init_distributed("pytorch")
 door.guard(lambda: toy_run.train(resume="auto", launcher="pytorch", **options) and None)
 """
 

@@ -29,6 +29,7 @@ from torch.utils.data import Dataset
 from sparc_pretrain.distributed import rank
 from sparc_pretrain.engine import (  # noqa: F401 (register hooks)
     foreign,
+    launcher,
     optim,
     preempt,
     random_state,
@@ -284,7 +285,7 @@ def seen(work_dir, number=0) -> dict[int, dict]:
 def _child(environment, kwargs) -> None:
     os.environ.update(environment)
     if environment.get("RANK"):
-        foreign.init_distributed("pytorch")
+        launcher.init_distributed("pytorch")
     try:
         train(**kwargs)
     except Exception as error:

@@ -104,11 +104,6 @@ class PerceiverResampler(nn.Module):
         self.layers = nn.ModuleList(ResamplerLayer(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.latents.shape[1]
-
     def forward(self, patches_NFPC: Tensor, seen: list[Tensor] | None = None) -> Tensor:
         """[N,F,P,C] -> [N,L,D]; with `seen`, each layer adds its weights [N,L,F*P+L] to it."""
         frames = patches_NFPC.shape[1]
@@ -133,15 +128,13 @@ class PatchProjector(nn.Module):
 
     def __init__(self, channels: int, width: int, grid: int | None = None) -> None:
         super().__init__()
-        self.width, self.grid = width, grid
+        self.grid = grid
         self.net = nn.Sequential(
             nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width)
         )
 
-    def forward(self, patches_NFPC: Tensor, seen: list[Tensor] | None = None) -> Tensor:
+    def forward(self, patches_NFPC: Tensor) -> Tensor:
         """[N,F,P,C], P patches of a square -> [N,L,D] with L = F * min(grid^2, P)."""
-        if seen is not None:
-            raise ValueError("what a word looked at is known of cross-attention only")
         side = round(patches_NFPC.shape[2] ** 0.5)
         if self.grid is not None and self.grid < side:
             if side * side != patches_NFPC.shape[2]:
