@@ -14,6 +14,7 @@ from sparc_pretrain.engine.door import nearest
 KEYS = {"arms", "seeds", "baseline", "evaluations", "presets", "sweeps"}
 ARM_KEYS = {"objective", "options", "seeds", "budget", "as_long_as", "trained", "group", "label"}
 SWEEP_KEYS = {"arms", "key", "values", "seeds", "budget"}
+LOGGED_EVERY = 10  # steps, mmengine's default
 LEARNT_FROM = ("schedule", "data", "tokenizer", "model", "optim_wrapper", "param_scheduler")
 HOW_ONLY = {"data.workers", "data.timeout", "model.grad_checkpointing"}
 
@@ -86,6 +87,9 @@ class Plan:
         share = cell.arm.budget * (time_ratio if cell.arm.as_long_as else 1)
         schedule.steps = max(2, round(schedule.steps * share))
         schedule.warmup = min(round(schedule.warmup * share), schedule.steps - 1)
+        # what a step costs is read from the log: a short cell needs a line of it too
+        logger = cfg.setdefault("default_hooks", {}).setdefault("logger", dict(type="LoggerHook"))
+        logger["interval"] = min(logger.get("interval", LOGGED_EVERY), schedule.steps)
         cfg.merge_from_dict(cell.arm.options)
         return cfg
 

@@ -154,6 +154,14 @@ def test_an_arm_with_anothers_time_waits_for_both_and_stretches_its_steps(tmp_pa
     assert study.cell_config(longer, time_ratio=1.5).schedule.steps == 6
 
 
+def test_a_short_cell_logs_a_line_whose_time_is_its_cost():
+    for steps, interval in ((500, 50), (3, 3)):
+        options = {"schedule.steps": steps, "schedule.warmup": 0}
+        study = plan.read(ROOT / "configs" / "study" / "flickr8k.py", options=options)
+        cfg = study.cell_config(study.cells()[0])
+        assert (cfg.schedule.steps, cfg.default_hooks.logger.interval) == (steps, interval)
+
+
 def test_sweeps_change_one_key_at_a_third_of_the_budget():
     study = plan.read(ROOT / "configs" / "study" / "scenes.py")
     cell = next(c for c in study.cells() if c.arm.name == "sparc_local_weight_5")
