@@ -29,8 +29,8 @@ from transformers import (
 from sparc_pretrain.data.tokenizer import Tokenizer
 from tests.commands import ROOT, call, refusal
 from tests.transfer.captioner_parts import CAPTIONS
+from transfer.captioning import explain, sentences
 from transfer.captioning import language_training as lm
-from transfer.captioning import sentences
 from transfer.captioning.explain import latent_weights, patch_weights
 from transfer.report_records import gather
 
@@ -354,6 +354,18 @@ def test_wrong_requests_for_a_caption_end_in_one_line(work: Path, place: Path) -
         ((work, photo, "--config", ROOT / "configs" / "quickstart" / "det.py"), "of a captioner"),
     ):
         assert message in refusal(call("caption", *words))
+
+
+def test_the_picture_is_red_where_a_word_looked() -> None:
+    looked = torch.zeros(4, 4)
+    looked[3, 0] = 0.2  # below, at the left
+    found = explain.Explanation("dog", ["dog"], looked[None])
+    grey = Image.new("RGB", (100, 100), (90, 90, 90))
+    sheet = np.asarray(explain.draw(grey, found)).astype(int)
+    panel = sheet[-explain.PANEL :, explain.PANEL :]
+    red = panel[..., 0] - panel[..., 1]
+    assert red[-10, 10] > 100 and red[10, -10] == 0
+    assert (sheet[-explain.PANEL :, : explain.PANEL] == 90).all()  # the picture as it is
 
 
 def test_where_a_word_looked_is_latents_times_patches() -> None:

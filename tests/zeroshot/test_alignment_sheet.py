@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -37,6 +39,18 @@ def test_more_words_take_more_rows_and_every_word_has_a_card():
     few, many = (sheet(image, "text", words(count), 1000) for count in (3, 11))
     assert many.shape[0] > 2 * few.shape[0] * 0.8
     assert cards(few) >= 4
+
+
+@pytest.mark.parametrize("number", [0, 4, 10])
+def test_every_word_is_written_with_its_peak(number):
+    image = torch.full((3, 60, 80), 90, dtype=torch.uint8)
+    told = words(11)
+    before = sheet(image, "text", told, 1000)
+    told[number] = replace(told[number], word="other")
+    named = sheet(image, "text", told, 1000)
+    told[number] = replace(told[number], weights=torch.full((4, 4), 1 / 16))
+    even = sheet(image, "text", told, 1000)
+    assert (before != named).any() and (named != even).any()
 
 
 def test_the_heat_lies_where_the_weights_are():
