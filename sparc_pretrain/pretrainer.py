@@ -14,10 +14,10 @@ from mmengine.model import BaseDataPreprocessor, BaseModel, MMDistributedDataPar
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
-from sparc_pretrain import run_folder
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.distributed import total, world_size
 from sparc_pretrain.dual_encoder import MEAN, STD, DualEncoder
+from sparc_pretrain.engine import starting_weights
 from sparc_pretrain.registry import MODEL_WRAPPERS, MODELS, OBJECTIVES
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
@@ -26,9 +26,6 @@ from sparc_pretrain.types import Batch, Features
 Losses = dict[str, Tensor]
 # Which features each adapter makes: it is trained when the objective reads one of them.
 MADE_BY = {"g_v": {"image", "patches"}, "h_v": {"image"}, "g_t": {"text", "tokens"}}
-
-# Of a tower's config: names of one architecture, and what changes no weight's meaning.
-MAY_DIFFER = ("arch", "overrides", "dropout")
 
 
 class BatchToDevice(BaseDataPreprocessor):
@@ -105,37 +102,10 @@ class Pretrainer(BaseModel):
     def init_weights(self) -> None:
         """Take the weights of `init_from`; called by the Runner before a checkpoint is resumed.
 
-        Raises ValueError, FileNotFoundError: it is no run folder, or of another architecture.
+        Raises as `starting_weights.load`.
         """
         if self.init_from:
-            run = run_folder.open_run(self.init_from)
-            self._agree(run)
-            weights = {k: v for k, v in run.weights().items() if not k.startswith("objective.")}
-            try:
-                self.encoder.load_state_dict(weights)
-            except RuntimeError as error:
-                raise ValueError(f"init_from={run.path}: {error}") from None
-
-    def _agree(self, run: run_folder.RunFolder) -> None:
-        """Raises ValueError when words or towers are others here than in `run`, also where all
-        weights would fit: vocabularies of one size, attention heads, causal attention, pooling.
-        """
-        words, ours = run.path / run_folder.TOKENIZER, self.encoder.tokenizer
-        if ours and words.exists() and Tokenizer.load(words).to_json() != ours.to_json():
-            raise ValueError(
-                f"init_from={run.path}: its text tower knows another vocabulary; set "
-                f"tokenizer=dict(load={str(run.path)!r}) and take another --work-dir"
-            )
-        here = self.encoder.config()
-        unlike = [
-            f"{tower}.{key} {theirs[key]!r} there, {ours[key]!r} here"
-            for tower in ("vision", "text")
-            for ours, theirs in [(here[tower], run.config[tower] or {})]
-            for key in ours
-            if key in theirs and key not in MAY_DIFFER and ours[key] != theirs[key]
-        ]
-        if unlike:
-            raise ValueError(f"init_from={run.path} has other towers: {'; '.join(unlike)}")
+            starting_weights.load(self.encoder, self.init_from)
 
     def train(self, mode: bool = True) -> Pretrainer:
         """Training mode; a locked tower stays in eval mode."""

@@ -5,26 +5,23 @@ become loader and loops.
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 
-from sparc_pretrain import run_folder
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.data.dataset import PairDataset
 from sparc_pretrain.data.shards import expand, open_all
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.distributed import barrier, rank, world_size
+from sparc_pretrain.engine import starting_weights
 from sparc_pretrain.engine.door import nearest
-from sparc_pretrain.towers.text import TextStyle
 
 SCENES_COMMAND = "python tools/data.py scenes --out data/scenes --train 4000 --val 400 --size 128"
 # Captions read to train a tokenizer: enough for 32k merges, read in seconds.
 TOKENIZER_CAPTIONS = 2_000_000
-TEXT_STYLE = {field.name for field in fields(TextStyle)}
 # Keys of the sections that are ours alone: those a config must give, and those it may.
 SECTIONS = {
     "tokenizer": ((), ("train", "load")),
@@ -74,7 +71,7 @@ def complete(
             f"x {accumulate} micro-batches"
         )
     index(sources)
-    _start_from(cfg)
+    starting_weights.adopt(cfg)
     tokenizer = make_tokenizer(Path(cfg.work_dir), dict(cfg.tokenizer), sources, anew)
     path = str(Path(cfg.work_dir) / "tokenizer.json")
     cfg.model.accumulate = accumulate
@@ -128,30 +125,6 @@ def index(sources: list[dict]) -> None:
     paths = [path for source in sources for path in expand(source["shards"])]
     open_all(paths[rank() :: world_size()], show=rank() == 0)
     barrier()
-
-
-def _start_from(cfg: Config) -> None:
-    """A run that starts from another's weights (`model.init_from`) reads words and pixels as that
-    one did, in place. Raises as `run_folder.open_run` does, and ValueError for `locked` weights
-    that come from nowhere.
-    """
-    source = cfg.model.get("init_from")
-    if not source:
-        if cfg.model.get("locked") and not cfg.get("load_from"):
-            raise ValueError(
-                f"model.locked={cfg.model.locked!r} would keep random weights as they are: say"
-                " where the tower comes from with model.init_from=RUN"
-            )
-        return
-    run = run_folder.open_run(source)
-    for key in ("mean", "std", "global_head"):
-        if key in run.config:
-            cfg.model.setdefault(key, run.config[key])
-    cfg.model.vision.setdefault("overrides", run.config["vision"].get("overrides") or {})
-    text = run.config["text"] or {}
-    cfg.model.text.setdefault("style", {k: v for k, v in text.items() if k in TEXT_STYLE})
-    if "train" in cfg.tokenizer:
-        cfg.tokenizer = dict(load=str(source))
 
 
 def check_sections(cfg: Config) -> None:
