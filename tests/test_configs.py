@@ -21,6 +21,7 @@ from sparc_pretrain.engine import door
 from sparc_pretrain.engine.recipe import complete
 from tests.commands import ROOT, call
 from tests.models import pretrainer
+from tests.parameter_groups import assert_only_matrices_decay
 from transfer import mm
 from transfer.recipe import harden, single_process_norms
 
@@ -197,6 +198,8 @@ def test_a_pretraining_config_is_complete_and_built(
     assert model.encoder.text.config()["vocab_size"] == cfg.model.text.vocab_size
     assert model.encoder.vision.img_size == cfg.data.image_size
     assert_optimizer_and_schedule_are_built(cfg, model)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    assert_only_matrices_decay(model, wrapper, cfg.optim_wrapper.optimizer.weight_decay)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     sample = dataset[0]
     assert sample["image"].shape == (3, cfg.data.image_size, cfg.data.image_size)

@@ -16,8 +16,8 @@ from transfer.backbone import SparcViT
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayConstructor(GroupedConstructor):
     """Learning rate of backbone layer i of n: lr * layer_decay^(n + 1 - i); embeddings are layer 0,
-    the final norm n + 1, and everything outside the backbone keeps lr. What `custom_keys` says of
-    a parameter (``lr_mult``, ``decay_mult``) is multiplied in, the longest key first, as in mm.
+    the final norm n + 1, and everything outside the backbone keeps lr; times what `custom_keys`
+    says, see GroupedConstructor. `layer_decay` is 0.8 where the config does not give it.
 
     ``optim_wrapper = dict(constructor='LayerDecayConstructor',
     paramwise_cfg=dict(layer_decay=0.8))``
@@ -34,25 +34,13 @@ class LayerDecayConstructor(GroupedConstructor):
 
     def scale(self, module: nn.Module, name: str) -> float:
         """layer_decay^(n + 1 - i) inside a SparcViT, 1 elsewhere; times ``lr_mult``."""
-        factor = self._custom(name).get("lr_mult", 1.0)
+        factor = super().scale(module, name)
         decay = self.paramwise_cfg.get("layer_decay", 0.8)
         for prefix, backbone in module.named_modules():
             if isinstance(backbone, SparcViT) and name.startswith(f"{prefix}."):
                 depth = backbone.tower.depth
                 return factor * decay ** (depth + 1 - _layer(name, depth))
         return factor
-
-    def decay(self, module: nn.Module, name: str) -> float:
-        """``decay_mult`` of the parameter."""
-        return self._custom(name).get("decay_mult", 1.0)
-
-    def _custom(self, name: str) -> dict:
-        """The first of ``custom_keys``, longest first, that is part of `name`."""
-        keys = self.paramwise_cfg.get("custom_keys") or {}
-        for key in sorted(sorted(keys), key=len, reverse=True):
-            if key in name:
-                return keys[key]
-        return {}
 
 
 def _layer(name: str, depth: int) -> int:

@@ -4,10 +4,12 @@ weight on any rank.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import Tensor, nn
@@ -82,29 +84,57 @@ class GuardedOptimWrapper(OptimWrapper):
 class GroupedConstructor(DefaultOptimWrapperConstructor):
     """Parameter groups by learning rate and weight decay, and no more than that.
 
-    Vectors and scalars (biases, norms, the temperature) and position embeddings get no weight
-    decay. mmengine's own makes, and logs, one group per parameter.
+    No weight decay for vectors and scalars (biases, norms, temperatures), nor for what a module
+    names in ``no_weight_decay()``, timm's convention: position embeddings, class and register
+    tokens. mmengine's own makes, and logs, one group per parameter.
+
+    ``paramwise_cfg=dict(custom_keys={'objective.': dict(lr_mult=2.0)})`` multiplies rate or decay
+    (``lr_mult``, ``decay_mult``) of the parameters whose name holds the key; the longest key wins,
+    as in mm.
     """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        # never empty: with an empty one mmengine puts all weights into one group and does not call
+        # add_params
+        super().__init__(optim_wrapper_cfg, {"custom_keys": {}, **(paramwise_cfg or {})})
 
     def scale(self, module: nn.Module, name: str) -> float:
         """Factor on the learning rate of the parameter `name` of `module`."""
-        return 1.0
-
-    def decay(self, module: nn.Module, name: str) -> float:
-        """Factor on the weight decay of the parameter `name` of `module`."""
-        return 1.0
+        return self._custom(name).get("lr_mult", 1.0)
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
         """Fill `params` with the groups of all parameters of `module` that are trained."""
         groups: dict[tuple[float, float], dict] = {}
+        bare = without_decay(module)
         for name, weight in module.named_parameters():
             if not weight.requires_grad:
                 continue
-            bare = weight.ndim <= 1 or name.endswith("pos_embed")
             rate = self.base_lr * self.scale(module, name)
-            decay = 0.0 if bare else (self.base_wd or 0.0) * self.decay(module, name)
+            decay = (self.base_wd or 0.0) * self._custom(name).get("decay_mult", 1.0)
+            decay = 0.0 if name in bare else decay
             group = groups.setdefault(
                 (rate, decay), {"params": [], "lr": rate, "weight_decay": decay}
             )
             group["params"].append(weight)
         params.extend(groups.values())
+        for (rate, decay), group in groups.items():
+            told = f"{len(group['params'])} parameters, {sum(p.numel() for p in group['params']):,}"
+            told += f" numbers: learning rate {rate:g}, weight decay {decay:g}"
+            print_log(told, "current", logging.DEBUG if len(groups) > 4 else logging.INFO)
+
+    def _custom(self, name: str) -> dict:
+        """The first of ``custom_keys``, longest first, that is part of `name`."""
+        keys = self.paramwise_cfg["custom_keys"]
+        found = (key for key in sorted(keys, key=lambda k: (-len(k), k)) if key in name)
+        return keys.get(next(found, None), {})
+
+
+def without_decay(module: nn.Module) -> set[str]:
+    """Names of the parameters of `module` that weight decay would only harm: those of fewer than
+    two dimensions, and those that a module in it names in ``no_weight_decay()``.
+    """
+    bare = {name for name, weight in module.named_parameters() if weight.ndim < 2}
+    for prefix, part in module.named_modules():
+        if hasattr(part, "no_weight_decay"):
+            bare |= {f"{prefix}.{name}" if prefix else name for name in part.no_weight_decay()}
+    return bare

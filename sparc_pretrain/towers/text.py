@@ -115,6 +115,12 @@ class TextTower(nn.Module):
         """Longest caption in tokens."""
         return self.settings["max_tokens"]
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that are no matrices, though they have two dimensions: the
+        position embeddings (timm's convention; see `engine.optim`).
+        """
+        return {name for name, _ in self.named_parameters() if "position_embedding" in name}
+
     def config(self) -> dict[str, Any]:
         """What a run folder needs to build this tower again."""
         usual = asdict(TextStyle())

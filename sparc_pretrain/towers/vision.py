@@ -102,6 +102,14 @@ class VisionTower(nn.Module):
         """Number of class and register tokens, which come before the patches."""
         return self.net.num_prefix_tokens
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that are no matrices, though they have several dimensions:
+        position embeddings, class and register tokens and the query of an attention pool (timm's
+        convention, whose own list lacks the last; see `engine.optim`).
+        """
+        tokens = ("pos_embed", "cls_token", "reg_token", "dist_token", "latent")
+        return {name for name, _ in self.named_parameters() if name.endswith(tokens)}
+
     def config(self) -> dict[str, Any]:
         """What a run folder needs to build this tower again (see run_folder)."""
         return {

@@ -28,13 +28,17 @@ class Model(BaseModel):
 
 
 def wrapper(model: nn.Module, **paramwise):
+    return plain_wrapper(model, paramwise_cfg=dict(layer_decay=DECAY, **paramwise))
+
+
+def plain_wrapper(model: nn.Module, **options):
     return build_optim_wrapper(
         model,
         dict(
             type="sparc.GuardedOptimWrapper",
             optimizer=dict(type="AdamW", lr=LR, weight_decay=WD),
             constructor="LayerDecayConstructor",
-            paramwise_cfg=dict(layer_decay=DECAY, **paramwise),
+            **options,
         ),
     )
 
@@ -65,6 +69,18 @@ def test_every_parameter_has_the_learning_rate_of_its_layer() -> None:
     for name, group in groups.items():
         (wanted,) = [lr for prefix, lr in expected.items() if name.startswith(prefix)]
         assert group["lr"] == pytest.approx(wanted), name
+
+
+def test_without_a_paramwise_cfg_the_rates_fall_by_a_fifth_from_layer_to_layer() -> None:
+    model = Model()
+    told = groups_by_name(
+        model, plain_wrapper(model, paramwise_cfg=dict(layer_decay=0.8)).optimizer
+    )
+    default = groups_by_name(model, plain_wrapper(model).optimizer)
+    assert default["backbone.tower.net.pos_embed"]["lr"] == pytest.approx(LR * 0.8**4)
+    for name, group in told.items():
+        for key in ("lr", "weight_decay"):
+            assert default[name][key] == group[key], name
 
 
 def test_biases_norms_and_positions_have_no_weight_decay() -> None:

@@ -27,9 +27,10 @@ class TextRateConstructor(GroupedConstructor):
     """
 
     def scale(self, module: nn.Module, name: str) -> float:
-        """text_lr_mult for ``text.*`` and ``g_t.*``, 1 elsewhere."""
-        mult = self.paramwise_cfg.get("text_lr_mult", 1.0)
-        return mult if name.startswith(("text.", "g_t.")) else 1.0
+        """text_lr_mult for ``text.*`` and ``g_t.*``, 1 elsewhere; times ``lr_mult``."""
+        slow = name.startswith(("text.", "g_t."))
+        mult = self.paramwise_cfg.get("text_lr_mult", 1.0) if slow else 1.0
+        return mult * super().scale(module, name)
 
 
 @HOOKS.register_module()
