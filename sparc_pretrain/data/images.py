@@ -6,6 +6,10 @@ Everything becomes RGB with 8 bits: grey is repeated, CMYK and palettes are conv
 keep their upper byte, transparency is dropped (as PIL's convert("RGB") does), of an animation the
 first frame is used, and EXIF orientation is applied (JPEG, PNG). Truncated data is refused. Pixels
 stay uint8; the model normalises.
+
+PNGs are left to PIL: torchvision's `decode_png` ends the process (a segmentation fault) on any
+error that libpng meets between the first row and the last, pytorch/vision issue 3613. So are
+animations, of which torchvision would decode all frames.
 """
 
 from __future__ import annotations
@@ -16,16 +20,23 @@ import struct
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import GifImagePlugin, Image, ImageOps, PngImagePlugin, WebPImagePlugin
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from sparc_pretrain.data import png
+
 MAX_PIXELS = 50e6
 MIN_SIDE = 8  # pixels; smaller ones are tracking dots and placeholders
 MAX_ASPECT = 100.0
 RATIO = (3 / 4, 4 / 3)
+BY_PIL = {
+    "png": PngImagePlugin.PngImageFile,
+    "gif": GifImagePlugin.GifImageFile,
+    "webp animation": WebPImagePlugin.WebPImageFile,
+}
 
 
 class BadImage(ValueError):
@@ -105,8 +116,8 @@ def decode(
     """
     kind, width, height = read_size(data)
     check(width, height, max_pixels, min_side, max_aspect)
-    if kind in ("gif", "webp animation"):  # torchvision would decode all frames
-        image = _first_frame(data, max_pixels)
+    if kind in BY_PIL:
+        image = _by_pil(data, kind, max_pixels)
     else:
         try:
             buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -114,8 +125,6 @@ def decode(
         except RuntimeError as error:
             reason = "truncated" if "incomplete" in str(error) else "cannot be decoded"
             raise BadImage(f"{kind} {reason}") from None
-    if image.dtype == torch.uint16:
-        image = (image.to(torch.int32) >> 8).to(torch.uint8)
     if image.shape[-2] * image.shape[-1] > max_pixels:  # the header lied
         raise BadImage("too many pixels")
     return image
@@ -138,16 +147,25 @@ def check(
         raise BadImage("too long and thin")
 
 
-def _first_frame(data: bytes, max_pixels: float) -> Tensor:
+def _by_pil(data: bytes, kind: str, max_pixels: float) -> Tensor:
+    """The (first) frame as [3,H,W] uint8, upright. Raises BadImage."""
     try:
-        with Image.open(io.BytesIO(data), formats=["GIF", "WEBP"]) as image:
+        data = png.only_pixels(data) if kind == "png" else data
+    except ValueError as error:
+        raise BadImage(f"png {error}") from None
+    try:
+        # not Image.open, which has a limit of its own on pixels
+        with BY_PIL[kind](io.BytesIO(data)) as image:
             if image.width * image.height > max_pixels:
                 raise BadImage("too many pixels")
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode.startswith("I;16"):  # grey; of colours PIL itself keeps the upper byte
+                image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
             pixels = np.array(image.convert("RGB"))
     except BadImage:
         raise
     except Exception as error:  # PIL's decoders raise almost anything on damaged data
-        raise BadImage(f"cannot be decoded ({type(error).__name__})") from None
+        raise BadImage(f"{kind} cannot be decoded ({type(error).__name__})") from None
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

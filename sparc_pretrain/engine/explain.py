@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import linecache
 import re
+import signal
 import traceback
+from multiprocessing.connection import wait
 
 from sparc_pretrain.distributed import silent_ranks
 
@@ -12,6 +14,8 @@ FOREIGN = ("mmengine", "mmcv", "mmdet", "mmseg", "timm", "transformers", "torch"
 STUCK_RANK = re.compile(r"gloo/transport|Watchdog caught collective")
 TIMED_OUT = re.compile(r"timed out", re.IGNORECASE)
 WORKER_DIED = re.compile(r"DataLoader worker .*(?:exited unexpectedly|is killed by signal)")
+# how a decoder ends on bytes that it cannot stand; a lack of memory ends in SIGKILL or SIGBUS
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
 LOADER = "torch.utils.data.dataloader"
 
 
@@ -22,6 +26,8 @@ def explain(error: BaseException) -> str | None:
     loader worker that died or hangs, and another rank that is gone or stuck.
     """
     text = " ".join(str(error).split())
+    if crash := _crash_of_a_worker(error):
+        return crash
     if isinstance(error, (ConnectionError, EOFError)):
         # the worker died between naming a batch in shared memory and handing it over
         frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
@@ -31,6 +37,23 @@ def explain(error: BaseException) -> str | None:
         return _of_a_run(text)
     if isinstance(error, (AssertionError, AttributeError, TypeError)):
         return _of_a_constructor(error, text)
+    return None
+
+
+def _crash_of_a_worker(error: BaseException) -> str | None:
+    """A loader worker that a library ended, by the exit code of its process."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__") != LOADER:
+            continue
+        workers = getattr(frame.f_locals.get("self"), "_workers", ())
+        wait([worker.sentinel for worker in workers], 1)  # its connection breaks before it is gone
+        for worker in workers:
+            if -(worker.exitcode or 0) in CRASHES:
+                return (
+                    f"a DataLoader worker crashed ({signal.Signals(-worker.exitcode).name}) in a "
+                    "library, on a sample that comes again after a resume: run with data.workers=0 "
+                    "under `python -X faulthandler` to see where, and please report the file"
+                )
     return None
 
 

@@ -36,6 +36,10 @@ def killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def crashed() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
 def asleep() -> None:
     time.sleep(60)
 
@@ -45,6 +49,12 @@ def test_a_killed_loader_worker_is_told_within_ten_seconds_with_what_kills_worke
     line = refusal(through_the_door(lambda: len(list(DataLoader(Doomed(killed), num_workers=1)))))
     assert "/dev/shm" in line and "memory runs out" in line and "--resume auto" in line
     assert time.monotonic() - started < 10
+
+
+def test_a_worker_that_crashed_is_not_told_to_lack_memory() -> None:
+    line = refusal(through_the_door(lambda: len(list(DataLoader(Doomed(crashed), num_workers=1)))))
+    assert "worker crashed (SIGSEGV)" in line and "faulthandler" in line
+    assert "memory" not in line and "--resume auto" not in line
 
 
 def test_a_stuck_loader_worker_is_told_after_the_timeout() -> None:
