@@ -6,6 +6,7 @@ import linecache
 import re
 import signal
 import traceback
+from contextlib import suppress
 from multiprocessing.connection import wait
 
 from sparc_pretrain.distributed import silent_ranks
@@ -46,7 +47,8 @@ def _crash_of_a_worker(error: BaseException) -> str | None:
         if frame.f_globals.get("__name__") != LOADER:
             continue
         workers = getattr(frame.f_locals.get("self"), "_workers", ())
-        wait([worker.sentinel for worker in workers], 1)  # its connection breaks before it is gone
+        with suppress(RuntimeError):  # torch raises one in its handler of SIGCHLD
+            wait([worker.sentinel for worker in workers], 1)  # its pipe breaks before it is gone
         for worker in workers:
             if -(worker.exitcode or 0) in CRASHES:
                 return (
