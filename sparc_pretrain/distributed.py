@@ -73,12 +73,12 @@ def gather_padded(x: Tensor) -> Tensor:
     return gather(padded.byte()).bool() if x.dtype == torch.bool else gather(padded)
 
 
-def roll(x: Tensor) -> Tensor:
-    """`x` [B,...] with the rows of the global batch moved on by one, with gradient: row i holds
-    what row i - 1 held, the first row of a rank the last one of the rank before it.
+def roll(x: Tensor, by: int = 1) -> Tensor:
+    """`x` [B,...] with the rows of the global batch moved on by `by`, at most B, with gradient: row
+    i holds what row i - by held, the first rows of a rank the last ones of the rank before it.
     """
     before = (rank() - 1) % world_size()
-    return torch.cat([gather(x[-1:])[before : before + 1], x[:-1]])
+    return torch.cat([gather(x[-by:])[before * by : (before + 1) * by], x[:-by]])
 
 
 def own_rows(count: int, device: torch.device | str = "cpu") -> Tensor:

@@ -98,7 +98,7 @@ class DualEncoder(nn.Module):
 
     def text_features(self, ids: Tensor, mask: Tensor, special: Tensor) -> TextFeatures:
         """t_l = g_t(f_t(x)_l), and t = g_t(mean over real tokens), or of the state that the tower
-        pools (arXiv 2401.09865, section 3).
+        pools (arXiv 2401.09865, section 3); words are g_t of the tower's token embeddings.
 
         Args: ids, mask, special: [B,T]. Raises ValueError for a run without a text tower.
         """
@@ -113,6 +113,7 @@ class DualEncoder(nn.Module):
             mask=mask,
             special=special,
             token_states=states,
+            words=self.adapters.g_t(self.text.embed(ids)),
         )
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:

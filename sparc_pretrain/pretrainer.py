@@ -25,7 +25,7 @@ from sparc_pretrain.types import Batch, Features
 
 Losses = dict[str, Tensor]
 # Which features each adapter makes: it is trained when the objective reads one of them.
-MADE_BY = {"g_v": {"image", "patches"}, "h_v": {"image"}, "g_t": {"text", "tokens"}}
+MADE_BY = {"g_v": {"image", "patches"}, "h_v": {"image"}, "g_t": {"text", "tokens", "words"}}
 
 
 class BatchToDevice(BaseDataPreprocessor):
@@ -192,7 +192,7 @@ class Pretrainer(BaseModel):
         """
         leaves = {name: value.detach().requires_grad_() for name, value in cached.items()}
         with _no_autocast(batch):
-            losses = self.objective.coupled(_features(leaves, batch))
+            losses = self.objective.coupled(_features(leaves, batch), batch)
         loss, _ = _sum(losses)
         if not isinstance(loss, Tensor):  # no coupled term
             return {}, {}, losses

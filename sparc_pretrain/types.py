@@ -93,14 +93,15 @@ class ImageFeatures:
 class TextFeatures:
     """What a dual encoder makes of captions: text [B,D], tokens [B,T,D] in the shared space and
     **not** normalised; mask [B,T] (True = real token), special [B,T]; token_states [B,T,Dt] is the
-    text tower's raw
-    output."""
+    text tower's raw output; words [B,T,D] are the tokens free of context and place, g_t of the text
+    tower's token embeddings (None where nobody asked)."""
 
     text: Tensor
     tokens: Tensor
     mask: Tensor
     special: Tensor
     token_states: Tensor
+    words: Tensor | None = field(default=None, kw_only=True)
 
 
 @dataclass

@@ -26,6 +26,13 @@ OBJECTIVES = {
     "sparc with two temperatures": dict(type="Sparc", local_temperature=True),
     "sparc, shuffled": dict(type="Sparc", shuffle=True, reduction="token"),
     "sparc, local only": dict(type="Sparc", global_weight=0, alignment="softmax"),
+    "sparc, image contrast": dict(
+        type="Sparc", image_contrast=1.0, token_context="both", same_token="ignore"
+    ),
+    "sparc, image contrast alone by token": dict(
+        type="Sparc", global_weight=0, local_weight=0, image_contrast=1.0, reduction="token"
+    ),
+    "sparc, image contrast, shuffled": dict(type="Sparc", image_contrast=1.0, shuffle=True),
     "clip": dict(type="Clip"),
     "filip": dict(type="Filip"),
     "filip, in blocks of one image": dict(type="Filip", block=1),
@@ -42,6 +49,7 @@ def data(dtype: torch.dtype) -> Batch:
     """16 pairs; the second half, a second process's share, has the shorter captions."""
     made = batch(16, dtype=dtype)
     made.mask[8:, 6:] = False
+    made.key[3] = made.key[2]  # two captions of one image
     made.ids *= made.mask
     return made
 
@@ -110,7 +118,7 @@ def test_dropout_draws_the_same_in_both_passes_of_an_accumulated_step():
     parts = [model(part, mode="tensor") for part in data(torch.float64).chunk(4)]
     names = [f.name for f in fields(Features)]
     joined = Features(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names})
-    model.objective.coupled(joined)["global_loss"].backward()
+    model.objective.coupled(joined, data(torch.float64))["global_loss"].backward()
     wanted = [p.grad for p in model.parameters()]
     for a, b in zip(wanted, first, strict=True):
         if a is not None:
@@ -232,7 +240,7 @@ def test_the_width_of_the_shared_space_reaches_the_objective_and_the_run_folder(
 
 def test_a_batch_with_no_coupled_terms_is_accumulated():
     objective = dict(type="Sparc", global_weight=0)
-    assert pretrainer(objective).objective.coupled(None) == {}
+    assert pretrainer(objective).objective.coupled(None, None) == {}
 
 
 def step_with(model, data, wrapper):

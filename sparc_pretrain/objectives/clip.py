@@ -25,9 +25,9 @@ class Clip(nn.Module):
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """features of [b] pairs -> {"global_loss", "scale"}."""
-        return self.coupled(features)
+        return self.coupled(features, batch)
 
-    def coupled(self, features: Features) -> dict[str, Tensor]:
+    def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """The terms over all pairs of a batch."""
         scale = self.temperature()
         loss = info_nce(features.image, features.text, scale)

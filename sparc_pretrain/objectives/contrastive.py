@@ -126,6 +126,12 @@ def normaliser(mask: Tensor, reduction: str = "caption") -> Tensor:
     raise ValueError(f"reduction {reduction!r}: use 'caption' or 'token'")
 
 
+def twins(ids: Tensor) -> Tensor:
+    """[B,T,T] bool: two places of one caption ids [B,T] that hold the same token."""
+    other = ~torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
+    return (ids[:, :, None] == ids[:, None, :]) & other
+
+
 def token_contrast(
     grouped: Tensor,
     tokens: Tensor,
@@ -133,6 +139,7 @@ def token_contrast(
     scale: Tensor | float,
     reduction: str = "caption",
     divisor: Tensor | None = None,
+    ignored: Tensor | None = None,
 ) -> Tensor:
     """Eq. 6 of SPARC: each token against the grouped embeddings of its own caption and the other
     way round, by cosine.
@@ -147,6 +154,7 @@ def token_contrast(
             over all real tokens.
         divisor: what to divide the sum by, when this is a part of a larger batch; None =
             `normaliser(mask)`.
+        ignored: [B,T,T] bool, symmetric: pairs of tokens that are no negatives of each other.
 
     Returns:
         scalar.
@@ -156,6 +164,8 @@ def token_contrast(
     # A padded query may see every key: its loss is dropped below, and no row is ever all -inf
     # (NaN).
     seen_BTT = mask[:, None, :] | ~mask[:, :, None]
+    if ignored is not None:
+        seen_BTT = seen_BTT & ~ignored
     loss_BT = 0.0
     for logits in (logits_BTT, logits_BTT.transpose(1, 2)):
         log_share = logits.masked_fill(~seen_BTT, -torch.inf).log_softmax(dim=-1)

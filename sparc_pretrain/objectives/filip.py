@@ -129,9 +129,9 @@ class Filip(nn.Module):
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """features of [b] pairs -> {"local_loss", "scale"} and "global_loss" of CLIP+FILIP."""
-        return self.coupled(features)
+        return self.coupled(features, batch)
 
-    def coupled(self, features: Features) -> dict[str, Tensor]:
+    def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """The terms over all pairs of a batch: L = 1/2 [CE_i(s^I_i./tau) + CE_j(s^T_.j/tau)]."""
         scale = self.temperature()
         patches, mask = features.patches, features.mask

@@ -106,9 +106,9 @@ class Gloria(nn.Module):
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """features of [b] pairs -> {"global_loss", "local_loss"} and the temperatures."""
-        return self.coupled(features)
+        return self.coupled(features, batch)
 
-    def coupled(self, features: Features) -> dict[str, Tensor]:
+    def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """The terms over all pairs of a batch."""
         gamma1, gamma2, gamma3 = self.gamma1(), self.gamma2(), self.gamma3()
         tokens, mask = gather_padded(features.tokens), gather_padded(features.mask)

@@ -152,9 +152,9 @@ class Mgca(nn.Module):
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """features of [b] pairs -> {"instance_loss", "token_loss", "prototype_loss"} and scales."""
-        return {**self.coupled(features), **self.paired(features, batch)}
+        return {**self.coupled(features, batch), **self.paired(features, batch)}
 
-    def coupled(self, features: Features) -> dict[str, Tensor]:
+    def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """The terms over all pairs of a batch: instances, and prototypes (their assignment)."""
         scale, sharpness = self.instance_temperature(), self.prototype_temperature()
         image, text = features.image, features.text

@@ -66,9 +66,9 @@ class Pacl(nn.Module):
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """features of [b] pairs -> {"local_loss", "scale"}."""
-        return self.coupled(features)
+        return self.coupled(features, batch)
 
-    def coupled(self, features: Features) -> dict[str, Tensor]:
+    def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """The terms over all pairs of a batch."""
         scale = self.temperature()
         embedded = self.dense_patches(features.patches)

@@ -49,9 +49,9 @@ class Siglip(nn.Module):
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """features of [b] pairs -> {"global_loss", "scale", "bias"}."""
-        return self.coupled(features)
+        return self.coupled(features, batch)
 
-    def coupled(self, features: Features) -> dict[str, Tensor]:
+    def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """The terms over all pairs of a batch."""
         scale = self.temperature()
         loss = sigmoid_loss(features.image, features.text, scale, self.bias)

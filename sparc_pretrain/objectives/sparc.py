@@ -1,4 +1,5 @@
-"""SPARC: sparse fine-grained contrastive alignment (Bica et al., arXiv 2401.09865).
+"""SPARC: sparse fine-grained contrastive alignment (Bica et al., arXiv 2401.09865), and an image
+contrast of ours beside it, off by default.
 
 Suffixes: B samples, T tokens, P patches, D shared width. `scale` = 1/tau. Embeddings come un-
     normalised.
@@ -14,63 +15,24 @@ from sparc_pretrain.objectives.contrastive import (
     BLOCK,
     Temperature,
     by_rows,
-    full_precision,
     info_nce,
     normaliser,
     token_contrast,
+    twins,
     unit,
+)
+from sparc_pretrain.objectives.grouping import (
+    alignment_statistics,
+    equal_pairs,
+    group_patches,
+    image_contrast,
+    neighbours,
 )
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures
 
-# A row of similarities whose max - min is not above this has no preference: its weights are zero.
-FLAT_ROW = 1e-6
-
-
-def group_patches(
-    tokens: Tensor,
-    patches: Tensor,
-    threshold: float | None = None,
-    alignment: str = "sparse",
-    detach: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Eqs. 2-5: each token gathers the patches it resembles.
-
-        s_lp = t_l . v_p;  min-max over patches;  zero below `threshold`;  renormalise to sum 1;
-        c_l = sum_p a_lp v_p
-
-    Args:
-        tokens: [B,T,D]. patches: [B,P,D]; neither is normalised before the inner product.
-        threshold: sigma; None = 1/P as in the paper, 0 = no sparsity.
-        alignment: 'sparse' (the paper's) or 'softmax' over patches of s (its ablation, Table 8).
-        detach: no gradient through the weights.
-
-    Returns:
-        grouped [B,T,D] and weights [B,T,P]. A row that gathers nothing (constant, with a
-        range <= 1e-6, also P = 1; or sigma above 1) has weights and grouped vector 0 and passes
-        no gradient; every other row sums to 1.
-
-    Raises:
-        ValueError: an unknown alignment.
-    """
-    tokens, patches = full_precision(tokens), full_precision(patches)
-    score_BTP = torch.einsum("btd,bpd->btp", tokens, patches)
-    if alignment == "softmax":
-        weight_BTP = score_BTP.softmax(dim=-1)
-    elif alignment == "sparse":
-        sigma = 1 / patches.shape[1] if threshold is None else threshold
-        low, high = score_BTP.aminmax(dim=-1, keepdim=True)
-        spread = high - low
-        alive = spread > FLAT_ROW
-        shifted = torch.where(alive, score_BTP - low, 0) / torch.where(alive, spread, 1)
-        kept = torch.where(shifted >= sigma, shifted, 0)
-        total = kept.sum(dim=-1, keepdim=True)
-        weight_BTP = kept / torch.where(total > 0, total, 1)
-    else:
-        raise ValueError(f"alignment {alignment!r}: use 'sparse' or 'softmax'")
-    if detach:
-        weight_BTP = weight_BTP.detach()
-    return torch.einsum("btp,bpd->btd", weight_BTP, patches), weight_BTP
+# The tokens that the image contrast holds against images.
+CONTEXTS = {"text": ("tokens",), "none": ("words",), "both": ("tokens", "words")}
 
 
 def fine_grained_loss(
@@ -126,23 +88,31 @@ def grouped_similarity(
 
 @OBJECTIVES.register_module()
 class Sparc(nn.Module):
-    """L = global_weight L_g + local_weight L_f (eq. 7), one learned temperature for both.
+    """L = global_weight L_g + local_weight L_f (eq. 7) + image_contrast L_ic, one learned
+    temperature for all.
 
     The paper's ablations: no sparsity is threshold=0, softmax alignment is alignment='softmax',
-    Listing 1's mean over tokens is reduction='token', and local only is global_weight=0.
+    Listing 1's mean over tokens is reduction='token', and local only is global_weight=0. L_ic is
+    not the paper's: see `grouping.image_contrast`, configs/sparc_ic.py.
 
     Args:
         global_weight, local_weight: lambda_g (0.5) and lambda_f (the paper sweeps 0.5-10 and
             does not say which; 1). A term of weight 0 is not computed.
         threshold, alignment, detach: see `group_patches`. reduction: see `token_contrast`.
-        skip_special: leave begin and end tokens out of the fine-grained loss.
-        local_temperature: a temperature of its own for the fine-grained loss.
-        shuffle: a control, not a method: the fine-grained loss sees the images of the batch moved
-            on by one. Tokens group patches by resemblance, so a token's identity can be written
-            into what it gathers; whatever L_f still falls by on wrong images is that leak.
+        skip_special: leave begin and end tokens out of the local terms.
+        local_temperature: a temperature of its own for the local terms.
+        shuffle: a control, not a method: the local terms see the images of the batch moved on, by
+            one or by a whole group of `neighbours`. Tokens group patches by resemblance, so a
+            token's identity can be written into what it gathers; whatever L_f still falls by on
+            wrong images is that leak.
+        image_contrast: the weight of L_ic. image_negatives: K of it.
+        token_context: the tokens of L_ic: 'text' = as L_f has them, 'none' = free of context,
+            'both' = the mean of the two.
+        same_token: equal tokens of one caption are in L_f each other's 'negative' (as printed), or
+            'ignore': left out of both denominators.
 
     Raises:
-        ValueError: both weights are 0.
+        ValueError: all weights are 0, or an unknown option.
     """
 
     def __init__(
@@ -156,37 +126,57 @@ class Sparc(nn.Module):
         skip_special: bool = False,
         local_temperature: bool = False,
         shuffle: bool = False,
+        image_contrast: float = 0.0,
+        image_negatives: int = 1,
+        token_context: str = "text",
+        same_token: str = "negative",
     ) -> None:
         super().__init__()
-        if not (global_weight or local_weight):
-            raise ValueError("Sparc: global_weight and local_weight are both 0, nothing is trained")
-        self.global_weight, self.local_weight = global_weight, local_weight
+        local = bool(local_weight or image_contrast)
+        if not (global_weight or local):
+            raise ValueError(
+                "Sparc: global_weight, local_weight and image_contrast are all 0: nothing is "
+                "trained"
+            )
+        if token_context not in CONTEXTS:
+            raise ValueError(f"token_context {token_context!r}: use one of {', '.join(CONTEXTS)}")
+        if same_token not in ("negative", "ignore"):
+            raise ValueError(f"same_token {same_token!r}: use 'negative' or 'ignore'")
+        self.global_weight, self.local_weight, self.local = global_weight, local_weight, local
+        self.image_contrast, self.image_negatives = image_contrast, image_negatives
         self.grouping = dict(threshold=threshold, alignment=alignment, detach=detach)
         self.reduction, self.skip_special, self.shuffle = reduction, skip_special, shuffle
+        self.ignore_twins = same_token == "ignore"
+        self.contrasted = CONTEXTS[token_context] if image_contrast else ()
+        # how far the control moves images: whole groups, so that no caption meets its own image
+        self.moved = neighbours(0, image_negatives)[0] if image_contrast else 1
         self.temperature = Temperature()
         self.local_temperature = Temperature() if local_temperature else None
         if local_temperature:  # a term that is not computed must not hold a parameter that waits
             self.temperature.requires_grad_(bool(global_weight))
-            self.local_temperature.requires_grad_(bool(local_weight))
+            self.local_temperature.requires_grad_(local)
         whole = ("image", "text") if global_weight else ()
-        parts = ("patches", "tokens") if local_weight else ()
+        tokens = (("tokens",) if local_weight else ()) + self.contrasted
+        parts = ("patches", *dict.fromkeys(tokens)) if local else ()
         self.couples = whole + parts if shuffle else whole
         self.pairs = () if shuffle else parts
-        self.reads = whole or parts  # the features that `scores` uses
+        self.reads = whole or parts[:2]  # the features that `scores` uses
+        # how dense tasks read patches: as the paper does, or as the image contrast trains them
+        self.dense_head = "local" if image_contrast or not global_weight else "global"
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """features of [b] pairs -> {"global_loss", "local_loss", ...}; the rest is logged only."""
-        return {**self.coupled(features), **self.paired(features, batch)}
+        return {**self.coupled(features, batch), **self.paired(features, batch)}
 
-    def coupled(self, features: Features) -> dict[str, Tensor]:
-        """The terms over all pairs of a batch: L_g, and L_f when its images are shuffled."""
+    def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
+        """The terms over all pairs of a batch: L_g, and the local ones when images are shuffled."""
         losses: dict[str, Tensor] = {}
         if self.global_weight:
             scale = self.temperature()
             loss = self.global_weight * info_nce(features.image, features.text, scale)
             losses.update(global_loss=loss, scale=scale.detach())
-        if self.local_weight and self.shuffle:
-            losses.update(self._local(features, roll(features.patches), features))
+        if self.shuffle and self.local:
+            losses.update(self._local(features, roll(features.patches, self.moved), batch, batch))
         return losses
 
     def paired(
@@ -197,23 +187,44 @@ class Sparc(nn.Module):
         Args:
             whole: the rank's whole batch, when `features` and `batch` are a part of it.
         """
-        if not self.local_weight or self.shuffle:
+        if self.shuffle or not self.local:
             return {}
-        return self._local(features, features.patches, whole or batch)
+        return self._local(features, features.patches, batch, whole or batch)
 
     def _local(
-        self, features: Features, patches: Tensor, whole: Batch | Features
+        self, features: Features, patches: Tensor, batch: Batch, whole: Batch
     ) -> dict[str, Tensor]:
-        """L_f of `features` with these patches; `whole` is what its divisor is counted over."""
+        """The local terms of `features` of `batch` with these patches; `whole` is what their
+        divisor is counted over.
+        """
         mask = self._mask(features.mask, features.special)
         scale = (self.local_temperature or self.temperature)()
         divisor = normaliser(self._mask(whole.mask, whole.special), self.reduction)
         if self.reduction == "token":
             # The mean over ranks of (sum / divisor) must be (sum of sums) / (sum of counts).
             divisor = total(divisor) / world_size()
-        grouped, weights = group_patches(features.tokens, patches, **self.grouping)
-        loss = token_contrast(grouped, features.tokens, mask, scale, self.reduction, divisor)
-        return {"local_loss": self.local_weight * loss, **alignment_statistics(weights, mask)}
+        losses: dict[str, Tensor] = {}
+        logged: list[Tensor] = []
+        if self.local_weight:
+            grouped, weights = group_patches(features.tokens, patches, **self.grouping)
+            ignored = twins(batch.ids) if self.ignore_twins else None
+            loss = token_contrast(
+                grouped, features.tokens, mask, scale, self.reduction, divisor, ignored
+            )
+            losses["local_loss"] = self.local_weight * loss
+            logged.append(weights)
+        if self.image_contrast:
+            refused = equal_pairs(batch.key, batch.ids, batch.mask, self.image_negatives)
+            options = dict(self.grouping, reduction=self.reduction, divisor=divisor)
+            for name in self.contrasted:
+                tokens = getattr(features, name)
+                loss, weights = image_contrast(
+                    patches, tokens, mask, scale, self.image_negatives, refused, **options
+                )
+                weight = self.image_contrast / len(self.contrasted)
+                losses[f"image_contrast_{name}_loss"] = weight * loss
+                logged.append(weights)
+        return {**losses, **alignment_statistics(logged[0], mask)}
 
     def _mask(self, mask: Tensor, special: Tensor) -> Tensor:
         return mask & ~special if self.skip_special else mask
@@ -226,18 +237,10 @@ class Sparc(nn.Module):
             return unit(image.image) @ unit(text.text).T
         mask = self._mask(text.mask, text.special)
         grouping = {key: self.grouping[key] for key in ("threshold", "alignment")}
-        return grouped_similarity(image.patches, text.tokens, mask, **grouping)
+        return grouped_similarity(image.patches, getattr(text, self.reads[1]), mask, **grouping)
 
-
-@torch.no_grad()
-def alignment_statistics(weights: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """For the log, over the real tokens of weights [B,T,P]: the mean share of patches kept (0 to 1)
-    and the mean entropy
-    of the alignment weights (nats; log P = uniform)."""
-    count = mask.sum().clamp(min=1)
-    kept = (weights > 0).float().mean(dim=-1)
-    entropy = torch.special.entr(weights.detach().float()).sum(dim=-1)
-    return {
-        "patches_kept": (kept * mask).sum() / count,
-        "alignment_entropy": (entropy * mask).sum() / count,
-    }
+    def word_tokens(self, text: TextFeatures) -> Tensor:
+        """The tokens [B,T,D] by which single words are read densely: free of context where they
+        were trained so.
+        """
+        return getattr(text, self.contrasted[-1] if self.contrasted else "tokens")

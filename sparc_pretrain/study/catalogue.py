@@ -65,6 +65,14 @@ METRICS = {
         "its global embedding against g_v after h_v, which FILIP and PACL do not train",
         True,
     ),
+    "phrase_local_pointing": Described(
+        GROUNDS, "phrase, local patches", "its global embedding against patches by g_v", True
+    ),
+    "words_pointing": Described(
+        GROUNDS,
+        "words, local patches",
+        "the phrase's tokens, free of context where they were trained so, against patches by g_v",
+    ),
     "trained_pointing": Described(
         GROUNDS, "phrase, trained patches", "the same against patches as the objective trains", True
     ),

@@ -158,6 +158,10 @@ class TextTower(nn.Module):
             return self.net(input_ids=ids).last_hidden_state
         return self.net(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids [B,T] -> token embeddings [B,T,Dt], before places are added: free of context."""
+        return self.net.get_input_embeddings()(ids)
+
     def pool(self, states: Tensor, mask: Tensor, ids: Tensor | None = None) -> Tensor:
         """Token states [B,T,Dt] -> text state [B,Dt]: the mean over real tokens (main text, sec.
         3), or the state that `TextStyle.pool` names; `ids` [B,T] are read by 'argmax' and 'eos'.

@@ -20,6 +20,7 @@ from sparc_pretrain.data.images import eval_resize
 from sparc_pretrain.data.tokenizer import WORD
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.objectives.sparc import group_patches
+from sparc_pretrain.types import TextFeatures
 from sparc_pretrain.zeroshot.patch_reader import PatchReader
 
 # Heat, from a patch's even share of the weight (clear) to the peak: dark violet to pale yellow.
@@ -65,7 +66,7 @@ def align(
         image: [3,H,W] uint8, made square as `resize` says ('squash' shows all of it, 'crop' the
             centre). The grouping is that of the model's own objective (threshold, alignment).
         objective: of the model; one with a hook `dense_patches` (PACL) says what patches pass
-            through before words gather them.
+            through before words gather them, one with `word_tokens` (SPARC) which tokens gather.
 
     Raises:
         ValueError: the image is not uint8 [3,H,W], or the model has no text tower or tokenizer.
@@ -76,7 +77,7 @@ def align(
         raise ValueError("words cannot be aligned: this run has no text tower or no tokenizer")
     pixels = eval_resize(image, model.vision.img_size, resize)[None].to(model.mean.device)
     patches = PatchReader.of(objective, "local").patches(model, pixels)
-    tokens = model.text_features(*model.tokenize([caption])).tokens
+    tokens = word_tokens(objective, model.text_features(*model.tokenize([caption])))
     grouped, weight_1TP = group_patches(tokens, patches, **grouping_of(model))
     cosine_T = F.cosine_similarity(grouped, tokens.float(), dim=-1)[0].cpu()
     side = model.vision.img_size // model.vision.patch
@@ -90,6 +91,14 @@ def align(
         score = cosine_T[positions].mean().item()
         found.append(WordWeights(word, start, end, weights, score))
     return found
+
+
+def word_tokens(objective: nn.Module | None, text: TextFeatures) -> Tensor:
+    """The tokens [B,T,D] by which an objective's words are read: contextual ones, unless it has
+    trained those free of context and says so by a hook `word_tokens`.
+    """
+    read = getattr(objective, "word_tokens", None)
+    return read(text) if read else text.tokens
 
 
 def grouping_of(model: DualEncoder) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.objectives.contrastive import unit
 from sparc_pretrain.objectives.sparc import group_patches
 from sparc_pretrain.zeroshot import encode, grounding
-from sparc_pretrain.zeroshot.alignment import grouping_of
+from sparc_pretrain.zeroshot.alignment import grouping_of, word_tokens
 from sparc_pretrain.zeroshot.faithfulness import ARTICLES
 from sparc_pretrain.zeroshot.outcome import Outcome
 from sparc_pretrain.zeroshot.patch_reader import PatchReader
@@ -30,6 +30,8 @@ READINGS = {
     "phrase's tokens",
     "global": "cosine of tokens and {global}, mean over the phrase's tokens",
     "phrase": "cosine of the global embedding of the phrase alone and {global}",
+    "phrase_local": "cosine of the global embedding of the phrase alone and {local}",
+    "words": "cosine of {words} and {local}, mean over the phrase's tokens",
     "trained": "cosine of the global embedding of the phrase alone and {trained}, the patches that "
     "the objective trains",
 }
@@ -64,8 +66,8 @@ def heats_of(
 ) -> dict[str, list[tuple[Tensor, dict[tuple[str, int, int], Tensor]] | None]]:
     """For each of READINGS, and each phrase: its heat [h,w], and those of its words.
 
-    None for a phrase that the text tower's longest caption cuts off. The readings 'phrase' and
-    'trained' have no words.
+    None for a phrase that the text tower's longest caption cuts off. The readings of the phrase
+    alone ('phrase', 'phrase_local', 'trained') have no words.
 
     Args:
         image: [3,H,W] uint8, squashed to `size` pixels a side (0 = the training size). objective:
@@ -79,8 +81,10 @@ def heats_of(
     )
     grid = (side // model.vision.patch, side // model.vision.patch)
     sentences = list(dict.fromkeys(phrase.sentence for phrase in phrases))
-    tokens_STD = model.text_features(*model.tokenize(sentences)).tokens
+    texts = model.text_features(*model.tokenize(sentences))
+    tokens_STD = texts.tokens
     rows = {
+        "words": unit(word_tokens(objective, texts)) @ unit(local[0]).T,
         "local": unit(tokens_STD) @ unit(local[0]).T,
         "grouping": group_patches(
             tokens_STD, local.expand(len(sentences), -1, -1), **grouping_of(model)
@@ -89,9 +93,11 @@ def heats_of(
     }
     maps = {name: row.float().cpu().unflatten(-1, grid) for name, row in rows.items()}
     alone_ND = unit(model.encode_text([p.text for p in phrases]))
-    alone, by_trained = (
-        (alone_ND @ unit(of[0]).T).float().cpu().unflatten(-1, grid) for of in (whole, trained)
-    )
+    patches = {"phrase": whole, "phrase_local": local, "trained": trained}
+    alone = {
+        name: (alone_ND @ unit(of[0]).T).float().cpu().unflatten(-1, grid)
+        for name, of in patches.items()
+    }
     encodings = [model.tokenizer.encode(text, model.text.max_tokens) for text in sentences]
     found: dict[str, list] = {name: [] for name in READINGS}
     for number, phrase in enumerate(phrases):
@@ -102,8 +108,8 @@ def heats_of(
         for name, map_STHW in maps.items():
             words = {w: map_STHW[row][spot].mean(dim=0) for w, spot in spots.items() if spot}
             found[name].append(None if cut else (map_STHW[row][every].mean(dim=0), words))
-        found["phrase"].append(None if cut else (alone[number], {}))
-        found["trained"].append(None if cut else (by_trained[number], {}))
+        for name, map_Nhw in alone.items():
+            found[name].append(None if cut else (map_Nhw[number], {}))
     return found
 
 
@@ -113,8 +119,13 @@ def readings_of(objective: nn.Module | None) -> dict[str, str]:
         "local": PatchReader.of(objective, "local").formula(),
         "global": PatchReader.of(objective, "global").formula(),
         "trained": PatchReader.of(objective).formula(),
+        "words": "context-free tokens" if _context_free(objective) else "tokens",
     }
     return {name: text.format(**words) for name, text in READINGS.items()}
+
+
+def _context_free(objective: nn.Module | None) -> bool:
+    return "words" in getattr(objective, "contrasted", ())
 
 
 def evaluate(

@@ -35,12 +35,13 @@ class PatchReader:
 
     @classmethod
     def of(cls, objective: nn.Module | None, head: str | None = None) -> PatchReader:
-        """The reader of a model trained by `objective`; `head` None: the one it trained.
+        """The reader of a model trained by `objective`; `head` None: the one it trained, or where
+        it trained both the one it names, `dense_head`.
 
         An objective whose texts meet patches through more than g_v has a method `dense_patches`,
         which follows g_v; nothing follows h_v, which such an objective does not train.
         """
-        chosen = head or trained_head(objective)
+        chosen = head or getattr(objective, "dense_head", None) or trained_head(objective)
         embed = getattr(objective, "dense_patches", None) if chosen == "local" else None
         return cls(chosen, embed, f"{type(objective).__name__}.dense_patches")
 

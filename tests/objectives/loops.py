@@ -44,7 +44,9 @@ def features(batch=3, **sizes) -> tuple[Features, Batch]:
         special=special,
         token_states=empty,
     )
-    return made, Batch(empty, mask.long(), mask, special, [""] * batch)
+    made.words = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(2)).double()
+    ids = (torch.arange(mask.numel()).reshape(mask.shape) + 3) * mask
+    return made, Batch(empty, ids, mask, special, [f"s:{i}" for i in range(batch)])
 
 
 def padded(tokens: Tensor, mask: Tensor, more: int = 3) -> tuple[Tensor, Tensor]:

@@ -102,7 +102,7 @@ def test_local_only_computes_no_global_term_and_is_read_by_grouping():
 
 def test_global_only_computes_no_local_term():
     assert losses(local_weight=0).keys() == {"global_loss", "scale"}
-    with pytest.raises(ValueError, match="both 0"):
+    with pytest.raises(ValueError, match="all 0"):
         sparc.Sparc(global_weight=0, local_weight=0)
 
 

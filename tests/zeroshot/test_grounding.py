@@ -196,7 +196,7 @@ def test_pacl_is_read_through_its_embedder(tmp_path):
     data = read_phrases(tmp_path / "images", tmp_path / "phrases.json")
     model, objective = turned()
     found = grounding_run.evaluate(model, data, objective=objective)
-    for reading in ("local", "grouping", "trained"):
+    for reading in ("local", "words", "grouping", "phrase_local", "trained"):
         assert found.metrics[f"{reading}_pointing"] == 1.0, reading
         assert "Pacl.dense_patches(g_v(patch))" in found.protocol["readings"][reading]
     assert found.metrics["phrase_pointing"] < 0.2  # through h_v, which PACL does not train
@@ -216,6 +216,12 @@ def test_the_trained_reading_takes_the_head_that_was_trained(tmp_path):
         found = grounding_run.evaluate(model, data, objective=objective)
         assert found.items["trained_pointing"] == found.items["phrase_pointing"]
         assert found.metrics["trained_pointing"] < 0.2
+        # the phrase on local patches, whatever the objective trains
+        assert found.metrics["phrase_local_pointing"] == 1.0
+    contrast = Sparc(image_contrast=1.0, token_context="both")
+    found = grounding_run.evaluate(model, data, objective=contrast)
+    assert found.items["trained_pointing"] == found.items["phrase_local_pointing"]
+    assert found.protocol["readings"]["words"].startswith("cosine of context-free tokens and g_v(p")
     found = grounding_run.evaluate(model, data, objective=Filip())
     assert found.metrics["trained_pointing"] == 1.0 > 0.2 > found.metrics["phrase_pointing"]
     assert "g_v(patch)" in found.protocol["readings"]["trained"]

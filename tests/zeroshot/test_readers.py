@@ -8,7 +8,9 @@ from sparc_pretrain.objectives.clip import Clip
 from sparc_pretrain.objectives.filip import Filip
 from sparc_pretrain.objectives.pacl import Pacl
 from sparc_pretrain.objectives.sparc import Sparc
+from sparc_pretrain.zeroshot.alignment import word_tokens
 from sparc_pretrain.zeroshot.encode import PooledCosine, readers, trained_head
+from sparc_pretrain.zeroshot.patch_reader import PatchReader
 from tests.models import batch, encoder
 
 
@@ -32,3 +34,26 @@ def test_the_local_reading_does_not_go_through_h_v():
         model.adapters.h_v[0].weight.mul_(-3)
     assert torch.equal(read(local), before[0])
     assert not torch.allclose(read(whole), before[1])
+
+
+def test_the_image_contrast_is_read_densely_as_it_trains_patches_and_tokens():
+    """Patches by g_v alone, words by the tokens that were held against images."""
+    model, pairs = encoder().eval(), batch()
+    with torch.no_grad():
+        text = model(pairs.image, pairs.ids, pairs.mask, pairs.special)
+    free = Sparc(image_contrast=1.0, token_context="both")
+    assert [PatchReader.of(o).head for o in (Sparc(), Clip(), free)] == [
+        "global",
+        "global",
+        "local",
+    ]
+    assert PatchReader.of(free, "global").head == "global"
+    assert trained_head(free) == "global"  # the pooled image goes through h_v all the same
+    assert word_tokens(free, text) is text.words
+    for objective in (Sparc(), Sparc(image_contrast=1.0), Clip(), None):
+        assert word_tokens(objective, text) is text.tokens
+    same = torch.cat([pairs.ids[:, 2:3], pairs.ids[:, 1:]], dim=1)  # another first token
+    with torch.no_grad():
+        other = model(pairs.image, same, pairs.mask, pairs.special)
+    torch.testing.assert_close(other.words[:, 1:], text.words[:, 1:])
+    assert not torch.allclose(other.tokens[:, 1], text.tokens[:, 1])

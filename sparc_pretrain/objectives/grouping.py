@@ -1,0 +1,170 @@
+"""Tokens gather patches (SPARC, eqs. 2-5), and what is made of it: the image contrast, and what the
+log says of the weights.
+
+Suffixes: B samples, T tokens, P patches, D shared width, K other images of a caption.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparc_pretrain.objectives.contrastive import full_precision, normaliser, unit
+
+# A row of similarities whose max - min is not above this has no preference: its weights are zero.
+FLAT_ROW = 1e-6
+
+
+def group_patches(
+    tokens: Tensor,
+    patches: Tensor,
+    threshold: float | None = None,
+    alignment: str = "sparse",
+    detach: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Eqs. 2-5: each token gathers the patches it resembles.
+
+        s_lp = t_l . v_p;  min-max over patches;  zero below `threshold`;  renormalise to sum 1;
+        c_l = sum_p a_lp v_p
+
+    Args:
+        tokens: [B,T,D]. patches: [B,P,D]; neither is normalised before the inner product.
+        threshold: sigma; None = 1/P as in the paper, 0 = no sparsity.
+        alignment: 'sparse' (the paper's) or 'softmax' over patches of s (its ablation, Table 8).
+        detach: no gradient through the weights.
+
+    Returns:
+        grouped [B,T,D] and weights [B,T,P]. A row that gathers nothing (constant, with a
+        range <= 1e-6, also P = 1; or sigma above 1) has weights and grouped vector 0 and passes
+        no gradient; every other row sums to 1.
+
+    Raises:
+        ValueError: an unknown alignment.
+    """
+    tokens, patches = full_precision(tokens), full_precision(patches)
+    score_BTP = torch.einsum("btd,bpd->btp", tokens, patches)
+    if alignment == "softmax":
+        weight_BTP = score_BTP.softmax(dim=-1)
+    elif alignment == "sparse":
+        sigma = 1 / patches.shape[1] if threshold is None else threshold
+        low, high = score_BTP.aminmax(dim=-1, keepdim=True)
+        spread = high - low
+        alive = spread > FLAT_ROW
+        shifted = torch.where(alive, score_BTP - low, 0) / torch.where(alive, spread, 1)
+        kept = torch.where(shifted >= sigma, shifted, 0)
+        total = kept.sum(dim=-1, keepdim=True)
+        weight_BTP = kept / torch.where(total > 0, total, 1)
+    else:
+        raise ValueError(f"alignment {alignment!r}: use 'sparse' or 'softmax'")
+    if detach:
+        weight_BTP = weight_BTP.detach()
+    return torch.einsum("btp,bpd->btd", weight_BTP, patches), weight_BTP
+
+
+def neighbours(count: int, negatives: int) -> tuple[int, Tensor]:
+    """The images that each of `count` captions is held against: its own, then K others.
+
+    Fixed groups of neighbouring places, of the smallest power of two above K; a caption's others
+    are those 1 to K places further in its group, round and round. The groups are the same however
+    a batch is cut, as long as each part holds whole ones.
+
+    Returns:
+        the size of a group, and places [K+1,B] long.
+
+    Raises:
+        ValueError: `negatives` below 1, or parts of groups.
+    """
+    if negatives < 1:
+        raise ValueError(f"image_negatives={negatives}: at least 1")
+    size = 1 << negatives.bit_length()
+    if count % size:
+        raise ValueError(
+            f"image_negatives={negatives} holds captions against groups of {size} neighbouring "
+            f"images, and a process or micro-batch of {count} pairs is no multiple of {size}: "
+            "choose data.global_batch, --accumulate or image_negatives so that it is"
+        )
+    place_B = torch.arange(count)
+    first_B = place_B - place_B % size
+    return size, torch.stack([first_B + (place_B + k) % size for k in range(negatives + 1)])
+
+
+def image_contrast(
+    patches: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    scale: Tensor | float,
+    negatives: int = 1,
+    refused: Tensor | None = None,
+    threshold: float | None = None,
+    alignment: str = "sparse",
+    detach: bool = False,
+    reduction: str = "caption",
+    divisor: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """L_ic, ours and not the paper's: what a token gathers in its own image, against what it
+    gathers in K other images.
+
+        L_ic = -(1/B) sum_i (1/L_i) sum_l log softmax_j(scale cos(c_il(j), t_il))_i,
+        j over i and K `neighbours`; c_il(j) = what token l of caption i gathers in image j
+
+    Eq. 6 contrasts tokens of one caption, and is solved without the image: token identity is
+    written into weights over patches that differ by position. Here that gives log(K+1): only what
+    the image shows lowers the loss. Linear in the batch, and nothing is gathered over processes.
+
+    Args:
+        patches: [B,P,D]. tokens: [B,T,D], contextual or free of context. mask: [B,T], True = real.
+        negatives: K. refused: [K,B] bool, others that are no negatives: the same image again, or
+            an equal caption's.
+        threshold, alignment, detach: see `group_patches`.
+        reduction, divisor: see `contrastive.token_contrast`.
+
+    Returns:
+        scalar, and the weights [B,T,P] in the own image.
+    """
+    _, place_KB = neighbours(len(patches), negatives)
+    place_KB = place_KB.to(patches.device)
+    unit_BTD = unit(tokens)
+    cosines, own = [], None
+    for place_B in place_KB:
+        grouped, weights = group_patches(tokens, patches[place_B], threshold, alignment, detach)
+        cosines.append((unit(grouped) * unit_BTD).sum(dim=-1))
+        own = weights if own is None else own
+    logits_KBT = scale * torch.stack(cosines)
+    if refused is not None:
+        others = logits_KBT[1:].masked_fill(refused[:, :, None], -torch.inf)
+        logits_KBT = torch.cat([logits_KBT[:1], others])
+    loss_BT = torch.where(mask, -logits_KBT.log_softmax(dim=0)[0], 0)
+    if reduction == "caption":
+        loss_BT = loss_BT / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    divisor = normaliser(mask, reduction) if divisor is None else divisor
+    return loss_BT.sum() / divisor, own
+
+
+def equal_pairs(keys: list[str], ids: Tensor, mask: Tensor, negatives: int) -> Tensor:
+    """[K,B] bool: the K others of `neighbours` that show the caption's own image (an equal key), or
+    whose caption is the same.
+
+    Args: keys: of the samples, B. ids, mask: [B,T].
+    """
+    _, place_KB = neighbours(len(keys), negatives)
+    same_image = [
+        [keys[i] == keys[own] for own, i in enumerate(row)] for row in place_KB[1:].tolist()
+    ]
+    place_KB = place_KB[1:].to(ids.device)
+    said = torch.where(mask, ids, -1)
+    same_text = (said[place_KB] == said).all(dim=-1)
+    return same_text | torch.tensor(same_image, device=ids.device)
+
+
+@torch.no_grad()
+def alignment_statistics(weights: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """For the log, over the real tokens of weights [B,T,P]: the mean share of patches kept (0 to 1)
+    and the mean entropy
+    of the alignment weights (nats; log P = uniform)."""
+    count = mask.sum().clamp(min=1)
+    kept = (weights > 0).float().mean(dim=-1)
+    entropy = torch.special.entr(weights.detach().float()).sum(dim=-1)
+    return {
+        "patches_kept": (kept * mask).sum() / count,
+        "alignment_entropy": (entropy * mask).sum() / count,
+    }
