@@ -15,7 +15,7 @@ model = dict(
 optim_wrapper = dict(
     type="sparc.GuardedOptimWrapper",
     max_norm=1.0,
-    optimizer=dict(type="AdamW", lr=9e-4, betas=(0.9, 0.98), weight_decay=0.2),
+    optimizer=dict(type="AdamW", lr=9e-4, betas=(0.9, 0.98), weight_decay=0.2, fused=True),
     constructor="GroupedConstructor",
 )
 

@@ -11,9 +11,44 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTextConfig, CLIPTextModel, SiglipTextConfig, SiglipTextModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    CLIPTextConfig,
+    CLIPTextModel,
+    SiglipTextConfig,
+    SiglipTextModel,
+)
+from transformers.masking_utils import eager_mask
 
+from sparc_pretrain.towers.lengths import caption_lengths, group_cost, length_groups
+
+PLAIN = "sparc_plain"  # the name of `plain_attention` in transformers' registries
 POOLS = ("mean", "argmax", "eos", "last")
+
+
+def plain_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """softmax(q k^T scaling + mask) v by matrix products: query, key, value [B,H,T,d], mask
+    [B,1,T,T], added -> [B,T,H,d]. transformers' own rounds float64 to float32.
+    """
+    scores = query * scaling @ key.transpose(-1, -2)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.dropout(scores.softmax(dim=-1), dropout, module.training)
+    return (weights.to(value.dtype) @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(PLAIN, plain_attention)
+AttentionMaskInterface.register(PLAIN, eager_mask)
 
 
 @dataclass(frozen=True)
@@ -143,6 +178,9 @@ class TextTower(nn.Module):
         """ids [B,T] long, mask [B,T] bool (True = real) -> token states [B,T,Dt] after the final
         norm; [B,max_tokens,Dt] for a tower that reads its padding (`TextStyle.fixed_length`).
 
+        On a CPU captions of similar length go through together, without the padding of longer
+        ones: states of real tokens are the same, those of padding may be zeros.
+
         Raises:
             ValueError: captions longer than `max_tokens`.
         """
@@ -153,10 +191,31 @@ class TextTower(nn.Module):
         if self.style.fixed_length:
             ids = torch.where(mask, ids, self.style.pad_id)
             ids = F.pad(ids, (0, self.max_tokens - ids.shape[1]), value=self.style.pad_id)
+            return self._states(ids, None)
+        if ids.device.type != "cpu":  # the lengths would have to be waited for
+            return self._states(ids, mask)
+        groups = length_groups(caption_lengths(mask), group_cost(self.width))
+        states = [self._states(ids[rows, :end], mask[rows, :end]) for rows, end in groups]
+        padded = [F.pad(x, (0, 0, 0, ids.shape[1] - x.shape[1])) for x in states]
+        if len(groups) == 1:
+            return padded[0]
+        return torch.cat(padded)[torch.cat([rows for rows, _ in groups]).argsort()]
+
+    def _states(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """ids [B,T], mask [B,T] (None = all are read) -> [B,T,Dt], in one pass.
+
+        On a CPU by plain attention: as fast as the fused kernel in float32, and 1.25 to 1.3 times
+        as fast in bfloat16, whose backward is slow there. The mask goes in as [B,1,T,T], which
+        transformers takes as it is; in a flat one it would look for padding, and wait for a GPU.
+        """
+        plain = ids.device.type == "cpu"
+        self.net.config._attn_implementation = PLAIN if plain else "sdpa"
+        if mask is None or self.style.causal:  # padding follows what is read: nothing attends to it
             return self.net(input_ids=ids).last_hidden_state
-        if self.style.causal:  # padding follows every real token, so none attends to it
-            return self.net(input_ids=ids).last_hidden_state
-        return self.net(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        seen = mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
+        if plain:  # it is added there; a row that sees nothing stays finite
+            seen = torch.where(seen, 0.0, torch.finfo(torch.bfloat16).min).to(self.net.dtype)
+        return self.net(input_ids=ids, attention_mask=seen).last_hidden_state
 
     def embed(self, ids: Tensor) -> Tensor:
         """ids [B,T] -> token embeddings [B,T,Dt], before places are added: free of context."""

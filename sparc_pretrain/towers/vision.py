@@ -11,7 +11,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import LayerNorm, SwiGLUPacked, resample_patch_embed
+from timm.layers import LayerNorm, PatchEmbed, SwiGLUPacked, resample_patch_embed
 from timm.models import is_model, list_models, model_entrypoint
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -197,7 +197,7 @@ class VisionTower(nn.Module):
         return [maps[i] for i in wanted]
 
     def _embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        x = self.net.patch_embed(image)  # [B,h,w,Dv]: timm keeps the grid when sizes are dynamic
+        x = self._patches(image)
         h, w = x.shape[1:3]
         # CPU flash attention's backward is a third of a bf16 step; plain attention is 1.25-1.3x
         # faster there.
@@ -205,6 +205,18 @@ class VisionTower(nn.Module):
         for block in self.net.blocks:
             block.attn.fused_attn = fused
         return self.net.norm_pre(self.net.patch_drop(self.net._pos_embed(x))), (h, w)
+
+    def _patches(self, image: Tensor) -> Tensor:
+        """image [B,3,H,W] -> embedded patches [B,h,w,Dv]: timm's convolution, whose windows do not
+        overlap, as the matrix product that it is. Stems of several layers stay timm's.
+        """
+        embed, size = self.net.patch_embed, self.patch
+        b, c, height, width = image.shape
+        if type(embed) is not PatchEmbed or height % size or width % size:  # timm tells of the rest
+            return embed(image)  # it keeps the grid when sizes are dynamic
+        x = image.reshape(b, c, height // size, size, width // size, size)
+        x = x.permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return embed.norm(F.linear(x, embed.proj.weight.flatten(1), embed.proj.bias))
 
     def _run(self, block: Any, x: Tensor) -> Tensor:
         if self.grad_checkpointing and self.training and torch.is_grad_enabled():
