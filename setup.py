@@ -18,7 +18,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["sparc_pretrain*", "transfer*"]),
-    package_data={"transfer": ["report.html"]},
+    package_data={"sparc_pretrain.report": ["page.html"]},
     # Floors, not pins: constraints.txt holds the versions the tests pass with.
     install_requires=[
         # below 2.10 torch.load(weights_only=True) can be made to run code (CVE-2026-24747)

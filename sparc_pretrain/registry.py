@@ -16,13 +16,13 @@ from mmengine.registry import Registry
 # `locations`: what is imported when a name is first looked up. Backbones, metrics and captioning
 # are registered by importing `transfer`.
 MODELS = Registry(
-    "model", parent=ROOT_MODELS, scope="sparc", locations=["sparc_pretrain.pretrainer"]
+    "model", parent=ROOT_MODELS, scope="sparc", locations=["sparc_pretrain.pretraining.pretrainer"]
 )
 MODEL_WRAPPERS = Registry(
     "model_wrapper",
     parent=ROOT_MODEL_WRAPPERS,
     scope="sparc",
-    locations=["sparc_pretrain.pretrainer"],
+    locations=["sparc_pretrain.pretraining.pretrainer"],
 )
 OPTIM_WRAPPERS = Registry(
     "optim_wrapper", parent=ROOT_OPTIM_WRAPPERS, scope="sparc", locations=["sparc_pretrain.engine"]
@@ -40,8 +40,12 @@ HOOKS = Registry(
     "hook",
     parent=ROOT_HOOKS,
     scope="sparc",
-    # the second needs the towers, which `sparc_pretrain.engine` alone (the door) does without
-    locations=["sparc_pretrain.engine", "sparc_pretrain.engine.zeroshot_hook"],
+    # the second needs the towers, which `sparc_pretrain.engine` alone does without
+    locations=[
+        "sparc_pretrain.engine",
+        "sparc_pretrain.pretraining.hooks",
+        "sparc_pretrain.pretraining.zeroshot_hook",
+    ],
 )
 METRICS = Registry("metric", parent=ROOT_METRICS, scope="sparc", locations=["sparc_pretrain"])
 OBJECTIVES = Registry("objective", scope="sparc", locations=["sparc_pretrain.objectives"])

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from sparc_pretrain.engine import door
+from sparc_pretrain.command import cli
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,7 +32,7 @@ def through_the_door(main: Callable[[], int | None]) -> tuple[int, str]:
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         try:
-            door.guard(main)
+            cli.guard(main)
         except SystemExit as end:
             return end.code, said.getvalue()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sparc_pretrain.dual_encoder import DualEncoder
-from sparc_pretrain.pretrainer import Pretrainer
+from sparc_pretrain.pretraining.pretrainer import Pretrainer
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
 from sparc_pretrain.types import Batch

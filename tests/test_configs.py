@@ -15,15 +15,15 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, TRANSFORMS, DefaultScope
 
+from sparc_pretrain.command import cli
 from sparc_pretrain.data.scenes import write_scenes
 from sparc_pretrain.data.tokenizer import Tokenizer
-from sparc_pretrain.engine import door
-from sparc_pretrain.engine.recipe import complete
+from sparc_pretrain.pretraining.recipe import complete
 from tests.commands import ROOT, call
 from tests.models import pretrainer
 from tests.parameter_groups import assert_only_matrices_decay
 from transfer import mm
-from transfer.recipe import harden, single_process_norms
+from transfer.run.recipe import harden, single_process_norms
 
 CONFIGS = ROOT / "configs"
 LEAVES = sorted(p for p in CONFIGS.rglob("*.py") if "_base_" not in p.parts)
@@ -189,11 +189,11 @@ def test_a_pretraining_config_is_complete_and_built(
     path: Path, scenes: Path, tmp_path: Path
 ) -> None:
     cfg = Config.fromfile(path)
-    door.check_config(cfg)
+    cli.check_config(cfg)
     cfg.data.sources = str(scenes / "shards" / "train-*.tar")
     cfg.work_dir = str(tmp_path)
     complete(cfg)
-    door.check_config(cfg)
+    cli.check_config(cfg)
     model = on_meta({**cfg.model, "type": "sparc.Pretrainer"})
     assert model.encoder.text.config()["vocab_size"] == cfg.model.text.vocab_size
     assert model.encoder.vision.img_size == cfg.data.image_size
@@ -225,7 +225,7 @@ def test_a_transfer_config_is_accepted_and_built(path: Path, scenes: Path) -> No
     if scope in mm.SCOPES:
         mm.register(scope)
     harden(cfg)
-    door.check_config(cfg)
+    cli.check_config(cfg)
     single_process_norms(cfg.model)
     captioner = cfg.model.type in ("sparc.Captioner", "sparc.FlamingoCaptioner")
     if captioner:

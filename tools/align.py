@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from sparc_pretrain.engine import door
+from sparc_pretrain.command import cli
 from sparc_pretrain.zeroshot import encode
 from sparc_pretrain.zeroshot.alignment import align
 from sparc_pretrain.zeroshot.alignment_sheet import sheet
@@ -53,4 +53,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    door.guard(main)
+    cli.guard(main)

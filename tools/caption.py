@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 # isort: off
-from transfer import recipe  # first: it mends mmcv before mmcv is imported
+from transfer.run import recipe
 
 import torch
 from mmengine.config import Config, DictAction
@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sparc_pretrain.data.images import BadImage, decode, eval_resize
-from sparc_pretrain.engine import checkpoint, door
-from transfer.captioning import explain
+from sparc_pretrain.engine import checkpoint
+from sparc_pretrain.command import cli
+from transfer.captioning.model import word_attention
 
 # isort: on
 
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     cfg, weights = find(args.captioner, args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     model = build(cfg, weights)
-    out = door.writable(args.out_dir) if args.out_dir else None
+    out = cli.writable(args.out_dir) if args.out_dir else None
     for name in args.images:
         read(name, cfg)  # all of them, before captions are made and lost
     rows = []
@@ -72,8 +73,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{name}\t{caption}")
             rows.append({"image": name, "caption": caption})
             if args.explain:
-                found = explain.explain(model, image, caption)
-                sheet = explain.draw(shown(name, cfg), found)
+                found = word_attention.explain(model, image, caption)
+                sheet = word_attention.draw(shown(name, cfg), found)
                 path = out / f"{len(rows) - 1:03d}-{Path(name).stem}.png"
                 sheet.save(path)
                 rows[-1] |= {"picture": path.name, "words": found.words}
@@ -94,7 +95,7 @@ def find(captioner: str, config: str | None) -> tuple[Config, Path]:
     configs = [Path(config)] if config else sorted(Path(weights).parent.glob("*.py"))
     if len(configs) != 1:
         raise ValueError(f"{len(configs)} configs beside {weights}: choose one with --config")
-    cfg = door.read_config(configs[0])
+    cfg = cli.read_config(configs[0])
     if cfg.get("task") != "captioning":
         raise ValueError(f"{configs[0]} is not of a captioner")
     recipe.follow_move(cfg, configs[0])
@@ -131,4 +132,4 @@ def shown(name: str, cfg: Config) -> Image.Image:
 
 
 if __name__ == "__main__":
-    door.guard(main)
+    cli.guard(main)

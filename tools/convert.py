@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sparc_pretrain import run_folder
+from sparc_pretrain.command import cli
 from sparc_pretrain.convert import parts as converted
 from sparc_pretrain.convert.export import export
 from sparc_pretrain.convert.files import WEIGHT_FILES, refuse_existing
@@ -28,7 +29,6 @@ from sparc_pretrain.convert.load_open_clip import load_open_clip
 from sparc_pretrain.convert.to_hf import to_hf
 from sparc_pretrain.convert.to_open_clip import to_open_clip
 from sparc_pretrain.convert.to_timm import to_timm
-from sparc_pretrain.engine import door
 
 WRITERS = {
     "timm": (to_timm, "timm"),
@@ -134,7 +134,7 @@ def guess(source: str, arch: str | None) -> str:
             )
         if arch.endswith(".json") or arch.partition(":")[0] in open_clip.list_models():
             return "open_clip"
-        near = door.nearest(arch, [*open_clip.list_models(), *timm.list_models("vit_*")])
+        near = cli.nearest(arch, [*open_clip.list_models(), *timm.list_models("vit_*")])
         if not timm.is_model(arch) and near:
             raise ValueError(f"neither timm nor open_clip has {arch!r}{near}")
         return "timm"
@@ -149,7 +149,7 @@ def guess(source: str, arch: str | None) -> str:
     known = [*open_clip.list_models(), *timm.list_models("vit_*")]
     raise ValueError(
         f"{source!r} is no file, folder, or name that open_clip or timm knows"
-        f"{door.nearest(source, known)}; a Hugging Face name is USER/NAME"
+        f"{cli.nearest(source, known)}; a Hugging Face name is USER/NAME"
     )
 
 
@@ -174,4 +174,4 @@ def _of_config(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    door.guard(main)
+    cli.guard(main)

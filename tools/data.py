@@ -16,11 +16,11 @@ from pathlib import Path
 from torchvision.io import encode_jpeg
 from tqdm import tqdm
 
+from sparc_pretrain.command.cli import guard
 from sparc_pretrain.data.captions import read_captions, splits
 from sparc_pretrain.data.images import BadImage, check, decode, read_size, shrink
 from sparc_pretrain.data.layouts import LAYOUTS, link_coco, prepare
 from sparc_pretrain.data.shards import ShardSet, write_shards
-from sparc_pretrain.engine.door import guard
 
 JPEG_QUALITY = 95
 EXTENSION = {"jpeg": "jpg", "webp animation": "webp"}

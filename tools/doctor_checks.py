@@ -188,14 +188,14 @@ def check_kernels(probe: Mapping[str, Any], installed: Mapping[str, str]) -> Fin
     if probe.get("kernels") == "compiled":
         return Finding(name, "ok", "compiled")
     if probe.get("kernels") == "absent":
-        return Finding(name, "ok", "not compiled: the kernels of transfer/ops.py answer")
+        return Finding(name, "ok", "not compiled: the kernels of transfer/mm/ops/standin.py answer")
     error = probe.get("kernels_error", "no answer")
     if "pair_error" in probe:
         return Finding(name, "warn", "unknown until torch and torchvision can be imported")
     # Without kernels mmcv installs in seconds and works; compiling needs torch <= 2.13.
     again = "--force-reinstall --no-deps --no-cache-dir"
     remedy = pip_install(["onedl-mmcv"], {"onedl-mmcv": version}, again)
-    detail = f"does not load, the kernels of transfer/ops.py answer: {error}"
+    detail = f"does not load, the kernels of transfer/mm/ops/standin.py answer: {error}"
     return Finding(name, "warn", detail, remedy)
 
 

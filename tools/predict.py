@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 # isort: off
-from transfer import recipe  # first: it mends mmcv before mmcv is imported
+from transfer.run import recipe
 
 import mmcv
 import torch
@@ -21,8 +21,9 @@ from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from mmengine.visualization import Visualizer
 from torch import nn
 
-from sparc_pretrain.engine import checkpoint, door
-from transfer.build import naming_parts
+from sparc_pretrain.engine import checkpoint
+from sparc_pretrain.command import cli
+from transfer.run.build import naming_parts
 
 # isort: on
 
@@ -107,4 +108,4 @@ def of_a_photo(pipeline: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    door.guard(main)
+    cli.guard(main)

@@ -15,10 +15,11 @@ from mmengine.config import Config, DictAction
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from sparc_pretrain.command import cli
+from sparc_pretrain.command.launcher import LAUNCHERS, init_distributed
 from sparc_pretrain.engine import checkpoint as files
-from sparc_pretrain.engine import door, foreign
-from sparc_pretrain.engine.launcher import LAUNCHERS, init_distributed
-from sparc_pretrain.engine.recipe import check_sections, complete
+from sparc_pretrain.engine import mmengine_patches
+from sparc_pretrain.pretraining.recipe import check_sections, complete
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.compile:
         need_compiler()
-    foreign.install()
+    mmengine_patches.install()
     init_distributed(args.launcher)
     cfg = load(args)
     runner = Runner.from_cfg(cfg)
@@ -75,21 +76,21 @@ def need_compiler() -> None:
 
 def load(args: argparse.Namespace) -> Config:
     """The complete config of a command line."""
-    cfg = door.read_config(args.config)
+    cfg = cli.read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
     check_sections(cfg)
-    door.check_config(cfg)
-    door.writable(cfg.work_dir)
+    cli.check_config(cfg)
+    cli.writable(cfg.work_dir)
     if args.resume is None and not args.force:
         files.refuse_overwriting(cfg.work_dir)
     complete(cfg, args.accumulate, args.amp, anew=args.force and args.resume is None)
-    checkpoint = foreign.resolve_resume(cfg.work_dir, args.resume)
+    checkpoint = mmengine_patches.resolve_resume(cfg.work_dir, args.resume)
     if checkpoint is not None:
         cfg.resume, cfg.load_from = True, str(checkpoint)
     return cfg
 
 
 if __name__ == "__main__":
-    door.guard(main)
+    cli.guard(main)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
+from sparc_pretrain.command import cli
 from sparc_pretrain.data.tokenizer import Tokenizer
-from sparc_pretrain.engine import door
-from transfer.captioning import sentences
-from transfer.captioning.language_training import Plan, train, write_folder
+from transfer.captioning.language_model import sentences
+from transfer.captioning.language_model.training import Plan, train, write_folder
 
 # what a family calls width, depth and heads
 FAMILIES = {
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         seed=args.seed,
         amp=args.amp,
     )
-    door.writable(out.parent)
+    cli.writable(out.parent)
     folder = out.with_name(f"{out.name}.training")
     held_blocks = sentences.pack(held, tokenizer, args.block)
     model, record = train(
@@ -126,4 +126,4 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    door.guard(main)
+    cli.guard(main)

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import torch
 
-from sparc_pretrain.engine import door, precision
+from sparc_pretrain.command import cli
+from sparc_pretrain.engine import precision
 
 SCENES = "data/scenes"
 TASKS = ("det", "seg", "caption")
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         "--seed", type=int, default=0, help="of weights and orders, not of the data"
     )
     args = parser.parse_args(argv)
-    work = door.writable(args.work_dir)
+    work = cli.writable(args.work_dir)
     seed = ["--cfg-options", f"randomness.seed={args.seed}"]
     started = time.perf_counter()
     run = str(work / "sparc")
@@ -161,4 +162,4 @@ def log_of(work: Path, mark: Path) -> Path:
 
 
 if __name__ == "__main__":
-    door.guard(main)
+    cli.guard(main)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 
-from sparc_pretrain.engine import door
-from transfer.report import TITLE, build
+from sparc_pretrain.command import cli
+from sparc_pretrain.report.page import TITLE, build
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,4 +30,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    door.guard(main)
+    cli.guard(main)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from mmengine.config import DictAction
 
-from sparc_pretrain.engine import door
+from sparc_pretrain.command import cli
 from sparc_pretrain.study import plan, store
 from sparc_pretrain.study.plan import Cell, Plan
 
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     study = plan.read(args.config, args.preset, args.cfg_options)
     name = "_".join(filter(None, (Path(args.config).stem, args.preset)))
-    work = door.writable(args.work_dir or f"work_dirs/study/{name}")
+    work = cli.writable(args.work_dir or f"work_dirs/study/{name}")
     if args.cell:
         return evaluate_cell(study, args.cell, work, args.amp)
     cells = study.cells()
@@ -240,4 +240,4 @@ def scalars(folder: Path) -> list[dict[str, float]]:
 
 
 if __name__ == "__main__":
-    door.guard(main)
+    cli.guard(main)

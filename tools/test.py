@@ -11,11 +11,11 @@ from pathlib import Path
 from mmengine.config import DictAction
 from mmengine.runner import Runner
 
-from sparc_pretrain.engine import door
-from sparc_pretrain.engine.launcher import LAUNCHERS, init_distributed
-from transfer import recipe
-from transfer.build import naming_parts
-from transfer.test_time import augment_tests
+from sparc_pretrain.command import cli
+from sparc_pretrain.command.launcher import LAUNCHERS, init_distributed
+from transfer.run import recipe
+from transfer.run.augmented_tests import augment_tests
+from transfer.run.build import naming_parts
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -62,4 +62,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    door.guard(main)
+    cli.guard(main)

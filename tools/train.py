@@ -14,11 +14,12 @@ import argparse
 from mmengine.config import DictAction
 from mmengine.runner import Runner
 
+from sparc_pretrain.command import cli
+from sparc_pretrain.command.launcher import LAUNCHERS, init_distributed
 from sparc_pretrain.engine import checkpoint as files
-from sparc_pretrain.engine import door, foreign
-from sparc_pretrain.engine.launcher import LAUNCHERS, init_distributed
-from transfer import recipe
-from transfer.build import naming_parts
+from sparc_pretrain.engine import mmengine_patches
+from transfer.run import recipe
+from transfer.run.build import naming_parts
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise ValueError("--auto-scale-lr: the config has no auto_scale_lr.base_batch_size")
         cfg.auto_scale_lr.enable = True
-    checkpoint = foreign.resolve_resume(cfg.work_dir, args.resume)
+    checkpoint = mmengine_patches.resolve_resume(cfg.work_dir, args.resume)
     if checkpoint is not None:
         cfg.resume, cfg.load_from = True, str(checkpoint)
     with naming_parts(cfg):
@@ -99,4 +100,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    door.guard(main)
+    cli.guard(main)

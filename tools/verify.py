@@ -12,7 +12,8 @@ import os
 from pathlib import Path
 
 from sparc_pretrain import run_folder
-from sparc_pretrain.engine import checkpoint, door
+from sparc_pretrain.command import cli
+from sparc_pretrain.engine import checkpoint
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,4 +39,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    door.guard(main)
+    cli.guard(main)

@@ -21,18 +21,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sparc_pretrain import run_folder
+from sparc_pretrain import metrics_file, run_folder
 from sparc_pretrain.atomic_file import atomic_write
+from sparc_pretrain.command import cli
+from sparc_pretrain.data.sets import label_maps, phrases
 from sparc_pretrain.dual_encoder import DualEncoder
-from sparc_pretrain.engine import door, records
 from sparc_pretrain.zeroshot import (
     classification,
     dense,
     encode,
     faithfulness,
     grounding_run,
-    label_maps,
-    phrases,
     prompts,
     regions,
     retrieval,
@@ -246,13 +245,13 @@ def main(argv: list[str] | None = None) -> int:
     folder = run.path.parent / "zeroshot"
     folder = folder if args.task == "retrieval" else folder / args.task
     out = Path(args.out) if args.out else folder / "metrics.json"
-    records.write_metrics(
+    metrics_file.write_metrics(
         out,
         # 'segmentation' is the fine-tuned one
         f"zeroshot_{args.task}" if args.task == "segmentation" else args.task,
         found.metrics,
         found.protocol,
-        backbone=records.ancestry(run),
+        backbone=metrics_file.ancestry(run),
         data=str(data),
         seconds=round(time.perf_counter() - started, 1),
     )
@@ -268,4 +267,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    door.guard(main)
+    cli.guard(main)

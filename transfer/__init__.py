@@ -7,26 +7,8 @@ mmdet or mmseg. Importing it registers everything under the scope ``sparc``.
 from transfer import mm  # isort: split
 
 from sparc_pretrain import engine
-from transfer import (
-    backbone,
-    cached_features,
-    captioning,
-    detection,
-    hooks,
-    layer_decay,
-    pyramid,
-)
+from transfer import backbone, captioning, detection
 from transfer.plug import plug  # the function: `transfer.plug(config, run)`
+from transfer.run import hooks
 
-__all__ = [
-    "backbone",
-    "cached_features",
-    "captioning",
-    "detection",
-    "engine",
-    "hooks",
-    "layer_decay",
-    "mm",
-    "plug",
-    "pyramid",
-]
+__all__ = ["backbone", "captioning", "detection", "engine", "hooks", "mm", "plug"]

@@ -7,10 +7,10 @@ _base_ = "mmdet::_base_/default_runtime.py"
 custom_imports = dict(
     imports=[
         "transfer",
-        "transfer.detection.open_vocabulary",
-        "transfer.detection.open_vocabulary_data",
-        "transfer.detection.open_vocabulary_engine",
-        "transfer.detection.open_vocabulary_transforms",
+        "transfer.detection.open_vocabulary.model",
+        "transfer.detection.open_vocabulary.data",
+        "transfer.detection.open_vocabulary.engine",
+        "transfer.detection.open_vocabulary.transforms",
     ]
 )
 task = "detection"

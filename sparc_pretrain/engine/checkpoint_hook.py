@@ -14,11 +14,12 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook as MMCheckpointHook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
+from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.distributed import anywhere, gather_objects, rank
 from sparc_pretrain.engine import checkpoint as files
-from sparc_pretrain.engine import data_spec, foreign
-from sparc_pretrain.engine.door import nearest
+from sparc_pretrain.engine import mmengine_patches
 from sparc_pretrain.engine.work_dir_lock import WorkDirLock
+from sparc_pretrain.pretraining import data_spec
 from sparc_pretrain.registry import HOOKS
 
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -78,7 +79,7 @@ class CheckpointHook(MMCheckpointHook):
         self.saved_iter: int | None = None
         self._again: tuple[int, dict] | None = None
         self._saving_best = False
-        foreign.install()
+        mmengine_patches.install()
 
     def before_run(self, runner: Runner) -> None:
         """Take the work dir, and note what is trained on; nothing when this is not a training.
@@ -167,7 +168,7 @@ class CheckpointHook(MMCheckpointHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the config text from where mmengine would execute it."""
-        checkpoint["config_text"] = foreign.drop_config_text(checkpoint) or ""
+        checkpoint["config_text"] = mmengine_patches.drop_config_text(checkpoint) or ""
         checkpoint[data_spec.KEY] = dict(self.data_spec)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

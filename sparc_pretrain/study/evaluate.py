@@ -12,21 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparc_pretrain.command.cli import nearest
+from sparc_pretrain.data.sets import label_maps
+from sparc_pretrain.data.sets.phrases import read_phrases
 from sparc_pretrain.dual_encoder import DualEncoder
-from sparc_pretrain.engine.door import nearest
 from sparc_pretrain.zeroshot import (
     classification,
     encode,
     faithfulness,
     grounding_run,
-    label_maps,
     prompts,
     regions,
     segmentation,
 )
 from sparc_pretrain.zeroshot.outcome import Outcome
 from sparc_pretrain.zeroshot.patch_reader import PatchReader
-from sparc_pretrain.zeroshot.phrases import read_phrases
 from sparc_pretrain.zeroshot.retrieval import ranks
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from sparc_pretrain.engine import door
-from sparc_pretrain.engine.door import nearest
+from sparc_pretrain.command import cli
+from sparc_pretrain.command.cli import nearest
 
 KEYS = {"arms", "seeds", "baseline", "evaluations", "presets", "sweeps"}
 ARM_KEYS = {"objective", "options", "seeds", "budget", "as_long_as", "trained", "group", "label"}
@@ -116,7 +116,7 @@ def read(
     Raises:
         FileNotFoundError: no such file. ValueError: keys that are missing or unknown.
     """
-    cfg = door.read_config(path)
+    cfg = cli.read_config(path)
     if "study" not in cfg:
         raise ValueError(f"{path} has no `study` section: see configs/study/scenes.py")
     _known(cfg.study, KEYS, "study")

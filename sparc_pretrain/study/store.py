@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from sparc_pretrain import metrics_file
 from sparc_pretrain.atomic_file import atomic_write
-from sparc_pretrain.engine import records
 from sparc_pretrain.study import page, statistics
 from sparc_pretrain.study.evaluate import Measures
 from sparc_pretrain.study.plan import Cell, Plan
@@ -41,7 +41,7 @@ def write_record(
         "metrics": {k: round(float(np.mean(m.items)), 5) for k, m in measures.items()},
         "cost": cost,
         "machine": machine(),
-        "versions": {k: v for k, v in records.versions().items() if k in ("torch", "timm")},
+        "versions": {k: v for k, v in metrics_file.versions().items() if k in ("torch", "timm")},
         "date": now(),
         "objective": dict(cell.arm.objective),
         **how,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sparc_pretrain.zeroshot.phrases import box_mask
+from sparc_pretrain.data.sets.phrases import box_mask
 
 LEVEL = 0.5  # of a heat's range: patches above it are what the phrase selects
 IOU = 0.5  # of a box that counts as found

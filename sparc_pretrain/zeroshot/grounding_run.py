@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sparc_pretrain.data.images import eval_resize
+from sparc_pretrain.data.sets.phrases import Phrase, PhraseImage
 from sparc_pretrain.data.tokenizer import WORD, Encoding
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.objectives.contrastive import unit
@@ -21,7 +22,6 @@ from sparc_pretrain.zeroshot.alignment import grouping_of, word_tokens
 from sparc_pretrain.zeroshot.faithfulness import ARTICLES
 from sparc_pretrain.zeroshot.outcome import Outcome
 from sparc_pretrain.zeroshot.patch_reader import PatchReader
-from sparc_pretrain.zeroshot.phrases import Phrase, PhraseImage
 
 # Braces: how the run's patches are read, see `patch_reader`.
 READINGS = {

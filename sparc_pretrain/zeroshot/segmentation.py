@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sparc_pretrain.data.sets.label_maps import IGNORE, LabelledMaps, read_map
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.zeroshot import dense, encode, prompts
-from sparc_pretrain.zeroshot.label_maps import IGNORE, LabelledMaps, read_map
 from sparc_pretrain.zeroshot.outcome import Outcome
 from sparc_pretrain.zeroshot.patch_reader import PAPER, PatchReader
 

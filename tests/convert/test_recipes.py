@@ -12,7 +12,7 @@ from sparc_pretrain.convert.from_open_clip import from_open_clip
 from sparc_pretrain.convert.from_timm import from_timm
 from sparc_pretrain.convert.parts import assemble, write
 from sparc_pretrain.dual_encoder import DualEncoder
-from sparc_pretrain.engine.records import ancestry
+from sparc_pretrain.metrics_file import ancestry
 from sparc_pretrain.run_folder import open_run
 from sparc_pretrain.zeroshot import encode
 from tests.convert import sources

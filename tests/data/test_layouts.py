@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparc_pretrain.data import layouts_unpack, layouts_voc
-from sparc_pretrain.data.layouts import LAYOUTS, Finding, link_coco, prepare
-from sparc_pretrain.data.layouts_unpack import Archive, unpack
+from sparc_pretrain.data.layouts import LAYOUTS, Finding, link_coco, prepare, voc
+from sparc_pretrain.data.layouts import unpack as unpacking
+from sparc_pretrain.data.layouts.unpack import Archive, unpack
 
 PIXEL = {}
 
@@ -178,7 +178,7 @@ def test_archives_in_the_root_are_unpacked_once_and_continue_where_they_were(
     for split in ("train2017", "val2017"):
         zipped(source / split, root / f"{split}.zip", f"{split}/")
     zipped(source / "annotations", root / "annotations_trainval2017.zip", "annotations/")
-    whole, written = layouts_unpack.atomic_write, []
+    whole, written = unpack.atomic_write, []
 
     def interrupted(path, write):
         if len(written) == 3:
@@ -186,7 +186,7 @@ def test_archives_in_the_root_are_unpacked_once_and_continue_where_they_were(
         written.append(path)
         whole(path, write)
 
-    monkeypatch.setattr(layouts_unpack, "atomic_write", interrupted)
+    monkeypatch.setattr(unpacking, "atomic_write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(prepare(LAYOUTS["coco"], root))
     monkeypatch.undo()
@@ -301,7 +301,7 @@ def test_sbd_masks_become_maps_and_the_list_leaves_out_vocs_own(tmp_path: Path) 
     mask = make_sbd(tmp_path)
     assert len(list(prepare(LAYOUTS["voc"], tmp_path))) == 2
     assert not problems("voc", tmp_path)
-    listed = layouts_voc.names_in(tmp_path / "VOC2012/ImageSets/Segmentation/aug.txt")
+    listed = voc.names_in(tmp_path / "VOC2012/ImageSets/Segmentation/aug.txt")
     assert listed == ["2008_000002"]
     made = tmp_path / "VOC2012/SegmentationClassAug/2008_000002.png"
     np.testing.assert_array_equal(np.asarray(Image.open(made)), mask)

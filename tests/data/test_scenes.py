@@ -16,9 +16,6 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from sparc_pretrain.data import scene_files
-from sparc_pretrain.data.scene_annotations import frequency
-from sparc_pretrain.data.scene_shapes import draw_shape
 from sparc_pretrain.data.scenes import (
     BACKGROUNDS,
     CATEGORIES,
@@ -31,9 +28,12 @@ from sparc_pretrain.data.scenes import (
     caption_facts,
     contact_sheet,
     encode_jpeg,
+    files,
     render_scene,
     write_scenes,
 )
+from sparc_pretrain.data.scenes.annotations import frequency
+from sparc_pretrain.data.scenes.shapes import draw_shape
 
 TRAIN, VAL, SIZE = 40, 8, 96
 SPLITS = {
@@ -483,7 +483,7 @@ def test_without_hard_links_the_ade_images_are_symlinks_and_without_those_copies
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no links here")
 
-    monkeypatch.setattr(scene_files.os, "link", refuse)
+    monkeypatch.setattr(files.os, "link", refuse)
     write_scenes(tmp_path / "soft", 1, 1, SIZE)
     monkeypatch.setattr(Path, "symlink_to", refuse)
     write_scenes(tmp_path / "copies", 1, 1, SIZE)

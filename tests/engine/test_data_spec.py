@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).parent))
 import toy_run
 
-from sparc_pretrain.engine import checkpoint, data_spec
+from sparc_pretrain.engine import checkpoint
+from sparc_pretrain.pretraining import data_spec
 
 
 class Annotated:

@@ -14,7 +14,7 @@ from mmengine.visualization.vis_backend import BaseVisBackend
 sys.path.insert(0, str(Path(__file__).parent))
 import toy_run
 
-from sparc_pretrain.engine import foreign, log_backends
+from sparc_pretrain.engine import log_backends, mmengine_patches
 
 
 @VISBACKENDS.register_module(force=True)
@@ -46,7 +46,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def visualizer(folder: Path, *backends: dict) -> Visualizer:
-    foreign.install()
+    mmengine_patches.install()
     return Visualizer(vis_backends=list(backends), save_dir=str(folder))
 
 

@@ -10,7 +10,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import toy_run
 
-from sparc_pretrain.engine import checkpoint, foreign, random_state
+from sparc_pretrain.engine import checkpoint, mmengine_patches, random_state
 
 
 @pytest.fixture(scope="module")
@@ -98,18 +98,18 @@ def test_weights_saved_under_torch_compile_or_ddp_resume_in_a_plain_model(tmp_pa
 def test_a_wrong_file_to_resume_from_is_named_in_one_line(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=name) as caught:
-        foreign.resolve_resume(tmp_path, tmp_path / name)
+        mmengine_patches.resolve_resume(tmp_path, tmp_path / name)
     assert "\n" not in str(caught.value)
 
 
 def test_weights_alone_cannot_be_resumed_from(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "weights.pth")
     with pytest.raises(ValueError, match="lacks meta, message_hub, optimizer"):
-        foreign.resolve_resume(tmp_path, tmp_path / "weights.pth")
+        mmengine_patches.resolve_resume(tmp_path, tmp_path / "weights.pth")
     with pytest.raises(FileNotFoundError, match=r"nothing\.pth"):
-        foreign.resolve_resume(tmp_path, tmp_path / "nothing.pth")
-    assert foreign.resolve_resume(tmp_path, None) is None
-    assert foreign.resolve_resume(tmp_path, "auto") is None
+        mmengine_patches.resolve_resume(tmp_path, tmp_path / "nothing.pth")
+    assert mmengine_patches.resolve_resume(tmp_path, None) is None
+    assert mmengine_patches.resolve_resume(tmp_path, "auto") is None
 
 
 def test_snapshot_and_restore_cover_all_three_generators():

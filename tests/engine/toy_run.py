@@ -26,15 +26,10 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
+from sparc_pretrain.command import launcher
+from sparc_pretrain.command.error_hints import explain
 from sparc_pretrain.distributed import rank
-from sparc_pretrain.engine import (  # noqa: F401 (register hooks)
-    foreign,
-    launcher,
-    optim,
-    preempt,
-    random_state,
-)
-from sparc_pretrain.engine.explain import explain
+from sparc_pretrain.engine import mmengine_patches
 
 BATCH = 4
 SECONDS = 60
@@ -215,8 +210,8 @@ def make_runner(
 
 def train(work_dir, resume=None, **kwargs) -> Runner:
     """Run to the end, or to what stops it; `resume` as for tools/pretrain.py."""
-    foreign.install()
-    found = foreign.resolve_resume(work_dir, resume)
+    mmengine_patches.install()
+    found = mmengine_patches.resolve_resume(work_dir, resume)
     runner = make_runner(work_dir, resume=found, **kwargs)
     stopped, threads = False, torch.get_num_threads()
     torch.set_num_threads(1)

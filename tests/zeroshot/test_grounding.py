@@ -9,6 +9,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
+from sparc_pretrain.data.sets.phrases import Phrase, box_mask, read_phrases
 from sparc_pretrain.objectives.clip import Clip
 from sparc_pretrain.objectives.filip import Filip
 from sparc_pretrain.objectives.sparc import Sparc
@@ -25,7 +26,6 @@ from sparc_pretrain.zeroshot.grounding import (
     selected,
     union_box,
 )
-from sparc_pretrain.zeroshot.phrases import Phrase, box_mask, read_phrases
 from tests.zeroshot.oracle_model import NAMES, WordTokenizer, oracle, paint, turned
 
 BOXES = torch.tensor([[10.0, 4, 30, 20], [50, 30, 64, 48]], dtype=torch.float64)

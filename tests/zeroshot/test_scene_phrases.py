@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from sparc_pretrain.data.scene_captions import NUMBERS
-from sparc_pretrain.data.scene_phrases import phrase_record, phrases_of
 from sparc_pretrain.data.scenes import CATEGORIES, VAL_START, render_scene, write_scenes
-from sparc_pretrain.zeroshot.phrases import read_phrases
+from sparc_pretrain.data.scenes.captions import NUMBERS
+from sparc_pretrain.data.scenes.phrases import phrase_record, phrases_of
+from sparc_pretrain.data.sets.phrases import read_phrases
 
 SCENES = [render_scene(3, index, 64) for index in range(60)]
 

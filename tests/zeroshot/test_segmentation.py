@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from sparc_pretrain.data.sets.label_maps import CONVENTIONS, IGNORE, read_map, read_maps
 from sparc_pretrain.objectives.clip import Clip
 from sparc_pretrain.objectives.filip import Filip
 from sparc_pretrain.zeroshot import dense, segmentation
 from sparc_pretrain.zeroshot.dense import View, enlarge, labels_at, windows
-from sparc_pretrain.zeroshot.label_maps import CONVENTIONS, IGNORE, read_map, read_maps
 from sparc_pretrain.zeroshot.patch_reader import PatchReader
 from sparc_pretrain.zeroshot.segmentation import (
     class_iou,

@@ -1,14 +1,6 @@
 """Captions of images: importing this package registers model, data, metric and hook."""
 
-from transfer.captioning import (  # noqa: F401
-    buckets,
-    dataset,
-    evaluator,
-    few_shot,
-    flamingo,
-    hooks,
-    model,
-    pairs,
-    preprocessor,
-    vqa,
-)
+from transfer.captioning import hooks, vqa  # noqa: F401
+from transfer.captioning.data import buckets, dataset, few_shot, pairs  # noqa: F401
+from transfer.captioning.metrics import evaluator  # noqa: F401
+from transfer.captioning.model import captioner, flamingo, preprocessor  # noqa: F401

@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
 
 from sparc_pretrain.registry import DATASETS, METRICS
-from transfer.captioning.dataset import ImageItems
+from transfer.captioning.data.dataset import ImageItems
 
 PROMPT = "Question: {} Answer:"
 NUMBERS = dict(

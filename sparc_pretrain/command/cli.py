@@ -1,0 +1,223 @@
+"""The door of every tool: mistakes of the user end in one line and exit code 2, before anything is
+trained.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mmengine.config import Config
+from mmengine.registry import DefaultScope, Registry, root
+
+from sparc_pretrain.command.error_hints import explain
+from sparc_pretrain.distributed import leave
+
+USER_ERRORS = (ValueError, OSError, KeyError, ImportError)
+# Top-level keys of a config that mmengine or our tools read: a near miss of one of these is a typo.
+KNOWN_KEYS = [
+    "model",
+    "work_dir",
+    "train_dataloader",
+    "val_dataloader",
+    "test_dataloader",
+    "train_cfg",
+    "val_cfg",
+    "test_cfg",
+    "auto_scale_lr",
+    "optim_wrapper",
+    "param_scheduler",
+    "val_evaluator",
+    "test_evaluator",
+    "default_hooks",
+    "custom_hooks",
+    "data_preprocessor",
+    "load_from",
+    "resume",
+    "launcher",
+    "env_cfg",
+    "log_processor",
+    "log_level",
+    "visualizer",
+    "default_scope",
+    "randomness",
+    "experiment_name",
+    "custom_imports",
+    "tokenizer",
+    "data",
+    "schedule",
+    "task",
+    "model_wrapper_cfg",
+]
+
+OUR_PACKAGES = ("sparc_pretrain.", "transfer.")
+# Below keys that end like these a `type` may name a function or a torch layer (nms, RoIAlign),
+# which no registry holds.
+FUNCTION_KEYS = ("_cfg", "nms", "roi_layer")
+# Keys that mmengine's builders take out before the class sees its arguments.
+BUILDER_KEYS = {"type", "_scope_", "constructor", "paramwise_cfg", "priority"}
+
+
+def guard(main: Callable[[], int | None]) -> NoReturn:
+    """Run a tool's `main` and exit: with its return value, or with 2 and one line on stderr for a
+    user's mistake or for foreign trouble that can be explained (`explain`).
+
+    SPARC_TRACEBACK=1 shows the traceback instead, for developers.
+    """
+    try:
+        code = main()
+    except Exception as error:
+        wrong_argument = isinstance(error, TypeError) and "unexpected keyword" in str(error)
+        mistake = isinstance(error, USER_ERRORS) or wrong_argument
+        line = explain(error) or (one_line(error) if mistake else None)
+        if line is None or os.environ.get("SPARC_TRACEBACK") == "1":
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            raise
+        code = end.code
+    leave(code or 0)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of `error` without newlines or KeyError's quotes."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return re.sub(r"\s*\n\s*", " ", text).strip() or type(error).__name__
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'X'?)`` when a known name is close to `name`, else an empty string."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def read_config(path: str | Path, custom_imports: bool = True) -> Config:
+    """The config of a file; without `custom_imports` the modules it names are not imported.
+
+    Raises:
+        FileNotFoundError: no such file, or no such base. ValueError: it is not Python.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no config file {path}")
+    try:
+        return Config.fromfile(path, import_custom_modules=custom_imports)
+    except SyntaxError as error:
+        raise ValueError(f"{path} or a base of it, line {error.lineno}: {error.msg}") from None
+
+
+def check_config(cfg: Any) -> None:
+    """Find misspelt keys and unregistered types of a config before anything is built.
+
+    Args:
+        cfg: an mmengine Config whose custom imports have been done.
+
+    Raises:
+        ValueError: a top-level key that nearly is a known one, a type that no registry holds,
+            or an argument that the type does not take; each with the nearest match.
+    """
+    for key in cfg:
+        match = difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.8)
+        # configs define variables of their own (conv_cfg, val_evaluator_2): those are not typos
+        typo = match and key[0] == match[0][0] and not key.startswith(match[0])
+        if key not in KNOWN_KEYS and typo:
+            raise ValueError(f"config key {key!r} is unknown (did you mean {match[0]!r}?)")
+    known = _registered(cfg.get("default_scope"))
+    for key in KNOWN_KEYS:
+        if key in cfg and key not in ("custom_imports", "data", "auto_scale_lr"):
+            _check(cfg[key], key, known)
+
+
+def writable(folder: str | Path) -> Path:
+    """Make `folder` and prove that it can be written to.
+
+    Raises:
+        OSError: naming the folder and the reason.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to the work dir {folder}: {error.strerror}") from None
+    return folder
+
+
+def _registered(scope: str | None) -> dict[str, list[Any]]:
+    """name -> classes or functions of every registry, with and without the scope before it."""
+    known: dict[str, list[Any]] = {}
+
+    def visit(registry: Registry) -> None:
+        registry.import_from_location()
+        for name, item in registry.module_dict.items():
+            known.setdefault(name, []).append(item)
+            known.setdefault(f"{registry.scope}.{name}", []).append(item)
+        for child in registry.children.values():
+            visit(child)
+
+    with DefaultScope.overwrite_default_scope(scope):
+        for registry in vars(root).values():
+            if isinstance(registry, Registry):
+                visit(registry)
+        from sparc_pretrain.registry import OBJECTIVES
+
+        visit(OBJECTIVES)
+    return known
+
+
+def _check(value: Any, where: str, known: dict[str, list[Any]]) -> None:
+    if isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            _check(item, f"{where}[{i}]", known)
+    elif isinstance(value, dict):
+        kind = value.get("type")
+        if isinstance(kind, str):
+            if kind not in known and not _torch_name(kind):
+                raise ValueError(f"{where}.type: {kind!r} is not registered{nearest(kind, known)}")
+            ours = [c for c in known.get(kind, []) if c.__module__.startswith(OUR_PACKAGES)]
+            _check_arguments(value, where, ours)
+        for key, item in value.items():
+            if not key.endswith(FUNCTION_KEYS):
+                _check(item, f"{where}.{key}", known)
+
+
+def _torch_name(kind: str) -> bool:
+    return kind.startswith("torch.")
+
+
+def _check_arguments(value: dict, where: str, candidates: list[Any]) -> None:
+    """An argument is wrong when no registered class of that name takes it (directly or through
+    **kwargs).
+    """
+    wrong: list[tuple[str, set[str]]] = []
+    for item in candidates:
+        names: set[str] = set()
+        open_ended = False
+        # Follow **kwargs up the class hierarchy: mm classes hand them to their parent.
+        for cls in item.__mro__ if inspect.isclass(item) else (item,):
+            initialiser = cls.__dict__.get("__init__") if inspect.isclass(cls) else cls
+            if initialiser is None or cls is object:
+                continue
+            parameters = inspect.signature(initialiser).parameters.values()
+            names |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+            open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+            if not open_ended:
+                break
+        extra = [k for k in value if k not in names | BUILDER_KEYS]
+        if open_ended or not extra:
+            return
+        wrong.append((extra[0], names))
+    if wrong:
+        key, names = wrong[0]
+        raise ValueError(f"{where}: {value['type']} takes no argument {key!r}{nearest(key, names)}")

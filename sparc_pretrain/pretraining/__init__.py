@@ -1,0 +1,1 @@
+"""Pre-training: the model, the recipe, its hooks and where it starts from."""

@@ -1,0 +1,116 @@
+"""Runner hooks of pre-training: the run folder, throughput, data health."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from sparc_pretrain import run_folder
+from sparc_pretrain.data.dataset import DataHealth
+from sparc_pretrain.distributed import gather_objects, rank, world_size
+from sparc_pretrain.registry import HOOKS
+from sparc_pretrain.types import Batch
+
+
+@HOOKS.register_module()
+class RunFolderHook(Hook):
+    """Refreshes ``WORK_DIR/run`` whenever a checkpoint is saved."""
+
+    priority = "LOW"
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Called by the Runner on rank 0 with the state it is about to save."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        step = int(checkpoint["meta"]["iter"])
+        seen = step * runner.train_dataloader.batch_size * world_size()
+        tokenizer = model.encoder.tokenizer
+        run_folder.publish(
+            runner.work_dir,
+            step,
+            model.run_config(seen),
+            model.run_weights(),
+            tokenizer.to_json() if tokenizer else None,
+        )
+
+
+@HOOKS.register_module()
+class ThroughputHook(Hook):
+    """Logs pairs/s of all ranks and the share of time spent waiting for data (%)."""
+
+    def __init__(self) -> None:
+        self.ended: float | None = None
+        self.waited = 0.0
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batch = None) -> None:
+        """The batch has just arrived."""
+        self.waited = time.perf_counter() - self.ended if self.ended else 0.0
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Batch = None, outputs: dict | None = None
+    ) -> None:
+        """The step is done."""
+        now = time.perf_counter()
+        if self.ended is not None:
+            seconds = now - self.ended
+            hub = runner.message_hub
+            hub.update_scalar("train/pairs_per_second", len(data_batch) * world_size() / seconds)
+            hub.update_scalar("train/data_wait_percent", 100 * self.waited / seconds)
+        self.ended = now
+
+
+@HOOKS.register_module()
+class DataHealthHook(Hook):
+    """Counts and lists the bad samples of every rank, and stops the run when there are too many.
+
+    Args:
+        max_bad: the share of bad samples that is still tolerated.
+        interval: steps between exchanges of the ranks' lists.
+    """
+
+    def __init__(self, max_bad: float = 0.01, interval: int = 10) -> None:
+        self.max_bad, self.interval = max_bad, interval
+        self.health: DataHealth | None = None
+        self.skipped: list = []
+        self.seen = 0
+
+    def before_train(self, runner: Runner) -> None:
+        """Open WORK_DIR/bad_samples.jsonl, say what is trained on and list damaged shards."""
+        self.health = DataHealth(Path(runner.work_dir) / "bad_samples.jsonl", self.max_bad)
+        data = runner.train_dataloader.dataset
+        bad_shards = data.bad_shards
+        self.health.note_shards(bad_shards, write=rank() == 0)
+        for name, weight, shards in zip(data.names, data.weights, data.shard_sets, strict=True):
+            tars = len(shards.paths)
+            runner.logger.info(
+                f"source {name}: {len(shards)} pairs, {tars} tars, weight {weight:g}"
+            )
+        for bad in bad_shards:
+            runner.logger.warning(f"{bad.shard}: {bad.reason}")
+        if ignored := data.ignored:
+            runner.logger.info(
+                f"{ignored} members of the shards are in no pair: other kinds of files, captions"
+                " without an image, or names with several dots"
+            )
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Batch = None, outputs: dict | None = None
+    ) -> None:
+        """Collect; at the interval exchange, count and judge. Raises TooManyBadSamples on every
+        rank.
+        """
+        self.skipped += data_batch.skipped
+        self.seen += len(data_batch)
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        lists = gather_objects(self.skipped)
+        self.health.update(
+            [bad for of_rank in lists for bad in of_rank],
+            seen=self.seen * world_size(),
+            write=rank() == 0,
+        )
+        self.skipped, self.seen = [], 0
+        runner.message_hub.update_scalar("train/skipped_samples", float(self.health.bad))

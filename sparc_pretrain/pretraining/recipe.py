@@ -1,0 +1,224 @@
+"""From a short pre-training config to a complete mmengine one: `data`, `tokenizer` and `schedule`
+become loader and loops.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from sparc_pretrain.atomic_file import atomic_write
+from sparc_pretrain.command.cli import nearest
+from sparc_pretrain.data.dataset import PairDataset
+from sparc_pretrain.data.shards import expand, open_all
+from sparc_pretrain.data.tokenizer import Tokenizer
+from sparc_pretrain.distributed import barrier, rank, world_size
+from sparc_pretrain.pretraining import starting_weights
+
+SCENES_COMMAND = "python tools/data.py scenes --out data/scenes --train 4000 --val 400 --size 128"
+# Captions read to train a tokenizer: enough for 32k merges, read in seconds.
+TOKENIZER_CAPTIONS = 2_000_000
+# Keys of the sections that are ours alone: those a config must give, and those it may.
+SECTIONS = {
+    "tokenizer": ((), ("train", "load")),
+    "data": (
+        ("sources", "global_batch", "image_size", "max_tokens"),
+        ("mode", "workers", "timeout", "dataset"),
+    ),
+    "schedule": (("steps", "warmup"), ()),
+}
+NUMBERS = {
+    "data": ("global_batch", "image_size", "max_tokens", "workers", "timeout"),
+    "schedule": ("steps", "warmup"),
+}
+LOADER_TIMEOUT = 600  # seconds without a batch after which the workers count as stuck
+
+
+def complete(
+    cfg: Config, accumulate: int | None = None, amp: bool = False, anew: bool = False
+) -> Config:
+    """Derive train_dataloader, train_cfg and param_scheduler, and make the tokenizer, in place.
+
+    Args:
+        cfg: a config like ``configs/sparc.py`` with ``work_dir`` set. accumulate, amp: the
+            tool's flags. anew: nothing of an earlier training in ``work_dir`` is used.
+
+    Returns:
+        cfg. The tokenizer is in ``WORK_DIR/tokenizer.json``; rank 0 makes it, an existing one is
+        kept. With ``model.init_from`` it is that run's, as are the pixel statistics and what is
+        special about its towers, where the config does not say.
+
+    Raises:
+        FileNotFoundError: shards are missing (the command that makes the built-in ones is named).
+        ValueError: a section or key that is missing or unknown, batch sizes that do not divide.
+    """
+    check_sections(cfg)
+    data, schedule = cfg.data, cfg.schedule
+    sources = check_sources(data.sources)
+    accumulate = cfg.model.get("accumulate", 1) if accumulate is None else accumulate
+    if data.global_batch < 1 or accumulate < 1:
+        raise ValueError(
+            f"data.global_batch={data.global_batch}, accumulate={accumulate}: 1 or more"
+        )
+    local = data.global_batch // world_size()
+    if local * world_size() != data.global_batch or local % accumulate:
+        raise ValueError(
+            f"data.global_batch={data.global_batch} does not divide into {world_size()} processes "
+            f"x {accumulate} micro-batches"
+        )
+    index(sources)
+    starting_weights.adopt(cfg)
+    tokenizer = make_tokenizer(Path(cfg.work_dir), dict(cfg.tokenizer), sources, anew)
+    path = str(Path(cfg.work_dir) / "tokenizer.json")
+    cfg.model.accumulate = accumulate
+    cfg.model.tokenizer = path
+    cfg.model.text.update(vocab_size=tokenizer.vocab_size, max_tokens=data.max_tokens)
+    cfg.model.vision.update(img_size=data.image_size)
+    cfg.optim_wrapper.amp = amp or cfg.optim_wrapper.get("amp", False)
+
+    seed = cfg.get("randomness", {}).get("seed") or 0
+    workers = data.get("workers", 0)
+    cfg.train_dataloader = dict(
+        batch_size=local,
+        num_workers=workers,
+        timeout=data.get("timeout", LOADER_TIMEOUT) if workers else 0,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        drop_last=True,
+        collate_fn=dict(type="sparc_collate"),
+        sampler=dict(
+            type="sparc.PairSampler",
+            seed=seed,
+            mode=data.get("mode", "alternate"),
+            global_batch=data.global_batch,
+        ),
+        dataset=dict(
+            type="sparc.PairDataset",
+            sources=sources,
+            tokenizer=path,
+            image_size=data.image_size,
+            max_tokens=data.max_tokens,
+            seed=seed,
+            **data.get("dataset", {}),
+        ),
+    )
+    cfg.model_wrapper_cfg = dict(type="sparc.DistributedPretrainer")
+    steps, warmup = schedule.steps, schedule.warmup
+    if not 0 <= warmup < steps:
+        raise ValueError(f"schedule.warmup={warmup} must be below schedule.steps={steps}")
+    cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=steps, val_interval=steps + 1)
+    cfg.param_scheduler = [
+        dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=warmup),
+        dict(type="CosineAnnealingLR", by_epoch=False, begin=warmup, end=steps, eta_min=0.0),
+    ][0 if warmup > 1 else 1 :]  # LinearLR of one step never reaches the rate
+    return cfg
+
+
+def index(sources: list[dict]) -> None:
+    """Look at every tar of `sources` once. Each process takes a share: were it the first alone, the
+    others would wait for longer than they wait for anybody.
+    """
+    paths = [path for source in sources for path in expand(source["shards"])]
+    open_all(paths[rank() :: world_size()], show=rank() == 0)
+    barrier()
+
+
+def check_sections(cfg: Config) -> None:
+    """Raises ValueError when a section is missing, lacks a key, has one that nobody reads, or text
+    where a number belongs.
+    """
+    for section, (needed, optional) in SECTIONS.items():
+        if not isinstance(cfg.get(section), dict):
+            raise ValueError(
+                f"the config has no `{section}`: pre-training needs one like configs/sparc.py"
+            )
+        for key in cfg[section]:
+            if key not in needed + optional:
+                known = nearest(key, needed + optional)
+                raise ValueError(f"config key {section}.{key} is unknown{known}")
+        for key in needed:
+            if key not in cfg[section]:
+                raise ValueError(f"the config has no {section}.{key}, see configs/sparc.py")
+        for key in NUMBERS.get(section, ()):
+            value = cfg[section].get(key, 0)
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(
+                    f"config key {section}.{key}={value!r} must be a whole number, 0 or more"
+                )
+    _check_model(cfg)
+
+
+def _check_model(cfg: Config) -> None:
+    """The keys that `complete` reads or sets. Raises ValueError."""
+    for section, keys in (("model", ("vision", "text", "objective")), ("optim_wrapper", ())):
+        value = cfg.get(section)
+        if not isinstance(value, dict) or not all(isinstance(value.get(k), dict) for k in keys):
+            inside = f" with the dicts {', '.join(keys)}" if keys else ""
+            raise ValueError(f"`{section}` must be a dict{inside}, like in configs/sparc.py")
+    optimizer = cfg.optim_wrapper.get("optimizer")
+    rate = optimizer.get("lr", 0) if isinstance(optimizer, dict) else None
+    if not isinstance(rate, (int, float)):
+        raise ValueError(f"optim_wrapper.optimizer must be a dict whose lr is a number, not {rate}")
+
+
+def check_sources(sources: Any) -> list[dict]:
+    """Normalise ``data.sources`` (a path or brace pattern, or a list of dicts) and check that the
+    shards exist.
+
+    Raises FileNotFoundError with the command that makes the built-in ones.
+    """
+    entries = [sources] if isinstance(sources, (str, dict)) else list(sources)
+    entries = [dict(shards=e) if isinstance(e, str) else dict(e) for e in entries]
+    for entry in entries:
+        try:
+            expand(entry["shards"])
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error}. Make the built-in data with: {SCENES_COMMAND} ; then add "
+                "--cfg-options data.sources='data/scenes/shards/train-*.tar'"
+            ) from None
+    return entries
+
+
+def make_tokenizer(
+    work_dir: Path, spec: dict[str, Any], sources: list[dict], anew: bool = False
+) -> Tokenizer:
+    """The run's tokenizer, from ``WORK_DIR/tokenizer.json`` if there, else made as `spec` says and
+    put there, with `spec` beside it (``tokenizer.spec.json``).
+
+    Args:
+        spec: ``dict(train=VOCAB_SIZE)`` on the shards' captions, or ``dict(load='open_clip' |
+            folder | name)``. anew: one that is there is not kept.
+
+    Raises ValueError for another `spec`, also than that of the file which is there, and what
+    `Tokenizer.load` raises.
+    """
+    path, made = work_dir / "tokenizer.json", work_dir / "tokenizer.spec.json"
+    asked = json.dumps(spec, sort_keys=True, default=str)
+    if anew and rank() == 0:
+        path.unlink(missing_ok=True)
+        made.unlink(missing_ok=True)
+    barrier()
+    if path.exists() and made.exists() and made.read_text(encoding="utf-8") != asked:
+        raise ValueError(
+            f"{path} was made as {made.read_text(encoding='utf-8')}, the config has tokenizer = "
+            f"{asked}: take another --work-dir, or remove both files to train anew"
+        )
+    if rank() == 0 and not path.exists():
+        if spec.keys() == {"train"}:
+            captions = PairDataset.captions(sources, limit=TOKENIZER_CAPTIONS)
+            tokenizer = Tokenizer.train(captions, spec["train"])
+        elif spec.keys() == {"load"}:
+            name = spec["load"]
+            tokenizer = Tokenizer.open_clip() if name == "open_clip" else Tokenizer.load(name)
+        else:
+            raise ValueError(f"tokenizer={spec}: use dict(train=VOCAB_SIZE) or dict(load=NAME)")
+        work_dir.mkdir(parents=True, exist_ok=True)
+        atomic_write(made, lambda file: file.write(asked.encode()))
+        tokenizer.save(work_dir)
+    barrier()
+    return Tokenizer.load(path)

@@ -1,0 +1,1 @@
+"""One page of evaluations, training logs and run folders."""

@@ -1,0 +1,244 @@
+"""One page that shows a pre-training, what became of it in transfer, and where each number is from.
+
+`build` walks work dirs for these files, and leaves out, with a remark, what is not there:
+
+metrics.json        see engine.records.write_metrics; any task. Evaluations with equal task, config
+                    and data are put side by side.
+pictures/*.png      beside a metrics.json: the truth in the left half, the prediction in the right
+                    one; equal names in two work dirs of one setting are one image.
+captions.json       beside a metrics.json: [{"image": name, "caption": str, "references": [str]}],
+                    optional "file" (path of the image), "scores" ({name: number}), "false" ([str],
+                    what is not so in the image).
+retrieval.json      beside a metrics.json: {"images": [path], "examples": [{"query": str, "answers":
+                    [row of images, best first], "correct": row}]}, and, optional, "captions": [str]
+                    with "image_of_text": [row of each caption's image]: alternative texts, and
+                    samples when `images` is not given.
+run folders         by their manifest.json.
+vis_data/scalars.json   the logs of MMEngine, below WORK_DIR/TIMESTAMP/.
+
+The page is self-contained: pictures inside, no scripts, no network. Text of data sets is escaped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from sparc_pretrain.atomic_file import atomic_write
+from sparc_pretrain.report import captions as caption_section
+from sparc_pretrain.report import samples, sections
+from sparc_pretrain.report.figures import Album
+from sparc_pretrain.report.numbers import (
+    Comparison,
+    absent,
+    compare,
+    label,
+    scale,
+    short,
+    shown,
+    summary,
+)
+from sparc_pretrain.report.records import RANDOM, Evaluation, gather
+
+TEMPLATE = "page.html"
+TITLE = "SPARC: pre-training and transfer"
+
+
+def build(
+    work_dirs: Sequence[str | Path],
+    out: str | Path,
+    images: str | Path | Sequence[str | Path] | None = None,
+    captions: str | Path | None = None,
+    title: str = TITLE,
+) -> Path:
+    """Write the page to `out` (atomically) and return its path.
+
+    Args:
+        images: a folder or files to show samples, alignments and captions of; captions: their
+            caption file, of any format that `data.captions` reads.
+
+    Raises:
+        FileNotFoundError: a work dir, image or caption file that is not there.
+        ValueError: no metrics.json below `work_dirs`, or a file that is not what it should be.
+    """
+    given = [images] if isinstance(images, (str, Path)) else list(images or [])
+    found = gather([Path(folder) for folder in work_dirs])
+    known = samples.Images([Path(path) for path in given], found.evaluations)
+    some = samples.samples(known, Path(captions) if captions else None, found.evaluations)
+    album, missing = Album(), []
+    run = samples.pretrained(found.runs)
+    alignment = samples.alignment(album, run, some) if run else []
+    if run is None:
+        missing.append("Words and patches: no run folder with a text tower.")
+    elif not alignment:
+        missing.append("Words and patches: no captioned images (--images, --captions).")
+    curves = sections.curves(found)
+    if not curves:
+        missing.append("Training curves: no vis_data/scalars.json with a loss.")
+    retrieval = sections.retrieval(album, found.evaluations, known)
+    if not retrieval:
+        missing.append("Retrieval examples: no retrieval.json, or its images are not here.")
+    galleries = {}
+    for kind in ("detection", "segmentation"):
+        galleries[kind] = sections.galleries(album, kind, found.evaluations)
+        if not galleries[kind]:
+            missing.append(f"{kind.capitalize()} beside the truth: no pictures of an evaluation.")
+    captioned = caption_section.captions(album, found.evaluations, known)
+    if not captioned:
+        missing.append("Captions beside the references: no captions.json.")
+    comparisons = compare(found.evaluations)
+    if not comparisons:
+        missing.append(
+            "SPARC beside other starts: no evaluation with SPARC has a counterpart of the same "
+            "task, config and data."
+        )
+    way = samples.way(album, found, some, alignment)
+    if album.left_out:
+        missing.append(f"{album.left_out} pictures: the page would have become too large.")
+    missing += [f"{path}: cannot be read." for path in dict.fromkeys(album.damaged)]
+    page = (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            title=title,
+            summary=summary(comparisons),
+            single=all(one.one_run_each for one in comparisons),
+            tiles=_tiles(found.evaluations, comparisons),
+            way=way,
+            curves=curves,
+            alignment=alignment,
+            run=samples.backbone_facts(run) if run else None,
+            retrieval=retrieval,
+            galleries=galleries,
+            captioned=captioned,
+            struck=any("false" in row for e in found.evaluations for row in e.captions),
+            comparisons=[_comparison(one) for one in comparisons],
+            rows=[_row(evaluation) for evaluation in found.evaluations],
+            missing=missing,
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            folders=[str(folder) for folder in work_dirs],
+        )
+    )
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(out, lambda file: file.write(page.encode()))
+    return out
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _tiles(
+    evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison]
+) -> list[dict[str, Any]]:
+    """Bars of the headline metric: one tile per comparison, then one per setting without any."""
+    compared = {(one.kind, one.config, one.data) for one in comparisons}
+    groups = list(comparisons)
+    for evaluation in evaluations:
+        if evaluation.setting not in compared:
+            compared.add(evaluation.setting)
+            alone = [e for e in evaluations if e.setting == evaluation.setting]
+            starts = {start: [e for e in alone if e.start == start] for start in _starts(alone)}
+            groups.append(Comparison(*_where(evaluation), starts, ""))
+    tiles = []
+    for one in groups:
+        name = one.headline()
+        if name is None:
+            continue
+        cells = {start: one.cell(start, name) for start in one.starts}
+        bars = [(start, c) for start, c in cells.items() if c is not None and c.value is not None]
+        if not bars:
+            continue
+        first = one.starts[bars[0][0]][0]
+        chance = (first.record.get("protocol") or {}).get(f"chance_{short(name).split('_')[-1]}")
+        rows = [(start, cell.text, cell.value) for start, cell in bars]
+        if chance is not None:
+            how = scale(name, chance, first)
+            rows.append(("chance", shown(name, chance, first), chance * how.factor))
+        top = max(value for *_, value in rows) or 1
+        tiles.append(
+            {
+                "kind": one.kind,
+                "place": one.place,
+                "metric": label(name),
+                "config": one.config_name,
+                "lower": not scale(name, None, first).higher_is_better,
+                "bars": [
+                    (start, text, round(100 * max(0, value) / top, 1), _style(start))
+                    for start, text, value in rows
+                ],
+            }
+        )
+    return tiles
+
+
+def _starts(evaluations: Sequence[Evaluation]) -> list[str]:
+    return list(dict.fromkeys(e.start for e in evaluations))
+
+
+def _where(evaluation: Evaluation) -> tuple[str, str, str, str]:
+    kind, config, data = evaluation.setting
+    return kind, evaluation.place, config, data
+
+
+def _style(start: str) -> str:
+    return {"SPARC": "sparc", "CLIP": "clip", RANDOM: "random", "chance": "chance"}.get(
+        start, "other"
+    )
+
+
+def _comparison(one: Comparison) -> dict[str, Any]:
+    """A comparison as rows of text: per metric SPARC, then each other start and its difference."""
+    others = [start for start in (RANDOM, "CLIP") if start in one.starts]
+    others += [start for start in one.starts if start not in ("SPARC", *others)]
+    rows = []
+    for name in one.names():
+        cells = [(other, one.cell(other, name), one.difference(other, name)) for other in others]
+        rows.append((label(name), one.cell("SPARC", name), cells))
+    return {
+        "kind": one.kind,
+        "place": one.place,
+        "config": one.config,
+        "remark": one.remark,
+        "others": others,
+        "rows": rows,
+    }
+
+
+def _row(evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation as a row of the table of everything."""
+    record, backbone = evaluation.record, evaluation.backbone
+    return {
+        "task": evaluation.task,
+        "place": evaluation.place,
+        "data": record.get("data"),
+        "start": evaluation.start,
+        "style": _style(evaluation.start),
+        "run": backbone.get("run"),
+        "sha": str(backbone.get("sha256") or "")[:12],
+        "objective": backbone.get("objective"),
+        "seen": backbone.get("samples_seen"),
+        "config": record.get("config"),
+        "checkpoint": record.get("checkpoint"),
+        "metrics": [
+            (name, label(name), shown(name, value, evaluation), absent(name, value))
+            for name, value in evaluation.metrics.items()
+        ],
+        "protocol": json.dumps(record.get("protocol"), indent=1, ensure_ascii=False),
+        "versions": record.get("versions") or {},
+        "seconds": record.get("seconds"),
+        "date": str(record.get("date") or "")[:16].replace("T", " "),
+        "file": str(evaluation.file),
+    }

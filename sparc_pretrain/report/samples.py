@@ -1,0 +1,208 @@
+"""Captioned pictures for the report, and what the backbone makes of them: the way, and words on
+patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from sparc_pretrain.data.captions import read_captions
+from sparc_pretrain.report.figures import Album, halves, read
+from sparc_pretrain.report.records import STARTS, Evaluation, Found
+from sparc_pretrain.run_folder import RunFolder
+from sparc_pretrain.zeroshot import encode
+from sparc_pretrain.zeroshot.alignment import align, overlay
+
+SAMPLES, WORDS = 4, 9
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+# Words that name nothing one could point at; they are left out of the alignment pictures.
+FUNCTION_WORDS = (
+    "a an the and or but of in on at to with from by for as up down out off into over while "
+    "is are was were be being been has have had it its he she his her they them their there this "
+    "that some"
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture and its captions."""
+
+    file: Path
+    captions: list[str]
+
+    @property
+    def telling(self) -> str:
+        """Its longest caption of at most 16 words, else its first."""
+        fitting = [text for text in self.captions if len(text.split()) <= 16]
+        return max(fitting, key=len) if fitting else self.captions[0]
+
+
+class Images:
+    """Finds pictures by the names that records give them.
+
+    Args:
+        given: files and folders; folders that retrieval.json files name are looked in as well.
+    """
+
+    def __init__(self, given: Sequence[Path], evaluations: Iterable[Evaluation]) -> None:
+        for path in given:
+            if not path.exists():
+                raise FileNotFoundError(f"no image or folder {path}")
+        self.files = [p for p in given if p.is_file()]
+        self.folders = [p for p in given if p.is_dir()]
+        self.by_name = {p.name: p for p in self.files}
+        for evaluation in evaluations:
+            listed = (evaluation.retrieval or {}).get("images", [])
+            for folder in dict.fromkeys(Path(name).parent for name in listed):
+                self.folders += [folder] if folder.is_dir() else []
+
+    def find(self, name: str) -> Path | None:
+        """The file called `name`, or None."""
+        places = [Path(name), *(folder / name for folder in self.folders)]
+        places += [folder / Path(name).name for folder in self.folders]
+        found = next((place for place in places if place.is_file()), None)
+        return found or self.by_name.get(Path(name).name)
+
+
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` of `items`, evenly spaced: nobody selected them."""
+    kept = min(count, len(items))
+    return [items[i * len(items) // kept] for i in range(kept)]
+
+
+def samples(
+    images: Images, captions: Path | None, evaluations: Sequence[Evaluation]
+) -> list[Sample]:
+    """Captioned pictures for the way and the alignment.
+
+    From `captions` and the images given; else from a retrieval.json with captions.
+
+    Raises:
+        ValueError: none of the images that `captions` names was given.
+    """
+    if captions is not None:
+        table = {name: texts for name, texts in read_captions(captions).items() if texts}
+        if images.files:
+            table = {n: t for n, t in table.items() if Path(n).name in images.by_name}
+        names = spread(list(table), SAMPLES)
+        picked = [Sample(file, table[name]) for name in names if (file := images.find(name))]
+        if not picked:
+            raise ValueError(f"none of the images that {captions} names was given with --images")
+        return picked
+    if images.files:
+        return [Sample(file, []) for file in spread(images.files, SAMPLES)]
+    for evaluation in evaluations:
+        told = evaluation.retrieval or {}
+        texts: dict[int, list[str]] = {}
+        for text, owner in zip(
+            told.get("captions", []), told.get("image_of_text", []), strict=False
+        ):
+            texts.setdefault(owner, []).append(text)
+        found = [
+            Sample(file, texts[i])
+            for i in spread(sorted(texts), SAMPLES)
+            if (file := images.find(told["images"][i]))
+        ]
+        if found:
+            return found
+    return [
+        Sample(file, [])
+        for folder in images.folders[:1]
+        for file in spread(
+            sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES), SAMPLES
+        )
+    ]
+
+
+def pretrained(runs: Sequence[RunFolder]) -> RunFolder | None:
+    """The SPARC run that saw the most pairs, else any run with a text tower."""
+
+    def rank(run: RunFolder) -> tuple[bool, int]:
+        objective = (run.config["objective"] or {}).get("type")
+        return objective == "Sparc", run.config.get("samples_seen") or 0
+
+    return max((run for run in runs if run.config["text"]), key=rank, default=None)
+
+
+def backbone_facts(run: RunFolder) -> dict[str, Any]:
+    """What the page says about a run folder."""
+    vision, objective = run.config["vision"], (run.config["objective"] or {}).get("type")
+    return {
+        "name": run.name,
+        "sha": run.sha256,
+        "arch": f"{vision['arch'].split('_patch')[0]}/{vision['patch']}",
+        "size": vision["img_size"],
+        "objective": STARTS.get(objective, objective or "no objective"),
+        "seen": run.config.get("samples_seen"),
+    }
+
+
+def alignment(album: Album, run: RunFolder, some: Sequence[Sample]) -> list[dict[str, Any]]:
+    """Per sample: the photo, its caption and the heat of each telling word."""
+    (model, objective), rows = encode.load(run.path), []
+    for sample in some:
+        if not sample.captions:
+            continue
+        photo = read(sample.file)
+        pixels = _fit(photo, 320)
+        words, seen = [], set()
+        for word in align(model, photo, sample.telling, objective=objective):
+            name = word.word.lower()
+            plain = not any(letter.isalpha() for letter in name) or name in FUNCTION_WORDS.split()
+            if plain or name in seen or len(words) == WORDS:
+                continue
+            seen.add(name)
+            alt = f"Patches that the word {word.word} gathers"
+            picture = album.picture(overlay(pixels, word.weights), alt, 220)
+            words.append({"word": word.word, "peak": f"{word.peak:.1f}", "picture": picture})
+        rows.append(
+            {
+                "photo": album.picture(photo, sample.telling, 260),
+                "caption": sample.telling,
+                "words": words,
+            }
+        )
+    return rows
+
+
+def _fit(photo: Tensor, side: int) -> np.ndarray:
+    """[3,H,W] -> [H,W,3] numpy, its longer side `side`, so that heat is drawn smoothly."""
+    image = photo.permute(1, 2, 0).contiguous().numpy()
+    factor = side / max(image.shape[:2])
+    size = [max(1, round(n * factor)) for n in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+
+
+def way(album: Album, found: Found, some: Sequence[Sample], rows: Sequence[dict]) -> dict[str, Any]:
+    """The pictures of 'The way', from what the other sections found."""
+    ends = {}
+    for kind in ("detection", "segmentation"):
+        shown = [e for e in found.evaluations if e.kind == kind and e.pictures]
+        if shown:
+            best = next((e for e in shown if e.start == "SPARC"), shown[0])
+            prediction = halves(best.pictures[0])[1]
+            ends[kind] = album.picture(prediction, f"A {kind} ({best.start})", 240)
+    for evaluation in found.evaluations:
+        if evaluation.captions and "captioning" not in ends:
+            text = " ".join(str(evaluation.captions[0]["caption"]).split())
+            ends["captioning"] = text or "(an empty caption)"
+    run = pretrained(found.runs)
+    return {
+        "samples": [
+            {
+                "picture": album.picture(s.file, s.telling if s.captions else "A sample", 200),
+                "caption": s.telling if s.captions else "",
+            }
+            for s in some[:2]
+        ],
+        "words": rows[0]["words"][:2] if rows else [],
+        "run": backbone_facts(run) if run else None,
+        "ends": ends,
+    }

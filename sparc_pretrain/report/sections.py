@@ -1,0 +1,163 @@
+"""The sections of the report that show evaluations: curves, retrieval, galleries. Each returns
+what the template needs; an empty list where there is nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sparc_pretrain.report.figures import Album, Curve, alike, chart, halves
+from sparc_pretrain.report.records import RANDOM, Evaluation, Found, TrainingLog
+from sparc_pretrain.report.samples import Images, backbone_facts
+from sparc_pretrain.run_folder import RunFolder
+
+QUERIES, ANSWERS, PICTURES, COLUMNS = 6, 5, 6, 4
+STYLES = {"SPARC": "sparc", "CLIP": "clip", RANDOM: "random"}
+TERMS = {
+    "loss": "Total loss",
+    "global_loss": "Global loss: image against caption",
+    "local_loss": "Local loss: word against patches",
+}
+
+
+def curves(found: Found) -> list[dict[str, Any]]:
+    """Charts of pre-training (each term), then of transfer (total loss, per kind)."""
+    charts = []
+    order = list(STYLES)
+    logs = sorted(
+        found.logs,
+        key=lambda log: order.index(_start(log, found)) if _start(log, found) in order else 9,
+    )
+    ahead = [log for log in logs if log.pretraining]
+    for key, title in TERMS.items():
+        lines = _lines(ahead, key, found)
+        if lines:
+            charts.append(_chart("Pre-training", title, lines))
+    groups: dict[str, list[TrainingLog]] = {}
+    for log in logs:
+        if not log.pretraining:
+            own = _of(log, found)
+            kind = f"{own.kind.capitalize()} on {own.place}" if own else "Other training"
+            groups.setdefault(kind, []).append(log)
+    for kind, logs in groups.items():
+        if lines := _lines(logs, "loss", found):
+            charts.append(_chart("Transfer", f"{kind}: training loss", lines))
+    return charts
+
+
+def _chart(part: str, title: str, lines: list[Curve]) -> dict[str, Any]:
+    return {"part": part, "title": title, "svg": chart(title, lines), "curves": lines}
+
+
+def _lines(logs: Sequence[TrainingLog], key: str, found: Found) -> list[Curve]:
+    lines: list[Curve] = []
+    for log in logs:
+        points = log.series(key)
+        if not any(math.isfinite(y) for _, y in points):
+            continue
+        start = _start(log, found)
+        style = STYLES.get(start, "other")
+        nth = sum(line.style.startswith(style) for line in lines)
+        name = f"{start} ({'/'.join(log.folder.parts[-2:])}{_weight(log, key, found)})"
+        lines.append(Curve(name, f"{style} dash{nth % 4}", points))
+    return lines
+
+
+def _of(log: TrainingLog, found: Found) -> Evaluation | None:
+    return next((e for e in found.evaluations if e.file.parent == log.folder), None)
+
+
+def _start(log: TrainingLog, found: Found) -> str:
+    """What a training is called: its backbone's origin, or for pre-training its objective."""
+    if not log.pretraining:
+        own = _of(log, found)
+        return own.start if own else "not evaluated"
+    if run := _run(log, found):
+        return backbone_facts(run)["objective"]
+    return "SPARC" if "local_loss" in log.rows[-1] else "CLIP"
+
+
+def _run(log: TrainingLog, found: Found) -> RunFolder | None:
+    return next((run for run in found.runs if run.path.parent == log.folder.resolve()), None)
+
+
+def _weight(log: TrainingLog, key: str, found: Found) -> str:
+    """The factor inside a logged term, where the run folder tells it."""
+    run = _run(log, found)
+    objective = (run.config["objective"] if run else None) or {}
+    weight = objective.get(key.replace("_loss", "_weight"), 1)
+    return f", weight {weight:g}" if weight != 1 else ""
+
+
+def retrieval(
+    album: Album, evaluations: Sequence[Evaluation], images: Images
+) -> list[dict[str, Any]]:
+    """Per data set: queries, and for each run the images that answered best."""
+    groups: dict[tuple[str, str, str], list[Evaluation]] = {}
+    for evaluation in evaluations:
+        if evaluation.retrieval:
+            groups.setdefault(evaluation.setting, []).append(evaluation)
+    sections = []
+    for group in groups.values():
+        queries: dict[str, list[dict[str, Any]]] = {}
+        for evaluation in group[:COLUMNS]:
+            told = evaluation.retrieval
+            about = {}
+            for text, owner in zip(
+                told.get("captions", []), told.get("image_of_text", []), strict=False
+            ):
+                about.setdefault(owner, text)
+            for example in told["examples"]:
+                if example["query"] not in queries and len(queries) == QUERIES:
+                    continue
+                answers = []
+                for i in example["answers"][:ANSWERS]:
+                    file = images.find(told["images"][i])
+                    right = i == example["correct"]
+                    alt = about.get(i, "an answer") + (" (the right image)" if right else "")
+                    picture = album.picture(file, alt, 150) if file else None
+                    answers.append({"picture": picture, "right": right, "name": alt})
+                rank = next((n for n, a in enumerate(answers, start=1) if a["right"]), None)
+                row = {"start": named(evaluation, group), "answers": answers, "rank": rank}
+                queries.setdefault(example["query"], []).append(row)
+        if any(a["picture"] for rows in queries.values() for row in rows for a in row["answers"]):
+            sections.append({"place": group[0].place, "queries": queries})
+    return sections
+
+
+def galleries(album: Album, kind: str, evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """Per setting: the truth, and beside it what each start predicted for the same image."""
+    groups: dict[tuple[str, str, str], list[Evaluation]] = {}
+    for evaluation in evaluations:
+        if evaluation.kind == kind and evaluation.pictures:
+            groups.setdefault(evaluation.setting, []).append(evaluation)
+    sections = []
+    for group in groups.values():
+        group, rows = group[:COLUMNS], []
+        for file in group[0].pictures[:PICTURES]:
+            truth, _ = halves(file)
+            number = len(rows) + 1
+            cells = []
+            for evaluation in group:
+                own = evaluation.file.parent / "pictures" / file.name
+                same = own.exists() and alike(truth, halves(own)[0])
+                alt = f"Image {number}: predicted, {named(evaluation, group)}"
+                cells.append(album.picture(halves(own)[1], alt, 340) if same else None)
+            rows.append([album.picture(truth, f"Image {number}: the truth", 340), *cells])
+        heads = ["truth", *(named(e, group) for e in group)]
+        sections.append({"place": group[0].place, "heads": heads, "rows": rows})
+    return sections
+
+
+def named(evaluation: Evaluation, group: Sequence[Evaluation]) -> str:
+    """The start of an evaluation; where two of a group start alike, with as much of the end of its
+    folder's path as tells them apart.
+    """
+    twins = [e.file.parent.parts for e in group if e.start == evaluation.start]
+    if len(twins) == 1:
+        return evaluation.start
+    lengths = range(1, max(map(len, twins)) + 1)
+    length = next(n for n in lengths if len({parts[-n:] for parts in twins}) == len(twins))
+    return f"{evaluation.start} ({'/'.join(evaluation.file.parent.parts[-length:])})"

@@ -1,0 +1,415 @@
+"""The report: self-contained, complete, honest about what is missing, deaf to markup in data."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sparc_pretrain import run_folder
+from sparc_pretrain.command import cli
+from sparc_pretrain.data.tokenizer import Tokenizer
+from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.metrics_file import ancestry, write_metrics
+from sparc_pretrain.objectives.sparc import Sparc
+from sparc_pretrain.report.captions import side_by_side, struck
+from sparc_pretrain.report.figures import Album, Curve, chart, halves, ticks
+from sparc_pretrain.report.numbers import compare, scale, shown
+from sparc_pretrain.report.page import build
+from sparc_pretrain.report.records import Evaluation, gather, place
+from sparc_pretrain.report.samples import spread
+from sparc_pretrain.towers.text import TextTower
+from sparc_pretrain.towers.vision import VisionTower
+from tests.models import VISION
+
+ROOT = Path(__file__).parents[2]
+EVIL = "<script>alert('x')</script> & \"a dog\""
+
+
+def picture(path: Path, seed: int, width: int = 32) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (24, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def truth_and_prediction(path: Path, truth: int, prediction: int) -> None:
+    sides = [np.array(Image.open(picture(path, seed))) for seed in (truth, prediction)]
+    Image.fromarray(np.concatenate(sides, axis=1)).save(path)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """Work dirs of a pre-training and of everything that can follow it."""
+    root = tmp_path_factory.mktemp("work_dirs")
+    tokenizer = Tokenizer.train(["a red kite over the hill"] * 3, vocab_size=262)
+    text = TextTower(vocab_size=tokenizer.vocab_size, width=24, layers=1, heads=2, max_tokens=40)
+    model = DualEncoder(VisionTower(**VISION), text, 16, tokenizer=tokenizer)
+    model.objective_config = {"type": "Sparc", "global_weight": 0.5}
+    weights = dict(model.state_dict())
+    weights |= {f"objective.{name}": value for name, value in Sparc().state_dict().items()}
+    config = {**model.config(), "samples_seen": 1280}
+    run = run_folder.write(root / "sparc/run", config, weights, tokenizer.to_json())
+    ours = ancestry(run)
+    log(root / "sparc/2026/vis_data", 10, global_loss=1.0, local_loss=2.0)
+    for name, start, ap in (("sparc", ours, 0.1234), ("scratch", None, 0.08)):
+        folder = root / f"det_{name}"
+        write_metrics(
+            folder / "metrics.json",
+            "detection",
+            {"coco/bbox_AP": ap, "coco/bbox_AP50": 0.25, "coco/bbox_APl": -1.0},
+            {"iterations": 100 if start else 90},
+            start,
+            config="configs/demo/det.py",
+            checkpoint="iteration 100",
+            data="data/demo/val.json",
+        )
+        log(folder / "2026/vis_data", 5)
+        for i in range(2):
+            truth_and_prediction(folder / f"pictures/{i:02d}.png", truth=i, prediction=i + 7)
+    folder = root / "caption"
+    write_metrics(
+        folder / "metrics.json",
+        "captioning",
+        {"caption/CIDEr": 0.1812},
+        {},
+        ours,
+        data="data/demo/c",
+    )
+    row = {"image": "00.png", "caption": EVIL, "references": [EVIL, "a kite"]}
+    (folder / "captions.json").write_text(json.dumps([row]))
+    files = [str(picture(root / f"photos/{i:02d}.png", i)) for i in range(3)]
+    folder = root / "sparc/zeroshot"
+    write_metrics(
+        folder / "metrics.json",
+        "retrieval",
+        {"t2i_R@5": 0.4, "t2i_median_rank": 7.0},
+        {"chance_R@5": 0.01},
+        ours,
+    )
+    example = {"query": f"which {EVIL}", "answers": [2, 0, 1], "correct": 0}
+    told = {"images": files, "examples": [example], "captions": [EVIL] * 3}
+    (folder / "retrieval.json").write_text(json.dumps({**told, "image_of_text": [0, 1, 2]}))
+    return root
+
+
+def log(folder: Path, steps: int, **terms: float) -> Path:
+    folder.mkdir(parents=True)
+    rows = [{"loss": 3 / step, "step": step, **terms} for step in range(1, steps + 1)]
+    (folder / "scalars.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "scalars.json"
+
+
+@pytest.fixture(scope="module")
+def page(tree) -> str:
+    return build([tree], tree / "out/report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_needs_nothing_from_outside(page):
+    assert not re.search(r"<(script|link|iframe|object|embed)\b", page)
+    assert not re.search(r"(src|href)\s*=\s*[\"']?\s*(https?:|//|file:)", page)
+    assert not re.search(r"@import|url\(", page)
+    sources = re.findall(r'src="([^"]{0,30})', page)
+    assert len(sources) > 10 and all(s.startswith("data:image/jpeg;base64,") for s in sources)
+
+
+def test_the_page_is_well_formed_and_accessible(page):
+    assert page.startswith("<!DOCTYPE html>") and '<html lang="en">' in page
+    assert page.count("<h1") == 1
+    assert all(re.search(r' alt="[^"]+"', tag) for tag in re.findall(r"<img[^>]*>", page))
+    assert all("scope=" in tag for tag in re.findall(r"<th\b[^>]*>", page))
+
+
+def test_every_metric_is_there_with_its_unit_and_its_origin(page):
+    for text in ("12.3 %", "8.0 %", "25.0 %", "n/a", "18.1", "40.0 %", "7.0"):
+        assert f">{text}<" in page, text
+    for text in ("configs/demo/det.py", "iteration 100", "data/demo/val.json", "1,280 pairs"):
+        assert text in page, text
+
+
+def test_the_backbone_is_named_by_its_run_and_hash(page, tree):
+    record = json.loads((tree / "det_sparc/metrics.json").read_text())
+    assert record["backbone"]["run"] in page
+    assert record["backbone"]["sha256"][:12] in page
+
+
+def test_markup_in_captions_stays_text(page):
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &#34;a dog&#34;") >= 4
+
+
+def test_the_difference_is_signed_and_not_oversold(page):
+    assert "+4.3 points" in page
+    assert "One run each: differences may be noise." in page
+    assert "iterations 100 with SPARC and 90 with random initialisation" in page
+
+
+def test_alignment_curves_and_pictures_are_shown_where_their_files_are(page):
+    for section in ("way", "training", "alignment", "retrieval", "detection", "captions", "beside"):
+        assert f'<section id="{section}">' in page, section
+    assert "Local loss" in page and "weight 0.5" in page
+
+
+def test_what_is_missing_is_said_and_not_invented(page, tmp_path):
+    assert '<section id="segmentation">' not in page
+    assert "Segmentation beside the truth: no pictures" in page
+    write_metrics(tmp_path / "metrics.json", "counting", {"error": 3.25}, {}, None)
+    alone = build([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "3.25" in alone and "nothing is compared" in alone
+    for text in ("no run folder", "no vis_data/scalars.json", "no captions.json"):
+        assert text in alone
+
+
+def test_images_and_captions_can_be_given(tree, tmp_path):
+    names = [{"id": i, "file_name": f"{i:02d}.png"} for i in range(3)]
+    texts = [{"id": i, "image_id": i, "caption": f"kite number {i}"} for i in range(3)]
+    captions = tmp_path / "captions.json"
+    captions.write_text(json.dumps({"images": names, "annotations": texts}))
+    out = build([tree], tmp_path / "r.html", tree / "photos", captions)
+    assert "kite number 2" in out.read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="none of the images"):
+        build([tree / "det_sparc"], tmp_path / "r.html", [tmp_path], captions)
+
+
+def test_no_metrics_is_a_users_mistake_with_exit_code_2(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"no metrics\.json under"):
+        build([tmp_path], tmp_path / "report.html")
+    spec = importlib.util.spec_from_file_location("report_tool", ROOT / "tools/report.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    for argv in ([str(tmp_path)], [str(tmp_path / "nowhere")]):
+        with pytest.raises(SystemExit) as stop:
+            cli.guard(lambda argv=argv: tool.main(argv))
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.startswith("error: no ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.json", "{"),
+        ("metrics.json", '{"task": "x"}'),
+        ("captions.json", '{"image": 1}'),
+        ("retrieval.json", "[]"),
+        (
+            "retrieval.json",
+            '{"images": [], "examples": [{"query": "", "answers": [3], "correct": 0}]}',
+        ),
+        ("pictures/00.png", "no picture"),
+    ],
+)
+def test_a_broken_file_is_named(name, content, tmp_path):
+    write_metrics(tmp_path / "metrics.json", "detection", {"bbox_AP": 0.1}, {}, None)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / name))):
+        build([tmp_path], tmp_path / "report.html")
+
+
+def evaluation(metrics: dict, task: str = "x", protocol: dict | None = None, **more) -> Evaluation:
+    record = {"task": task, "metrics": metrics, "protocol": protocol or {}, **more}
+    return Evaluation(Path("w/metrics.json"), record)
+
+
+def test_mmseg_writes_percent_and_the_others_fractions():
+    mmseg = evaluation({}, protocol={"evaluator": {"type": "IoUMetric"}})
+    assert shown("mIoU", 0.85, mmseg) == "0.8 %"
+    assert shown("mIoU", 0.85, evaluation({})) == "85.0 %"
+    assert shown("coco/bbox_AP", -1.0, mmseg) == "n/a"
+    assert shown("caption/CIDEr", 1.034, mmseg) == "103.4"
+    assert shown("caption/K-Precision", 0.534, mmseg) == "53.4 %"
+    assert shown("caption/scene-objects", 0.5, mmseg) == "50.0 %"
+    assert shown("caption/scene-statements", 3.25, mmseg) == "3.25"
+    assert not scale("caption/CHAIR-i", 0.1, mmseg).higher_is_better
+    assert shown("loss", None, mmseg) == "n/a"
+
+
+def test_a_lower_median_rank_is_better():
+    runs = [
+        evaluation({"t2i_median_rank": 5.0}, backbone={"objective": "Sparc", "sha256": "a"}),
+        evaluation({"t2i_median_rank": 9.0}, backbone={"objective": "Clip", "sha256": "b"}),
+    ]
+    assert not scale("t2i_median_rank", 5, runs[0]).higher_is_better
+    gap = compare(runs)[0].difference("CLIP", "t2i_median_rank")
+    assert gap.text == "\u22124.0" and gap.better
+
+
+def test_only_one_setting_is_compared_and_runs_of_one_backbone_are_averaged():
+    sparc = {"objective": "Sparc", "sha256": "a"}
+    runs = [
+        evaluation({"bbox_AP": 0.2}, backbone=sparc, config="c.py"),
+        evaluation({"bbox_AP": 0.3}, backbone=sparc, config="c.py"),
+        evaluation({"bbox_AP": 0.1}, backbone=None, config="c.py"),
+        evaluation({"bbox_AP": 0.9}, backbone=None, config="other.py"),
+    ]
+    (one,) = compare(runs)
+    assert one.cell("SPARC", "bbox_AP").text == "25.0 % (mean of 2, 20.0 to 30.0)"
+    assert one.difference("random initialisation", "bbox_AP").text == "+15.0 points"
+    assert not one.one_run_each
+
+
+def test_a_resumed_log_continues_and_a_fresh_start_replaces(tmp_path):
+    write_metrics(tmp_path / "metrics.json", "x", {"a": 1}, {}, None)
+    log(tmp_path / "1/vis_data", 6)
+    resumed = tmp_path / "2/vis_data/scalars.json"
+    resumed.parent.mkdir(parents=True)
+    resumed.write_text('{"loss": 9, "step": 5}\n{"loss": 8, "st')  # killed while it wrote
+    (training,) = gather([tmp_path]).logs
+    assert [step for step, _ in training.series("loss")] == [1, 2, 3, 4, 5]
+    assert training.series("loss")[-1] == (5, 9)
+    log(tmp_path / "3/vis_data", 2)
+    assert len(gather([tmp_path]).logs[0].rows) == 2
+    resumed.write_text('{"lo\n{"loss": 8, "step": 5}\n')
+    with pytest.raises(ValueError, match="line 1"):
+        gather([tmp_path])
+
+
+def test_a_prediction_is_not_put_beside_the_truth_of_another_image(tree, tmp_path):
+    for name in ("det_sparc", "det_scratch"):
+        (tmp_path / name / "pictures").mkdir(parents=True)
+        text = (tree / name / "metrics.json").read_text()
+        (tmp_path / name / "metrics.json").write_text(text)
+    truth_and_prediction(tmp_path / "det_sparc/pictures/00.png", truth=1, prediction=2)
+    truth_and_prediction(tmp_path / "det_scratch/pictures/00.png", truth=3, prediction=4)
+    page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "no picture of this image" in page
+    assert "predicted, random initialisation" not in page
+
+
+def captioned(root: Path, name: str, backbone: dict | None, rows: list[dict], **more) -> None:
+    record = {"task": "captioning", "metrics": {"caption/CIDEr": 0.123, **more}, "data": "data/x/c"}
+    (root / name).mkdir(parents=True)
+    (root / name / "metrics.json").write_text(json.dumps({**record, "backbone": backbone}))
+    (root / name / "captions.json").write_text(json.dumps(rows))
+
+
+def test_captions_of_several_runs_stand_side_by_side_with_their_scores(tmp_path):
+    file = str(picture(tmp_path / "photos/a.png", 1))
+    row = {"image": "a.png", "file": file, "references": ["a red gear"]}
+    ends = {"caption/CIDEr_low": 0.1, "caption/CIDEr_high": 0.15, "caption/scene-objects": 0.5}
+    said = {"caption": "a blue  gear and a star", "false": ["a blue gear", "no such words"]}
+    scores = {"scores": {"CIDEr": 0.4321, "K-Precision": 0.25, "BLEU-1": 0.7}}
+    sparc = {"objective": "Sparc", "sha256": "a"}
+    for seed in (0, 1):
+        captioned(tmp_path / f"s{seed}", "cap", sparc, [{**row, **said, **scores}], **ends)
+    captioned(tmp_path, "clip", {"objective": "Clip"}, [{**row, "caption": "a clip caption"}])
+    captioned(tmp_path, "random", None, [{**row, "caption": " "}])
+    page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
+    section = page[page.index('<section id="captions">') : page.index('<section id="beside">')]
+    assert section.count("<img") == 1 and "a red gear" in section
+    for text in ("<s>a blue gear</s> and a star", "<s>no such words</s>", "an empty caption"):
+        assert text in section, text
+    assert "CIDEr 43.2, K-Precision 25.0 %" in section and "a clip caption" in section
+    assert "10.0 to 15.0" in section and "50.0 %" in section and "BLEU-1" not in section
+    assert "SPARC (s0/cap)" in section and "SPARC (s1/cap)" in section
+    table = page[page.index('<section id="beside">') : page.index('<section id="everything">')]
+    assert "CIDEr" in table and "low" not in table
+
+
+def test_every_start_has_a_column_before_a_second_run_of_any():
+    starts = [{"objective": "Sparc"}] * 3 + [{"objective": "Clip"}] + [None] * 2
+    runs = [evaluation({}, backbone=one) for one in starts]
+    chosen = side_by_side(runs, 4)
+    assert [runs.index(one) for one in chosen if one.start == "SPARC"] == [0, 0]
+    assert [one.start for one in chosen] == ["SPARC", "SPARC", "CLIP", "random initialisation"]
+    assert len(side_by_side(runs, 10)) == 6
+
+
+def test_what_is_false_in_a_caption_is_found_whole_words_only():
+    pieces, rest = struck("A car, a  CAR and a cart", ["a car", "a bus"])
+    assert pieces == [
+        ("A car", True), (", ", False), ("a CAR", True), (" and a cart", False)
+    ]  # fmt: skip
+    assert rest == ["a bus"]
+    assert struck(" ", []) == ([], [])
+
+
+def test_a_full_album_leaves_pictures_out_and_counts_them():
+    album = Album(budget=10)
+    tag = album.picture(np.zeros((8, 8, 3), dtype=np.uint8), EVIL)
+    assert "<img" not in tag and "<script" not in tag
+    assert (album.left_out, album.used) == (1, 0)
+
+
+def test_a_damaged_picture_is_left_out_and_named(tmp_path):
+    broken = tmp_path / "photos/a.png"
+    broken.parent.mkdir()
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n cut")
+    row = {"image": "a.png", "file": str(broken), "references": ["a gear"], "caption": "a star"}
+    captioned(tmp_path, "one", None, [row])
+    page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "a star" in page and f"{broken}: cannot be read." in page
+
+
+def test_what_is_shown_of_many_reaches_from_the_first_to_near_the_last():
+    assert spread(range(23), 12)[-1] >= 21 and len(spread(range(23), 12)) == 12
+    assert spread(range(3), 12) == [0, 1, 2] and spread([], 5) == []
+
+
+def test_answers_to_questions_are_compared_in_percent(tmp_path):
+    for name, backbone, value in (("a", {"objective": "Sparc"}, 0.512), ("b", None, 0.4)):
+        (tmp_path / name).mkdir()
+        record = {"task": "captioning", "metrics": {"vqa/accuracy": value}, "data": "data/x/q"}
+        (tmp_path / name / "metrics.json").write_text(json.dumps({**record, "backbone": backbone}))
+    page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "51.2 % against 40.0 % (+11.2 points)" in page and "nothing is compared" not in page
+
+
+def test_the_left_half_of_a_picture_is_the_truth(tmp_path):
+    truth_and_prediction(tmp_path / "a.png", truth=1, prediction=2)
+    for half, seed in zip(halves(tmp_path / "a.png"), (1, 2), strict=True):
+        alone = np.array(Image.open(picture(tmp_path / "alone.png", seed)))
+        assert np.array_equal(half.permute(1, 2, 0).numpy(), alone)
+
+
+def test_the_right_answer_of_a_query_is_the_one_that_is_marked(page):
+    section = page[page.index('<section id="retrieval">') :]
+    marked = section.index("(the right image)")
+    # of the answers 2, 0, 1 to a query that 0 answers, the second: the mark is inside its tag
+    assert section[:marked].count("<img") == 2 and section.count("(the right image)") == 1
+
+
+def test_a_curve_that_rises_goes_up_the_page():
+    svg = chart("accuracy", [Curve("a", "sparc", [(1, 0.1), (2, 0.5), (3, 0.9)])])
+    heights = [float(y) for _, y in re.findall(r"([\d.]+),([\d.]+)", re.search(
+        r'<polyline[^>]* points="([^"]+)"', svg)[1])]  # fmt: skip
+    assert heights == sorted(heights, reverse=True) and len(set(heights)) == 3
+
+
+def test_a_tile_of_what_should_be_low_says_so(tmp_path):
+    for name, metric in (("a", "t2i_median_rank"), ("b", "t2i_R@5")):
+        (tmp_path / name).mkdir()
+        record = {"task": "retrieval" if name == "b" else "other", "metrics": {metric: 0.5}}
+        (tmp_path / name / "metrics.json").write_text(json.dumps({**record, "data": "data/x/q"}))
+    page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
+    tiles = page[page.index('<div class="tiles">') : page.index("<nav")].split('<div class="tile">')
+    assert ["lower is better" in tile for tile in tiles[1:]] == [
+        "median rank" in tile for tile in tiles[1:]
+    ]
+    assert page.count("lower is better") == 1
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (2.31, 4.87), (-3, 0.2), (5, 5), (0, 12345)])
+def test_ticks_are_round_few_and_cover_the_range(low, high):
+    found = ticks(low, high)
+    assert found[0] <= low and found[-1] >= high and 2 <= len(found) <= 8
+    step = found[1] - found[0]
+    assert round(step / 10 ** math.floor(math.log10(step) + 1e-9), 6) in (1, 2, 5)
+
+
+def test_a_value_that_is_not_finite_is_a_gap_in_the_curve():
+    points = [(1, 3.0), (2, 2.0), (3, math.nan), (4, 1.0), (5, 0.5)]
+    svg = chart("loss <b>", [Curve("a", "sparc", points)])
+    assert svg.count("<polyline") == 2 and "nan" not in svg and "<b>" not in svg
+
+
+def test_a_data_set_is_called_by_its_folder():
+    assert place("data/flickr8k/captions_val.json") == "flickr8k"
+    assert place("/srv/data/scenes/ade/images/validation, data/x") == "scenes"
+    assert place("val.json") == "val"

@@ -1,0 +1,1 @@
+"""What captioners are trained and tested on; importing registers it."""

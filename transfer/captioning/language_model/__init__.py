@@ -1,0 +1,1 @@
+"""Language models that captioners speak with, and the training of small ones."""

@@ -1,0 +1,1 @@
+"""The captioner and its trained parts; importing registers it."""

@@ -1,0 +1,317 @@
+"""(any mm config, run folder) -> the same config on that run's backbone, its ancestry written down.
+
+Where the config's backbone is a SparcViT already, the run's architecture goes into it. Any other
+backbone is measured (`plug_contract`) and replaced by a SparcViT and a pyramid that keeps what it
+promised (`plug_replace`); models that cannot are refused with the reason (`plug_exclusions`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from sparc_pretrain import run_folder
+from sparc_pretrain.command import cli
+from sparc_pretrain.metrics_file import ancestry
+from transfer import mm
+from transfer.plug.contract import contract, read_levels
+from transfer.plug.exclusions import excluded
+from transfer.plug.replace import STRIDE, Change, Ledger, replace
+
+BACKBONE = ("SparcViT", "sparc.SparcViT")
+PYRAMID = ("SimplePyramid", "sparc.SimplePyramid")
+LAYER_DECAY = "LayerDecayConstructor"
+# mm's own layer-wise learning rates, which know only the backbones they were written for
+FOREIGN_DECAY = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
+FOREIGN_RATES = ("decay_rate", "layer_decay_rate")
+
+
+def plug(
+    config: Config | str | Path,
+    run: str | Path,
+    scratch: bool = False,
+    layer_decay: float | None = None,
+) -> Config:
+    """Put a run's backbone into a config; a Config is changed in place and returned.
+
+    Architecture and pixel statistics are written inline, so a fine-tuned checkpoint is tested
+    without the run folder.
+
+    Args:
+        config: an mmdet, mmseg or captioning config: read, a path, or ``mmdet::...`` /
+            ``mmseg::...``.
+        run: run folder or its work dir. scratch: the run's architecture, but random weights
+            (the baseline). layer_decay: factor from a block's learning rate to the one before.
+
+    Raises:
+        ValueError: the model cannot take it; the line names both sides. FileNotFoundError,
+            InvalidRunFolder: no such config or run.
+    """
+    cfg = config if isinstance(config, Config) else read(config)
+    explain(cfg, run, scratch, layer_decay)
+    return cfg
+
+
+def explain(
+    cfg: Config, run: str | Path, scratch: bool = False, layer_decay: float | None = None
+) -> list[Change]:
+    """As `plug`, in place; returns what was changed and why."""
+    opened = run_folder.verify(run)
+    vision, scope = opened.config["vision"], scope_of(cfg)
+    model, owners = cfg.get("model") or ConfigDict(), _owners(cfg)
+    foreign = [(p, o) for p, o in owners if o.backbone.get("type") not in BACKBONE]
+    ledger, plans = Ledger(), []
+    if foreign or not owners:
+        if scope in mm.SCOPES:
+            mm.register(scope)
+        _can_take(model, owners, scope, opened)
+        for path, owner in foreign:
+            promise = contract(owner, scope)
+            plans.append((owner, path, promise, read_levels(owner, promise, scope)))
+    folder = None if scratch else str(opened.path)
+    for owner, path, promise, read_ in plans:
+        replace(owner, path, vision, folder, promise, read_, ledger)
+    for path, owner in owners:
+        if (path, owner) not in foreign:
+            _adopt(owner, path, vision, folder, ledger)
+    _fits(cfg, opened)
+    _pixels(cfg, opened, scope, bool(foreign), ledger)
+    if plans:
+        _leave_behind(cfg, ledger)
+    if layer_decay is not None:
+        layer_wise(cfg, layer_decay, ledger)
+    if "tokenizer" in model and not model.tokenizer:  # a captioner speaks the run's tokens
+        tokens = str(opened.path / run_folder.TOKENIZER)
+        ledger.set(model, "model", "tokenizer", tokens, "a captioner speaks the run's tokens")
+    if model.get("type") == "sparc.OpenVocabularyDetector":
+        if opened.config["text"] is None:
+            raise ValueError(f"{opened.path} has no text tower: open-vocabulary models need one")
+        for key in ("text", "width"):
+            ledger.set(model, "model", key, opened.config[key], "it reads the run's words as well")
+    cfg.ancestry = None if scratch else ancestry(opened)
+    return ledger.changes
+
+
+def read(config: str | Path) -> Config:
+    """A config by path or ``mmdet::...`` / ``mmseg::...``; its custom imports are left for later,
+    since they may bring nothing but the old backbone.
+
+    Raises:
+        FileNotFoundError, ValueError: see `cli.read_config`.
+    """
+    return cli.read_config(mm.locate(str(config)), custom_imports=False)
+
+
+def scope_of(cfg: Config) -> str:
+    """The config's default scope; of a part without one, the package that knows its model."""
+    if cfg.get("default_scope"):
+        return cfg.default_scope
+    segmentor = any("decode_head" in part for _, part in _dicts(cfg.get("model") or {}, "model"))
+    return "mmseg" if segmentor else "mmdet"
+
+
+def note_ancestry(cfg: Config) -> None:
+    """Write down the ancestry of a config that names its run folder itself (`backbone.run`)."""
+    for _, owner in _owners(cfg):
+        run = owner.backbone.get("run") if owner.backbone.get("type") in BACKBONE else None
+        if run and "ancestry" not in cfg:
+            cfg.ancestry = ancestry(run_folder.verify(run))
+
+
+def layer_wise(cfg: Config, rate: float, ledger: Ledger) -> None:
+    """Layer-wise learning rates, in place; see `transfer.backbone.layer_decay`.
+
+    Raises:
+        ValueError: a rate outside (0, 1], or no optimizer to give it to.
+    """
+    if not 0 < rate <= 1:
+        raise ValueError(f"layer decay {rate}: must be above 0 and at most 1 (ViTDet: 0.7 or 0.8)")
+    if not cfg.get("optim_wrapper"):
+        raise ValueError("layer decay: the config has no optim_wrapper")
+    wrapper, path = cfg.optim_wrapper, "optim_wrapper"
+    kept = {
+        key: value
+        for key, value in (wrapper.get("paramwise_cfg") or {}).items()
+        if key not in (*FOREIGN_RATES, "decay_type", "num_layers")
+    }
+    reason = "learning rates fall from block to block"
+    ledger.set(wrapper, path, "constructor", LAYER_DECAY, reason)
+    params = ConfigDict(kept, layer_decay=rate)
+    ledger.set(wrapper, path, "paramwise_cfg", params, reason)
+
+
+def _can_take(
+    model: ConfigDict,
+    owners: list[tuple[str, ConfigDict]],
+    scope: str,
+    opened: run_folder.RunFolder,
+) -> None:
+    """Raises ValueError if `model` cannot be plugged."""
+    why = excluded(model, owners, scope)
+    if why is None and not owners:
+        why = (
+            f"model {model.get('type')} has no backbone=dict(type=...) whose place SparcViT could "
+            "take: give it backbone=dict(type='sparc.SparcViT', ...), see configs/det/sparc_coco.py"
+        )
+    for path, owner in owners:
+        inputs = owner.backbone.get("in_channels", 3)
+        stem = owner.backbone.get("type")
+        if why is None and stem not in BACKBONE and inputs != 3:
+            why = (
+                f"{path}.backbone ({stem}) reads images of {inputs} channels, the SparcViT of "
+                f"{opened.path} 3"
+            )
+    if why is not None:
+        raise ValueError(why)
+
+
+def _adopt(owner: ConfigDict, path: str, vision: dict, folder: str | None, ledger: Ledger) -> None:
+    """The run's architecture in a backbone that is a SparcViT; widths behind it follow."""
+    before, after = (owner.backbone.get("vision") or {}).get("width"), vision["width"]
+    ledger.set(owner.backbone, f"{path}.backbone", "vision", ConfigDict(vision), "the run's tower")
+    owner.backbone.run = folder
+    listed = owner.get("neck") or {}
+    neck = listed[0] if isinstance(listed, (list, tuple)) else listed
+    if owner.backbone.get("patch", STRIDE) is None and neck.get("type") in PYRAMID:
+        ledger.set(neck, f"{path}.neck", "in_stride", vision["patch"], "the run's patch")
+    # a neck with a width of its own hides the backbone's from what comes after
+    hidden = "out_channels" in neck
+    for part in ("neck",) if hidden else ("neck", "decode_head", "auxiliary_head"):
+        first = neck if part == "neck" else owner.get(part) or {}
+        for name, reader in _dicts(first, f"{path}.{part}"):
+            _follow(reader, name, before, after, ledger)
+    _follow(owner, path, before, after, ledger)
+
+
+def _follow(reader: ConfigDict, path: str, before: int | None, after: int, ledger: Ledger) -> None:
+    """Replace the old backbone width by the new one where `reader` takes its input."""
+    if before is None:
+        return
+    keys = ["in_channels", "embed_dim"]
+    if reader.get("num_convs") == 0:  # a linear head passes its input on
+        keys.append("channels")
+    for key in keys:
+        value = reader.get(key)
+        if value == before:
+            ledger.set(reader, path, key, after, "the run's width")
+        elif isinstance(value, (list, tuple)):
+            follows = [after if v == before else v for v in value]
+            ledger.set(reader, path, key, follows, "the run's width")
+
+
+def _fits(cfg: Config, opened: run_folder.RunFolder) -> None:
+    """Raises ValueError, naming both sides, where patches and strides do not go together."""
+    for path, owner in _owners(cfg):
+        patch = owner.backbone.get("patch", STRIDE) or opened.config["vision"]["patch"]
+        listed = owner.get("neck") or {}
+        neck = listed[0] if isinstance(listed, (list, tuple)) else listed
+        if neck.get("type") in PYRAMID:
+            told, strides = neck.get("in_stride", STRIDE), neck.get("strides", (4, 8, 16, 32))
+            ratios = [max(s, patch) / min(s, patch) for s in strides]
+            if told != patch or any(math.log2(r) % 1 for r in ratios):
+                raise ValueError(
+                    f"{path}.neck makes strides {list(strides)} from maps of stride {told}, but "
+                    f"the patches of {opened.path} give maps of stride {patch}: set "
+                    f"{path}.backbone.patch=16 and {path}.neck.in_stride=16"
+                )
+        pixels = (owner.get("data_preprocessor") or {}).get("size")
+        if pixels and min(pixels) < patch:
+            raise ValueError(
+                f"{path}.data_preprocessor.size {list(pixels)} is smaller than one patch of "
+                f"{opened.path} ({patch} px)"
+            )
+
+
+def _pixels(
+    cfg: Config, opened: run_folder.RunFolder, scope: str, foreign: bool, ledger: Ledger
+) -> None:
+    """Every preprocessor normalises as the run was trained, on RGB, and pads to whole patches."""
+    mean = [round(255 * v, 4) for v in opened.config["mean"]]  # no rounding noise in the dry run
+    std = [round(255 * v, 4) for v in opened.config["std"]]
+    model = cfg.get("model") or ConfigDict()
+    if foreign and not model.get("data_preprocessor") and not cfg.get("data_preprocessor"):
+        kind = "SegDataPreProcessor" if scope == "mmseg" else "DetDataPreprocessor"
+        model.data_preprocessor = ConfigDict(type=kind)
+    parts = list(_dicts(model, "model"))
+    if "data_preprocessor" in cfg:  # a Runner gives it to a model that has none
+        parts += _dicts(cfg.data_preprocessor, "data_preprocessor")
+    for path, part in parts:
+        own = path.endswith("data_preprocessor") and "data_preprocessor" not in part
+        if not (own and foreign) and not ("mean" in part and "std" in part):
+            continue
+        if part.get("mean") is None and not foreign:
+            continue
+        ledger.set(part, path, "mean", mean, "as the run was trained")
+        ledger.set(part, path, "std", std, "as the run was trained")
+        if foreign or "bgr_to_rgb" in part:  # runs are trained on RGB, mm reads BGR
+            ledger.set(part, path, "bgr_to_rgb", True, "the run was trained on RGB")
+            part.pop("rgb_to_bgr", None)
+        if not foreign:
+            continue
+        for key in ("pad_size_divisor", "size_divisor"):
+            told = part.get(key) or (1 if key in _DIVISORS.get(scope, ()) else None)
+            if told:
+                whole_patches = math.lcm(told, STRIDE)
+                ledger.set(part, path, key, whole_patches, "whole patches")
+        test = part.get("test_cfg")
+        if test and test.get("size_divisor"):
+            padded = math.lcm(test.size_divisor, STRIDE)
+            ledger.set(test, f"{path}.test_cfg", "size_divisor", padded, "whole patches")
+
+
+_DIVISORS = {"mmdet": ("pad_size_divisor",)}
+
+
+def _leave_behind(cfg: Config, ledger: Ledger) -> None:
+    """Take out what belonged to the old backbone: whole-model weights, imports, its layer rates."""
+    for path, part in _dicts(cfg.model, "model"):
+        start = part.get("init_cfg")
+        if isinstance(start, dict) and start.get("type") == "Pretrained":
+            ledger.set(part, path, "init_cfg", None, "weights of a model with the old backbone")
+    if cfg.get("load_from"):
+        ledger.set(cfg, "", "load_from", None, "weights of a model with the old backbone")
+    imports = cfg.get("custom_imports")
+    if imports:
+        listed = imports.get("imports") or []
+        listed = [listed] if isinstance(listed, str) else list(listed)
+        kept = [name for name in listed if importlib.util.find_spec(name.split(".")[0])]
+        if kept != listed:
+            reason = "not installed, and brought the old backbone"
+            ledger.set(imports, "custom_imports", "imports", kept, reason)
+    for path, part in _dicts(cfg.model, "model"):
+        teacher = part.get("teacher_config")
+        if isinstance(teacher, str) and not Path(teacher).is_file():
+            found = Path(mm.locate(f"mmdet::../{teacher}"))
+            if found.is_file():
+                ledger.set(part, path, "teacher_config", str(found), "where the wheel keeps it")
+    wrapper = cfg.get("optim_wrapper") or {}
+    if wrapper.get("constructor") in FOREIGN_DECAY:
+        told = wrapper.get("paramwise_cfg") or {}
+        rate = next((told[key] for key in FOREIGN_RATES if key in told), 0.8)
+        layer_wise(cfg, rate, ledger)
+
+
+def _owners(cfg: Config) -> list[tuple[str, ConfigDict]]:
+    """Paths and dicts in ``cfg.model`` that hold a backbone with a type."""
+    return [
+        (path, d)
+        for path, d in _dicts(cfg.get("model") or {}, "model")
+        if isinstance(d.get("backbone"), dict) and "type" in d.backbone
+    ]
+
+
+def _dicts(node: Any, path: str) -> Iterator[tuple[str, ConfigDict]]:
+    """`node` and every dict below it, with their paths; not those inside a backbone."""
+    if isinstance(node, dict):
+        yield path, node
+        for key, value in list(node.items()):
+            if key != "backbone":
+                yield from _dicts(value, f"{path}.{key}" if path else key)
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _dicts(value, f"{path}[{i}]")

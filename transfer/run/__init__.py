@@ -1,0 +1,1 @@
+"""From an mm config and a command line to a run."""

@@ -1,0 +1,196 @@
+"""Runner hooks of transfer: data against heads at the start, metrics.json and pictures after every
+evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import numpy as np
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.structures import PixelData
+
+from sparc_pretrain.distributed import rank
+from sparc_pretrain.metrics_file import write_metrics
+from sparc_pretrain.registry import HOOKS
+
+LEGIBLE = 320  # pixels: pictures with a shorter side are scaled up before labels are drawn
+# Heads that classify something else than the data set's categories.
+OTHER_CLASSES = (
+    "RPNHead",
+    "GARPNHead",
+    "EmbeddingRPNHead",
+    "FusedSemanticHead",
+    "SCNetSemanticHead",
+    "STDCHead",  # boundaries
+    "ATSSVLFusionHead",  # tokens of a text
+    "GroundingDINOHead",
+)
+
+
+@HOOKS.register_module()
+class DataCheckHook(Hook):
+    """Stops before the first step when a data set is empty or its categories are not the head's."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Raises ValueError naming both counts."""
+        dataset = runner.train_dataloader.dataset
+        if len(dataset) == 0:
+            raise ValueError(f"the training data set is empty: {_source(dataset)}")
+        _compare(dataset, runner.model)
+
+    def before_test(self, runner: Runner) -> None:
+        """As before training."""
+        _compare(runner.test_dataloader.dataset, runner.model)
+
+
+def _compare(dataset: Any, model: Any) -> None:
+    """Raises ValueError where a head of `model` classifies another number of categories."""
+    inner = dataset
+    while hasattr(inner, "dataset"):
+        inner = inner.dataset
+    meta = getattr(inner, "metainfo", None) or {}
+    classes = meta.get("classes")
+    if not classes:
+        return
+    found = getattr(inner, "cat_ids", None)
+    if found is not None and len(found) != len(classes):
+        raise ValueError(
+            f"{_source(inner)} holds {len(found)} of the {len(classes)} categories in the "
+            "config's metainfo.classes: the names must match"
+        )
+    expected = {len(classes)}
+    if meta.get("thing_classes"):  # panoptic: heads of things, of stuff, of stuff and the rest
+        stuff = len(meta.get("stuff_classes") or ())
+        expected |= {len(meta["thing_classes"]), stuff, stuff + 1}
+    for name, module in model.named_modules():
+        count = getattr(module, "num_classes", None)
+        head = type(module).__module__.startswith(("mmdet.", "mmseg.", "transfer."))
+        if not head or not isinstance(count, int) or type(module).__name__ in OTHER_CLASSES:
+            continue
+        if count not in expected and "rpn" not in name:
+            raise ValueError(
+                f"{name} ({type(module).__name__}) has num_classes={count}, the data set "
+                f"{len(classes)} categories: set num_classes={len(classes)}"
+            )
+
+
+@HOOKS.register_module()
+class RecordHook(Hook):
+    """Writes WORK_DIR/metrics.json after validation and test, pictures of the first images, and
+    what metrics with `beside_record` keep.
+
+    Args:
+        pictures: how many images are drawn beside the truth into WORK_DIR/pictures.
+    """
+
+    priority = "LOW"
+
+    def __init__(self, pictures: int = 8) -> None:
+        self.pictures, self.drawn, self.started = pictures, 0, 0.0
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """The backbone's ancestry travels with the weights."""
+        line = runner.cfg.get("ancestry")
+        checkpoint["ancestry"] = None if line is None else dict(line)  # plain data only
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """What the loaded weights come from goes before what the config says."""
+        if "ancestry" in checkpoint:
+            runner.cfg.ancestry = checkpoint["ancestry"]
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Count pictures and seconds from here; captions and answers go beside the record."""
+        self._begin(runner, runner.val_evaluator)
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """As before validation."""
+        self._begin(runner, runner.test_evaluator)
+
+    def _begin(self, runner: Runner, evaluator: Any) -> None:
+        self.drawn, self.started = 0, time.perf_counter()
+        for metric in evaluator.metrics:
+            # not in the config: its copy is tested from another work dir
+            if getattr(metric, "beside_record", False) and metric.outfile_prefix is None:
+                metric.outfile_prefix = f"{runner.work_dir}/"
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Draw what was predicted, where the model has a visualizer for it."""
+        if rank() != 0 or not hasattr(runner.visualizer, "dataset_meta"):
+            return
+        for sample in outputs:
+            if self.drawn >= self.pictures or not hasattr(sample, "img_path"):
+                return
+            folder = Path(runner.work_dir) / "pictures"
+            folder.mkdir(exist_ok=True)
+            image, drawn = enlarged(mmcv.imread(sample.img_path, channel_order="rgb"), sample)
+            runner.visualizer.add_datasample(
+                "prediction", image, drawn, out_file=str(folder / f"{self.drawn:02d}.png")
+            )
+            self.drawn += 1
+
+    after_test_iter = after_val_iter
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Write the record."""
+        self._record(runner, metrics, runner.cfg.get("val_evaluator"), runner.val_dataloader)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Write the record."""
+        self._record(runner, metrics, runner.cfg.get("test_evaluator"), runner.test_dataloader)
+
+    def _record(self, runner: Runner, metrics: dict | None, evaluator: Any, loader: Any) -> None:
+        if rank() != 0 or not metrics:
+            return
+        cfg = runner.cfg
+        write_metrics(
+            Path(runner.work_dir) / "metrics.json",
+            task=cfg.get("task") or type(runner.model).__name__,
+            metrics=metrics,
+            protocol={
+                "evaluator": json.loads(json.dumps(evaluator, default=str)),
+                "iterations": runner.iter,
+            },
+            backbone=cfg.get("ancestry"),
+            config=cfg.get("config_name"),
+            checkpoint=str(cfg.get("checkpoint") or f"iteration {runner.iter}"),
+            data=_source(loader.dataset),
+            seconds=round(time.perf_counter() - self.started, 1),
+        )
+
+
+def enlarged(image: np.ndarray, sample: Any) -> tuple[np.ndarray, Any]:
+    """A small image [H,W,3] and its data sample, both scaled up so that labels drawn on it can be
+    read; unchanged when the image is large enough or has instance masks.
+    """
+    factor = math.ceil(LEGIBLE / min(image.shape[:2]))
+    parts = [sample.get(name) for name in ("gt_instances", "pred_instances")]
+    if factor <= 1 or any(part is not None and "masks" in part for part in parts):
+        return image, sample
+    sample = sample.clone()
+    for name in ("gt_instances", "pred_instances"):
+        if name in sample:
+            instances = sample.get(name).clone()
+            instances.bboxes = instances.bboxes * factor
+            sample.set_data({name: instances})
+    for name in ("gt_sem_seg", "pred_sem_seg"):
+        if name in sample:
+            labels = sample.get(name).data.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+            sample.set_data({name: PixelData(data=labels)})
+    return mmcv.imrescale(image, float(factor), interpolation="bicubic"), sample
+
+
+def _source(dataset: Any) -> str:
+    """Where a data set was read from."""
+    while hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    prefix = getattr(dataset, "data_prefix", None) or {}
+    return str(getattr(dataset, "ann_file", "") or ", ".join(str(v) for v in prefix.values()))

@@ -1,0 +1,178 @@
+"""From an mm config and a command line to a config that our engine trains and tests safely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.utils import import_modules_from_strings
+
+from sparc_pretrain.command import cli
+from transfer import mm
+from transfer.mm.norms import single_process_norms
+from transfer.plug import explain, layer_wise, note_ancestry
+from transfer.plug.config import BACKBONE
+from transfer.plug.replace import Ledger
+
+__all__ = ["check_files", "harden", "load", "single_process_norms"]
+
+ROOT = Path(__file__).resolve().parents[2]
+# The engine's rules for any mm config: random state in checkpoints, signals, non-finite steps,
+# records.
+ENGINE_HOOKS = (
+    "sparc.RandomStateHook",
+    "sparc.PreemptHook",
+    "sparc.NonFiniteHook",
+    "sparc.DataCheckHook",
+    "sparc.RecordHook",
+)
+
+
+def load(
+    config: str,
+    options: dict[str, Any] | None,
+    work_dir: str | None,
+    backbone: str | None = None,
+    scratch: bool = False,
+    layer_decay: float | None = None,
+    dry: bool = False,
+) -> Config:
+    """Read a config (a path, or ``mmdet::...`` / ``mmseg::...``), put the backbone in, check it.
+
+    With `dry`, print what the backbone changed and why, and neither check nor touch the disk.
+
+    Raises:
+        FileNotFoundError: config or data are missing. ValueError: typos (the nearest name is
+            given).
+    """
+    config = mm.locate(config)
+    # what a config imports may be there for the old backbone alone: see it go first
+    cfg = cli.read_config(config, custom_imports=not backbone)
+    follow_move(cfg, config)
+    # what is said of a backbone that goes is meant for the one that comes
+    later = {k: v for k, v in (options or {}).items() if backbone and _of_what_comes(cfg, k)}
+    cfg.merge_from_dict({k: v for k, v in (options or {}).items() if k not in later})
+    if "model" not in cfg:
+        raise ValueError(
+            f"{config} has no model: give a config from configs/, not one of its parts"
+        )
+    if scratch and not backbone:
+        raise ValueError("--from-scratch needs --backbone RUN, whose architecture it takes")
+    if "schedule" in cfg and "train_dataloader" not in cfg:
+        raise ValueError(f"{config} is a pre-training config: use tools/pretrain.py")
+    if backbone:
+        changes = explain(cfg, backbone, scratch, layer_decay)
+        cfg.merge_from_dict(later)
+        if dry:
+            print("\n".join(map(str, changes)) or f"{config}: nothing to change")
+            return cfg
+        if cfg.get("custom_imports"):
+            import_modules_from_strings(**cfg.custom_imports)
+    else:
+        if layer_decay is not None:
+            layer_wise(cfg, layer_decay, Ledger())
+        note_ancestry(cfg)
+    cfg.config_name = _name(Path(config), cfg)
+    cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(config).stem}"
+    scope = cfg.get("default_scope", "mmdet")
+    if scope in mm.SCOPES:
+        mm.register(scope)
+    harden(cfg)
+    cli.check_config(cfg)
+    cli.writable(cfg.work_dir)
+    return cfg
+
+
+def _name(config: Path, cfg: Config) -> str:
+    """What records call a config: its path, wherever the tool is called from; of the copy in a work
+    dir, the name of what was copied, so that a test stands beside other evaluations of it.
+    """
+    config, told = config.resolve(), cfg.get("config_name")
+    beside = Path(cfg.get("work_dir") or "").name == config.parent.name
+    if told and beside and Path(told).name == config.name:
+        return told
+    for root in (ROOT, Path.cwd()):
+        if config.is_relative_to(root):
+            return str(config.relative_to(root))
+    return str(config)
+
+
+def follow_move(cfg: Config, config: str | Path) -> None:
+    """A captioner's config names files in its work dir (`CaptionerFilesHook`); where they are no
+    longer, because the work dir was moved or copied, those beside the config are read.
+    """
+    model = cfg.get("model") or {}
+    left = (
+        (model, "tokenizer", "tokenizer.json"),
+        (model.get("language_model") or {}, "architecture", "language_model"),
+    )
+    for part, key, name in left:
+        told, here = part.get(key), Path(config).parent / name
+        if isinstance(told, str) and Path(told).name == name and not Path(told).exists():
+            part[key] = str(here) if here.exists() else told
+
+
+def _of_what_comes(cfg: Config, option: str) -> bool:
+    """Whether an option is about what `plug` puts in: keys of a backbone that is not yet a
+    SparcViT, or the weights of the whole model.
+    """
+    if option == "load_from":
+        return True
+    path, found, _ = f".{option}.".partition(".backbone.")
+    if not found:
+        return False
+    node: Any = cfg
+    for key in [*path.strip(".").split("."), "backbone"]:
+        node = node.get(key) if isinstance(node, dict | Config) else None
+    return isinstance(node, dict) and node.get("type") not in BACKBONE
+
+
+def harden(cfg: Config) -> Config:
+    """Give `cfg` the engine's checkpoints, optimizer guard and hooks, in place."""
+    hooks = dict(cfg.get("default_hooks") or {})
+    checkpoint = dict(hooks.get("checkpoint") or dict(type="CheckpointHook", interval=1))
+    if checkpoint.get("type") == "CheckpointHook":
+        checkpoint["type"] = "sparc.CheckpointHook"
+    cfg.default_hooks = {**hooks, "checkpoint": checkpoint}
+    present = {hook.get("type") for hook in cfg.get("custom_hooks") or []}
+    added = [dict(type=name) for name in ENGINE_HOOKS if name not in present]
+    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *added]
+    if (cfg.get("randomness") or {}).get("seed") is None:
+        # without a seed the order of the data would change with a resume
+        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": 0}
+    wrapper = cfg.get("optim_wrapper")
+    if wrapper and wrapper.get("type", "OptimWrapper") in ("OptimWrapper", "AmpOptimWrapper"):
+        wrapper["amp"] = wrapper.get("type") == "AmpOptimWrapper"
+        wrapper["type"] = "sparc.GuardedOptimWrapper"
+        for key in ("loss_scale", "dtype", "use_fp64"):
+            wrapper.pop(key, None)
+    return cfg
+
+
+def check_files(cfg: Config, loaders: tuple[str, ...]) -> None:
+    """Every annotation file and image folder that `loaders` name must be there.
+
+    Raises:
+        FileNotFoundError: naming the first that is missing and the key it came from.
+    """
+    for loader in loaders:
+        for dataset in _datasets(cfg.get(loader)):
+            root = Path(dataset.get("data_root") or "")
+            named = [("ann_file", dataset.get("ann_file"))]
+            named += list((dataset.get("data_prefix") or {}).items())
+            for key, value in named:
+                if isinstance(value, str) and value and not (root / value).exists():
+                    raise FileNotFoundError(f"{loader}: {key} {root / value} does not exist")
+
+
+def _datasets(node: Any) -> Iterator[dict]:
+    if isinstance(node, dict):
+        if "data_prefix" in node or "ann_file" in node:
+            yield node
+        for value in node.values():
+            yield from _datasets(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _datasets(value)
