@@ -1,5 +1,5 @@
 """What mmcv, mmdet and mmsegmentation need mended, and the stand-in for mmcv's kernels."""
 
-from transfer.mm.patches import install, locate, mend_lvis, register
+from transfer.mm.patches import SCOPES, install, locate, mend_external_bases, register
 
-__all__ = ["install", "locate", "mend_lvis", "register"]
+__all__ = ["SCOPES", "install", "locate", "mend_external_bases", "register"]

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.config import utils as config_utils
 
 from transfer import mm
-from transfer.mm import ops
+from transfer.mm import ops, patches
 
 ROOT = Path(__file__).parents[3]
 
@@ -141,7 +141,7 @@ def test_the_original_keeps_its_name_only_where_the_fork_is_absent(
     monkeypatch: pytest.MonkeyPatch, installed: set[str], expected: str
 ) -> None:
     monkeypatch.setattr(config_utils, "MODULE2PACKAGE", dict(config_utils.MODULE2PACKAGE))
-    monkeypatch.setattr(mm, "_installed", installed.__contains__)
+    monkeypatch.setattr(patches, "_installed", installed.__contains__)
     mm.mend_external_bases()
     assert config_utils.MODULE2PACKAGE["mmseg"] == expected
 
@@ -150,7 +150,7 @@ def test_installing_again_changes_nothing_and_mends_mmengine_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = []
-    monkeypatch.setattr(mm.foreign, "install", lambda: calls.append("foreign"))
+    monkeypatch.setattr(patches.mmengine_patches, "install", lambda: calls.append("foreign"))
     before = sys.modules[ops.EXTENSION], dict(config_utils.MODULE2PACKAGE)
     mm.install()
     mm.install()
@@ -169,7 +169,7 @@ def test_registering_an_absent_package_says_how_to_install_it(
     def absent(name: str) -> ModuleType:
         raise ModuleNotFoundError(f"No module named '{name}'", name="mmseg")
 
-    monkeypatch.setattr(mm.importlib, "import_module", absent)
+    monkeypatch.setattr(patches.importlib, "import_module", absent)
     with pytest.raises(ModuleNotFoundError, match=r"pip install .* onedl-mmsegmentation"):
         mm.register("mmseg")
 
@@ -180,7 +180,7 @@ def test_registering_passes_on_all_that_is_printed_but_the_false_alarm(
     def talkative(name: str) -> None:
         print(f"Could not import OneDL. Skipping OneDL datasets.\n{name} has something to say")
 
-    monkeypatch.setattr(mm.importlib, "import_module", talkative)
+    monkeypatch.setattr(patches.importlib, "import_module", talkative)
     mm.register("mmseg")
     assert "OneDL" not in (said := capsys.readouterr().out)
     assert "mmseg.models has something to say" in said
