@@ -4,6 +4,7 @@ folders.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from sparc_pretrain import __version__, run_folder
 from sparc_pretrain.data.tokenizer import Tokenizer
+from sparc_pretrain.towers.regions import box_cells, pool_cells
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
 from sparc_pretrain.types import Features, ImageFeatures, TextFeatures
@@ -95,6 +97,18 @@ class DualEncoder(nn.Module):
         states = tokens[:, self.vision.prefix :]
         pooled = self.adapters.g_v(self.adapters.h_v(self.vision.pool(tokens)))
         return ImageFeatures(image=pooled, patches=self.adapters.g_v(states), patch_states=states)
+
+    def concept_features(self, patch_states: Tensor, box: Tensor, valid: Tensor) -> Tensor:
+        """Vectors [B,K,D] of what lies in boxes, made as that of a whole image is: g_v(h_v(mean of
+        the states inside)) (X-VLM, arXiv 2111.08276, sec. 3.1).
+
+        Args: patch_states: [B,P,Dv] of a square image. box: [B,K,4], x0 y0 x1 y1 in 0..1. valid:
+            [B,K] bool; the vectors of the others mean nothing, and are finite.
+        """
+        side = math.isqrt(patch_states.shape[1])
+        cells = box_cells(torch.where(valid[..., None], box, 0), (side, side))
+        pooled = pool_cells(patch_states, cells & valid[..., None])
+        return self.adapters.g_v(self.adapters.h_v(pooled))
 
     def text_features(self, ids: Tensor, mask: Tensor, special: Tensor) -> TextFeatures:
         """t_l = g_t(f_t(x)_l), and t = g_t(mean over real tokens), or of the state that the tower

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 from tqdm import tqdm
 
 from sparc_pretrain.data.images import eval_resize
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.objectives.contrastive import unit
+from sparc_pretrain.towers import regions as towers
 from sparc_pretrain.zeroshot import dense, encode, prompts
 from sparc_pretrain.zeroshot.classification import class_ranks
 from sparc_pretrain.zeroshot.outcome import Outcome
@@ -119,13 +119,12 @@ def _image(
 
 
 def region_states(state_DHW: Tensor, boxes: Tensor) -> Tensor:
-    """Mean state [N,Dv] of boxes [N,4] on a map [Dv,h,w], by RoIAlign (Mask R-CNN, arXiv
-    1703.06870): bilinear samples, about one per patch, averaged.
-
-    Args: boxes: x0 y0 x1 y1 in patches.
+    """Mean state [N,Dv] of boxes [N,4] (x0 y0 x1 y1 in patches) on a map [Dv,h,w], see
+    `towers.regions.region_states`.
     """
-    pooled = roi_align(state_DHW[None], [boxes.to(state_DHW)], 1, aligned=True)
-    return pooled[:, :, 0, 0]
+    h, w = state_DHW.shape[1:]
+    share = boxes.to(state_DHW.device) / boxes.new_tensor([w, h, w, h]).to(state_DHW.device)
+    return towers.region_states(state_DHW.flatten(1).T[None], share[None], (h, w))[0]
 
 
 @torch.inference_mode()
@@ -146,9 +145,9 @@ def region_embeddings(
     pixels = eval_resize(image, size, "squash")[None].to(model.mean.device)
     states = model.image_features(pixels).patch_states
     side = size // model.vision.patch
-    state_DHW = states[0].T.unflatten(1, (side, side)).float()
+    state_DHW = states[0].T.unflatten(1, (side, side))
     per_patch = torch.tensor([side / width, side / height] * 2)
-    pooled = region_states(state_DHW, boxes * per_patch).to(states.dtype)
+    pooled = region_states(state_DHW, boxes * per_patch)
     return unit(reader(model, pooled))
 
 

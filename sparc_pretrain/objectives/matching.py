@@ -1,0 +1,60 @@
+"""Image-text matching: which pairs may be negatives, which of them are drawn, and the loss.
+
+Suffixes: n own rows, N candidates.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sparc_pretrain.objectives.contrastive import full_precision
+
+
+def strangers(
+    image: Tensor,
+    other_image: Tensor,
+    group: Tensor | None = None,
+    other_group: Tensor | None = None,
+) -> Tensor:
+    """Which pairs are certainly no match [n,N] bool: their images differ, and their groups (texts)
+    where these are given. All: [n] and [N] long.
+    """
+    differ = image[:, None] != other_image[None, :]
+    return differ if group is None else differ & (group[:, None] != other_group[None, :])
+
+
+@torch.no_grad()
+def draw_negatives(logits: Tensor, allowed: Tensor, noise: Tensor, floor: float = 1e-5) -> Tensor:
+    """One hard negative per row (ALBEF, arXiv 2107.07651): drawn with weights softmax(row) + floor
+    over all N candidates, of which only the allowed ones are kept.
+
+    The draw is the exponential race, argmax of log weight + Gumbel noise: exactly multinomial, and
+    the same for any order of the candidates when `noise` belongs to the pairs.
+
+    Args: logits, noise: [n,N]. allowed: [n,N] bool.
+
+    Returns:
+        [n] long, -1 where nothing is allowed.
+    """
+    if not logits.shape[1]:
+        return logits.new_full(logits.shape[:1], -1, dtype=torch.long)
+    weight = (logits.double().softmax(dim=1) + floor).log()
+    race = (weight - (-noise.double().log()).log()).masked_fill(~allowed, -torch.inf)
+    return torch.where(allowed.any(dim=1), race.argmax(dim=1), -1)
+
+
+def matching_loss(
+    logits: Tensor,
+    match: Tensor,
+    valid: Tensor | None = None,
+    divisor: Tensor | float | None = None,
+) -> Tensor:
+    """Cross-entropy of two classes, 1 = match, of the valid rows over `divisor` (None: their
+    number, at least 1) -> scalar. logits: [n,2]; match, valid: [n] bool.
+    """
+    if valid is not None:
+        logits, match = logits[valid], match[valid]
+    loss = F.cross_entropy(full_precision(logits), match.long(), reduction="sum")
+    return loss / (max(1, len(match)) if divisor is None else divisor)
