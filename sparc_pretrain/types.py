@@ -6,7 +6,9 @@ Legend of the suffixes used in shapes: B samples, P patches, T tokens, D shared 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -21,8 +23,82 @@ class BadSample:
     reason: str
 
 
+class Rows:
+    """A dataclass of tensors with B rows each, of further `Rows`, of lists with an entry per row,
+    or None: they are moved, pinned and cut together.
+    """
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same with `change` applied to every tensor, those of nested parts too."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                values[name] = change(value)
+            elif isinstance(value, Rows):
+                values[name] = value.changed(change)
+        return type(self)(**values)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same with its tensors on `device`."""
+        return self.changed(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory (called by torch's DataLoader)."""
+        return self.changed(torch.Tensor.pin_memory)
+
+    def rows(self, which: slice) -> Self:
+        """Some of the rows, of lists as well."""
+        lists = {f.name: getattr(self, f.name) for f in fields(self)}
+        lists = {name: value[which] for name, value in lists.items() if isinstance(value, list)}
+        return replace(self.changed(lambda x: x[which]), **lists)
+
+
 @dataclass
-class Batch:
+class Concepts(Rows):
+    """Boxes with texts, of which slot 0 is the whole image with its caption.
+
+    box      [B,K,4] float32, x0 y0 x1 y1 in 0..1 of the image as it is seen
+    ids, mask, special, word   [B,K,T], of the texts, as in `Batch`
+    valid    [B,K] bool; what stands in other places means nothing
+    text_id  [B,K] long, `data.elements.text_key`: equal for equal texts
+    """
+
+    box: Tensor
+    ids: Tensor
+    mask: Tensor
+    special: Tensor
+    word: Tensor
+    valid: Tensor
+    text_id: Tensor
+
+
+@dataclass
+class Tags(Rows):
+    """The tags of an image joined by blanks: ids, mask, word [B,Q], the end token last, no begin
+    token; text_id [B].
+    """
+
+    ids: Tensor
+    mask: Tensor
+    word: Tensor
+    text_id: Tensor
+
+
+@dataclass
+class Regions(Rows):
+    """Boxes [B,R,4] as those of concepts, valid [B,R] bool, label [B,R] long (0 = none); of files
+    also state [B,R,F] and probs [B,R,C].
+    """
+
+    box: Tensor
+    valid: Tensor
+    label: Tensor
+    state: Tensor | None = None
+    probs: Tensor | None = None
+
+
+@dataclass
+class Batch(Rows):
     """One batch of image-text pairs.
 
     image    [B,3,H,W] uint8 from the loader, float after the model's preprocessor
@@ -32,6 +108,13 @@ class Batch:
     key      one string per sample, ``shard:key``
     caption  the text that was tokenised, one per sample
     skipped  bad samples met, and replaced, while this batch was made
+    word     [B,T] long, number of the word a token belongs to, -1 for special tokens and padding
+    draw     [B] long, the sample's key for `chance`
+
+    From here on only what the config's `data.fields` asks for, else None:
+    image_id, product_id  [B] long, `chance.key_of` of their names
+    concepts, tags, regions
+    saliency [B,4] float32, the box of what the picture is about
     """
 
     image: Tensor
@@ -41,27 +124,17 @@ class Batch:
     key: list[str]
     caption: list[str] = field(default_factory=list)
     skipped: list[BadSample] = field(default_factory=list)
+    word: Tensor | None = None
+    draw: Tensor | None = None
+    image_id: Tensor | None = None
+    product_id: Tensor | None = None
+    concepts: Concepts | None = None
+    tags: Tags | None = None
+    regions: Regions | None = None
+    saliency: Tensor | None = None
 
     def __len__(self) -> int:
         return self.image.shape[0]
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch with its tensors on `device`."""
-        moved = {
-            f.name: getattr(self, f.name).to(device, non_blocking=non_blocking)
-            for f in fields(self)
-            if isinstance(getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved)
-
-    def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory (called by torch's DataLoader)."""
-        pinned = {
-            f.name: getattr(self, f.name).pin_memory()
-            for f in fields(self)
-            if isinstance(getattr(self, f.name), Tensor)
-        }
-        return replace(self, **pinned)
 
     def chunk(self, parts: int) -> list[Batch]:
         """Split into `parts` micro-batches of equal size, in order.
@@ -71,11 +144,8 @@ class Batch:
         if len(self) % parts:
             raise ValueError(f"a batch of {len(self)} cannot be split into {parts} equal parts")
         size = len(self) // parts
-        return [self._rows(slice(i * size, (i + 1) * size)) for i in range(parts)]
-
-    def _rows(self, rows: slice) -> Batch:
-        picked = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "skipped"}
-        return replace(self, **picked, skipped=[])
+        whole = replace(self, skipped=[])  # not an entry per sample
+        return [whole.rows(slice(i * size, (i + 1) * size)) for i in range(parts)]
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 python tools/data.py shards --images DIR --captions FILE --out DIR [--resize 256]
 python tools/data.py scenes --out data/scenes --train 4000 --val 400 --size 128
+python tools/data.py boxes --kind coco --images DIR --annotations FILE.. --out DIR
 python tools/data.py index 'data/pairs/*.tar'      (before a training on many, says what is in them)
 python tools/data.py coco data/coco        (also lvis, ade20k, voc, objects365)
 """
@@ -11,19 +12,18 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
-from torchvision.io import encode_jpeg
 from tqdm import tqdm
 
 from sparc_pretrain.command.cli import guard
+from sparc_pretrain.data import box_files, box_shards, image_files
 from sparc_pretrain.data.captions import read_captions, splits
-from sparc_pretrain.data.images import BadImage, check, decode, read_size, shrink
+from sparc_pretrain.data.images import BadImage
 from sparc_pretrain.data.layouts import LAYOUTS, link_coco, prepare
-from sparc_pretrain.data.shards import ShardSet, write_shards
-
-JPEG_QUALITY = 95
-EXTENSION = {"jpeg": "jpg", "webp animation": "webp"}
+from sparc_pretrain.data.shards import Pair, ShardSet, write_shards
+from sparc_pretrain.zeroshot import prompts
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -42,16 +42,43 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="COCO or Karpathy JSON, Flickr token.txt, CSV, TSV or JSONL (image, caption)",
     )
     shards.add_argument("--split", help="of a Karpathy JSON, e.g. train or train+restval")
-    shards.add_argument("--out", type=Path, required=True, help="folder of the tars")
-    shards.add_argument("--prefix", default="shard-", help="of their names (default: shard-)")
-    shards.add_argument("--shard-size", type=int, default=1000, help="samples per tar")
-    shards.add_argument(
-        "--resize",
-        type=int,
-        help="bring larger images down to this shorter side in pixels (JPEG quality 95)",
+    shards.set_defaults(run=make_shards, prefix="shard-")
+
+    boxes = commands.add_parser("boxes", help="images and boxes with words -> tars")
+    boxes.add_argument("--kind", choices=box_files.KINDS, required=True)
+    boxes.add_argument("--images", type=Path, required=True, help="folder of the images")
+    boxes.add_argument(
+        "--annotations", type=Path, nargs="+", required=True, help="files of this kind"
     )
-    shards.add_argument("--overwrite", action="store_true", help="replace tars of this prefix")
-    shards.set_defaults(run=make_shards)
+    boxes.add_argument("--captions", type=Path, help="a caption file of the same images")
+    boxes.add_argument("--split", help="of a Karpathy JSON given as --captions")
+    boxes.add_argument("--exclude", type=Path, help="file of image ids or names, one a line")
+    boxes.add_argument(
+        "--several",
+        choices=box_files.SEVERAL,
+        default="skip",
+        help="entities: what a phrase of several boxes becomes (default: skip)",
+    )
+    boxes.add_argument("--limit", type=int, help="of images")
+    boxes.set_defaults(run=make_boxes, prefix="boxes-")
+
+    for made in (shards, boxes):
+        prefix = made.get_default("prefix")
+        made.add_argument("--out", type=Path, required=True, help="folder of the tars")
+        made.add_argument("--prefix", default=prefix, help=f"of their names (default: {prefix})")
+        made.add_argument("--shard-size", type=int, default=1000, help="samples per tar")
+        made.add_argument(
+            "--resize",
+            type=int,
+            help="bring larger images down to this shorter side in pixels (JPEG quality 95)",
+        )
+        made.add_argument("--overwrite", action="store_true", help="replace tars of this prefix")
+
+    export = commands.add_parser("export", help="tars with boxes -> JSON lines of other projects")
+    export.add_argument("shards", help="a tar, a folder of them, or a pattern in quotes")
+    export.add_argument("--kind", choices=list(box_files.LINES), required=True)
+    export.add_argument("--out", type=Path, required=True, help="folder of lines and images")
+    export.set_defaults(run=make_export)
 
     index = commands.add_parser("index", help="find the samples of tars, once, and count them")
     index.add_argument("shards", nargs="+", help="tars, folders of them, or patterns in quotes")
@@ -82,10 +109,7 @@ def make_shards(args: argparse.Namespace) -> None:
     """The subcommand `shards`. Raises ValueError when no pair can be used, OSError for what is
     missing or in the way.
     """
-    if args.resize is not None and args.resize < 1:
-        raise ValueError(f"--resize must be at least 1 pixel, not {args.resize}")
-    if not args.images.is_dir():
-        raise FileNotFoundError(f"--images {args.images} is not a folder")
+    _check(args)
     found_splits = splits(args.captions) if args.split is None else []
     if len(found_splits) > 1:  # what is held out must not slip into a training set
         raise ValueError(
@@ -105,6 +129,50 @@ def make_shards(args: argparse.Namespace) -> None:
     print(f"{len(captions) - skipped.total()} pairs in {len(tars)} shards: {args.out}")
     if skipped:
         print(f"skipped {skipped.total()}: {_summary(skipped)}")
+
+
+def make_boxes(args: argparse.Namespace) -> None:
+    """The subcommand `boxes`. Raises ValueError when no image can be used, or a file is of another
+    kind, OSError for what is missing or in the way.
+    """
+    _check(args)
+    dropped: Counter[str] = Counter()
+    captions = read_captions(args.captions, args.split) if args.captions else {}
+    exclude = set(args.exclude.read_text().split()) if args.exclude else set()
+    found = box_files.read_boxes(
+        args.kind, args.annotations, dropped, args.several, prompts.spoken_apart
+    )
+    found = tqdm(islice(found, args.limit), unit=" images", disable=None)
+    made = box_shards.samples(found, args.images, dropped, captions, args.resize, exclude)
+    counts: Counter[str] = Counter()
+    first = next(made, None)  # before any old tar is replaced
+    if first is None:
+        raise ValueError(f"no image in {args.images} and the annotations: {_summary(dropped)}")
+    made = box_shards.counted(_after(first, made), counts)
+    tars = write_shards(made, args.out, args.shard_size, args.prefix, args.overwrite)
+    print(
+        f"{counts['images']} images with {counts['boxes']} boxes and {counts['texts']} texts in "
+        f"{len(tars)} shards: {args.out}"
+    )
+    if dropped:
+        print(f"left out: {_summary(dropped)}")
+
+
+def make_export(args: argparse.Namespace) -> None:
+    """The subcommand `export`: `OUT/KIND.jsonl` and `OUT/images`."""
+    dropped: Counter[str] = Counter()
+    shards = ShardSet(args.shards)
+    folder = args.out / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    count, path = 0, args.out / f"{args.kind}.jsonl"
+    with open(path, "w", encoding="utf-8") as file:
+        found = box_shards.lines(shards, args.kind, folder, dropped)
+        for _, lines in tqdm(found, total=len(shards), unit=" images", disable=None):
+            count += len(lines)
+            file.writelines(map(box_shards.dump, lines))
+    print(f"{count} lines of {len(shards) - dropped.total()} images: {path}")
+    if dropped:
+        print(f"left out: {_summary(dropped)}")
 
 
 def make_index(args: argparse.Namespace) -> None:
@@ -172,7 +240,7 @@ def pairs(
     resize: int | None,
     skipped: Counter[str],
     show: bool = False,
-) -> Iterator[tuple[str, bytes, str, list[str]]]:
+) -> Iterator[Pair]:
     """What `write_shards` takes, from a folder of images; counts in `skipped` what cannot be used.
 
     An image whose shorter side is above `resize` is made smaller; any other keeps its bytes. With
@@ -186,44 +254,24 @@ def pairs(
         if not texts:
             skipped["no caption"] += 1
             continue
-        path = _find(folder, name, by_last_part=last_parts[Path(name).name] == 1)
+        path = image_files.find(folder, name, by_last_part=last_parts[Path(name).name] == 1)
         if path is None:
             skipped["image file missing or outside of the folder"] += 1
             continue
         try:
-            data, extension = _load(path, resize)
+            data, extension = image_files.stored(path.read_bytes(), resize)
         except BadImage as error:
             skipped[str(error)] += 1
             continue
-        key = Path(name).with_suffix("").as_posix().strip("/").replace("/", "_").replace(".", "_")
-        while key in used:  # x.jpg and x.png
-            key += "_"
-        used.add(key)
+        key = image_files.key_of_name(name, used)
         yield key, data, extension, texts
 
 
-def _find(folder: Path, name: str, by_last_part: bool) -> Path | None:
-    """The image, by its whole name or by its last part; never outside of `folder`."""
-    names = (name, Path(name).name) if by_last_part else (name,)
-    for candidate in (folder / one for one in names):
-        try:
-            path = candidate.resolve()
-            if path.is_relative_to(folder) and path.is_file():
-                return path
-        except (OSError, ValueError):  # a name that no file can have: too long, or with a NUL
-            continue
-    return None
-
-
-def _load(path: Path, resize: int | None) -> tuple[bytes, str]:
-    """(bytes, extension) to store. Raises BadImage."""
-    data = path.read_bytes()
-    kind, width, height = read_size(data)
-    check(width, height)
-    if resize is None or min(width, height) <= resize:
-        return data, EXTENSION.get(kind, kind)
-    image = shrink(decode(data), resize).contiguous()
-    return encode_jpeg(image, quality=JPEG_QUALITY).numpy().tobytes(), "jpg"
+def _check(args: argparse.Namespace) -> None:
+    if args.resize is not None and args.resize < 1:
+        raise ValueError(f"--resize must be at least 1 pixel, not {args.resize}")
+    if not args.images.is_dir():
+        raise FileNotFoundError(f"--images {args.images} is not a folder")
 
 
 def _after(first: tuple, rest: Iterator[tuple]) -> Iterator[tuple]:

@@ -19,12 +19,17 @@ import torch
 from mmengine.registry import FUNCTIONS
 from torch.utils.data import Dataset
 
+from sparc_pretrain.chance import key_of
 from sparc_pretrain.data import images
+from sparc_pretrain.data.boxes import Crop
 from sparc_pretrain.data.captions import BadCaption, stored_captions
+from sparc_pretrain.data.element_json import BadElements
+from sparc_pretrain.data.elements import Elements, parse, said_in
+from sparc_pretrain.data.fields import Fields
 from sparc_pretrain.data.health import FIRST_LOOK, DataHealth, TooManyBadSamples, count
 from sparc_pretrain.data.images import BadImage
-from sparc_pretrain.data.shards import ShardSet
-from sparc_pretrain.data.tokenizer import Tokenizer, pad
+from sparc_pretrain.data.shards import RawSample, ShardSet
+from sparc_pretrain.data.tokenizer import Tokenizer, pad, pad_rows
 from sparc_pretrain.registry import DATASETS
 from sparc_pretrain.types import BadSample, Batch
 
@@ -50,6 +55,8 @@ class PairDataset(Dataset):
         seed: of crops, flips, captions and replacements.
         resize: 'crop' or 'squash', how images become square when not `train`.
         max_bad_shards: the share of missing or damaged tars that is still tolerated.
+        fields: what samples carry beside image and caption, see `data.fields.Fields`; a mirrored
+            image is then left out where a text says left or right.
 
     `dataset[(index, visit)]` or `dataset[index]` (visit 0) gives a dict: image [3,S,S] uint8, ids,
     special, key, caption, pad_id, skipped. `shard_sizes` and `weights` serve `PairSampler`;
@@ -72,6 +79,7 @@ class PairDataset(Dataset):
         seed: int = 0,
         resize: str = "crop",
         max_bad_shards: float = 0.01,
+        fields: dict[str, Any] | None = None,
     ) -> None:
         sources = _as_list(sources)
         self.shard_sets = [ShardSet(source["shards"]) for source in sources]
@@ -85,6 +93,7 @@ class PairDataset(Dataset):
             raise ValueError(f"scale is two shares of the area, such as (0.9, 1.0), not {scale!r}")
         self.scale, self.flip, self.max_pixels = tuple(scale), flip, max_pixels
         self.seed, self.resize = seed or 0, resize
+        self.fields = Fields.of(fields)
         self.ends = np.cumsum([len(shards) for shards in self.shard_sets]).tolist()
         self._refuse_bad_shards(max_bad_shards)
 
@@ -172,32 +181,71 @@ class PairDataset(Dataset):
         try:
             raw = shards.read(n)
             key = raw.key
-            captions = stored_captions(raw)
+            found = Elements(captions=stored_captions(raw)) if self.fields is None else None
             image = images.decode(raw.image, self.max_pixels)
-        except (BadImage, BadCaption) as error:
+            found = self._elements(raw, image) if found is None else found
+        except (BadImage, BadCaption, BadElements) as error:
             return None, BadSample(str(shard), key, str(error))
         except OSError as error:
             why = error.strerror or "cannot be read"
             return None, BadSample(str(shard), key, f"tar: {why}")
-        caption = captions[int(generator.integers(len(captions)))] if self.train else captions[0]
+        said = found.captions or [""]  # of a source for boxes only
+        caption = said[int(generator.integers(len(said)))] if self.train else said[0]
         encoding = self.tokenizer.encode(caption, self.max_tokens)
-        sample = dict(image=self._square(image, generator), ids=encoding.ids)
-        sample |= dict(special=encoding.special, key=f"{shard.stem}:{key}", caption=caption)
-        return sample | dict(pad_id=self.tokenizer.pad_id), None
+        crop, flip = self._crop(found, image, generator)
+        image = images.cut(image, crop, self.image_size)
+        key = f"{shard.stem}:{key}"
+        sample = dict(image=image.flip(-1) if flip else image, ids=encoding.ids, key=key)
+        sample |= dict(special=encoding.special, words=encoding.words, caption=caption)
+        sample |= dict(pad_id=self.tokenizer.pad_id, fields=self.fields)
+        if self.fields:
+            name = found.image_id or key
+            sample |= dict(image_id=name, product_id=found.product_id or name)
+            sample |= self.fields.sample(
+                found,
+                encoding if found.captions else None,
+                caption,
+                crop,
+                flip,
+                self.tokenizer,
+                self.max_tokens,
+                generator if self.train else None,
+            )
+        return sample, None
 
-    def _square(self, image: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+    def _elements(self, raw: RawSample, image: torch.Tensor) -> Elements:
+        """A sample's boxes. Raises BadCaption, BadElements."""
+        height, width = image.shape[-2:]
+        if raw.is_json and raw.text is not None:
+            found = parse(raw.text, width, height)
+        else:
+            found = Elements(captions=stored_captions(raw))
+        self.fields.check(found)
+        return found
+
+    def _crop(
+        self, found: Elements, image: torch.Tensor, generator: np.random.Generator
+    ) -> tuple[Crop, bool]:
+        """What is seen of an image, and whether mirrored."""
+        size = image.shape[-2:]
         if not self.train:
-            return images.eval_resize(image, self.image_size, self.resize)
-        image = images.train_crop(image, self.image_size, self.scale, generator=generator)
-        return image.flip(-1) if self.flip and generator.random() < self.flip else image
+            return images.eval_crop(*size, self.resize), False
+        if self.fields:
+            crop = self.fields.place(found, size, self.scale, generator)
+        else:
+            crop = images.crop_box(*size, self.scale, images.RATIO, generator)
+        flip = bool(self.flip) and generator.random() < self.flip
+        return crop, flip and (self.fields is None or self.fields.may_mirror(found))
 
 
 def _by_turns(sets: Sequence[ShardSet]) -> Iterator[str]:
     for n in range(max(map(len, sets))):
         for shards in sets:
             if n < len(shards):
-                with suppress(BadCaption, OSError):
-                    yield from stored_captions(shards.read(n, image=False))
+                with suppress(BadCaption, BadElements, OSError):
+                    raw = shards.read(n, image=False)
+                    boxed = raw.is_json and b'"elems"' in raw.text
+                    yield from said_in(raw.text) if boxed else stored_captions(raw)
 
 
 def _as_list(sources: str | Path | Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
@@ -227,4 +275,7 @@ def collate(samples: list[dict[str, Any]]) -> Batch:
         key=[sample["key"] for sample in samples],
         caption=[sample["caption"] for sample in samples],
         skipped=[bad for sample in samples for bad in sample["skipped"]],
+        word=pad_rows([sample["words"] for sample in samples], -1),
+        draw=torch.tensor([key_of(sample["key"]) for sample in samples]),
+        **(samples[0]["fields"].collate(samples) if samples[0]["fields"] else {}),
     )

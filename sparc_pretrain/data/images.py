@@ -205,8 +205,26 @@ def train_crop(
 ) -> Tensor:
     """A random crop of [3,H,W] uint8, resized (bicubic, antialiased) to [3,size,size] uint8."""
     generator = generator or np.random.default_rng()
-    top, left, h, w = crop_box(*image.shape[-2:], scale, ratio, generator)
+    return cut(image, crop_box(*image.shape[-2:], scale, ratio, generator), size)
+
+
+def cut(image: Tensor, crop: tuple[int, int, int, int], size: int) -> Tensor:
+    """The crop (top, left, height, width) of [3,H,W] uint8, squashed to [3,size,size] uint8."""
+    top, left, h, w = crop
     return _resize(image[..., top : top + h, left : left + w], [size, size])
+
+
+def eval_crop(height: int, width: int, how: str = "crop") -> tuple[int, int, int, int]:
+    """The part of an image that `eval_resize` shows: (top, left, height, width).
+
+    Raises ValueError for another `how`.
+    """
+    if how == "squash":
+        return 0, 0, height, width
+    if how != "crop":
+        raise ValueError(f"how must be 'crop' or 'squash', not {how!r}")
+    short = min(height, width)
+    return (height - short) // 2, (width - short) // 2, short, short
 
 
 def eval_resize(image: Tensor, size: int, how: str = "crop") -> Tensor:
@@ -215,15 +233,8 @@ def eval_resize(image: Tensor, size: int, how: str = "crop") -> Tensor:
     how='crop': shorter side to `size`, then the centre; how='squash': both sides to `size`, all
     content kept. Raises ValueError for another `how`.
     """
-    if how == "squash":
-        return _resize(image, [size, size])
-    if how != "crop":
-        raise ValueError(f"how must be 'crop' or 'squash', not {how!r}")
-    height, width = image.shape[-2:]
-    short = min(height, width)
     # cut first, without resizing what is thrown away: resize-then-crop to within half a pixel
-    top, left = (height - short) // 2, (width - short) // 2
-    return _resize(image[..., top : top + short, left : left + short], [size, size])
+    return cut(image, eval_crop(*image.shape[-2:], how), size)
 
 
 def shrink(image: Tensor, shorter: int) -> Tensor:

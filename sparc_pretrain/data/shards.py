@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from braceexpand import braceexpand
@@ -35,12 +35,13 @@ from sparc_pretrain.types import BadSample
 
 __all__ = ["RawSample", "ShardIndex", "ShardSet", "expand", "open_all", "write_shards"]
 
+Pair = tuple[str, bytes, str, list[str] | dict[str, Any]]  # key, image, its extension, captions
 BAR_DELAY = 3  # seconds
 OPEN_SHARDS = 64  # file handles and maps held per process; a block of the order touches fewer
 
 
 def write_shards(
-    pairs: Iterable[tuple[str, bytes, str, list[str]]],
+    pairs: Iterable[Pair],
     out: str | Path,
     shard_size: int = 1000,
     prefix: str = "shard-",
@@ -49,7 +50,8 @@ def write_shards(
     """Write `(key, image bytes, image extension, captions)` as `out/PREFIX000000.tar`, ... with
     indexes.
 
-    One caption is stored as `.txt`, several as `.json` with `captions`. Each tar appears whole or
+    One caption is stored as `.txt`, several as `.json` with `captions`; a dict in their place is
+    the `.json` itself (see `data.elements`). Each tar appears whole or
     not at all. With `overwrite`, older tars of the same prefix that were not written again are
     deleted at the end.
 
@@ -75,7 +77,7 @@ def write_shards(
     return written
 
 
-def _write_tar(path: Path, pairs: Iterable[tuple[str, bytes, str, list[str]]]) -> Path:
+def _write_tar(path: Path, pairs: Iterable[Pair]) -> Path:
     """One tar, byte for byte a function of its pairs, then its index."""
 
     def write(file: BinaryIO) -> None:
@@ -85,7 +87,10 @@ def _write_tar(path: Path, pairs: Iterable[tuple[str, bytes, str, list[str]]]) -
                 _check_pair(key, extension, captions, keys)
                 keys.add(key)
                 _add(tar, f"{key}.{extension.lower()}", image)
-                if len(captions) == 1:
+                if isinstance(captions, dict):
+                    text = json.dumps(captions, ensure_ascii=False)
+                    _add(tar, f"{key}.json", text.encode())
+                elif len(captions) == 1:
                     _add(tar, f"{key}.txt", captions[0].encode())
                 else:
                     text = json.dumps({"captions": captions}, ensure_ascii=False)
@@ -102,7 +107,9 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(info, io.BytesIO(data))
 
 
-def _check_pair(key: str, extension: str, captions: list[str], taken: set[str]) -> None:
+def _check_pair(
+    key: str, extension: str, captions: list[str] | dict[str, Any], taken: set[str]
+) -> None:
     if not key or "." in key or "\0" in key:
         raise ValueError(f"a key must be a name without dots (WebDataset cuts there), not {key!r}")
     if key in taken:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import regex
@@ -30,6 +31,7 @@ from sparc_pretrain.data.vocabularies import (
 # Text beyond this many characters per token asked for is not looked at: a caption of 1 MB costs
 # no more than a page. English has about four characters per token.
 CHARACTERS_PER_TOKEN = 64
+MASKS = ("[MASK]", "<mask>")  # BERT's and RoBERTa's name of the mask token
 # \p{M}: vowel signs and accents that follow their letter belong to its word
 WORD = regex.compile(r"[\w\p{M}]+(?:['\u2019-][\w\p{M}]+)*|[^\w\p{M}\s]")
 
@@ -37,12 +39,13 @@ WORD = regex.compile(r"[\w\p{M}]+(?:['\u2019-][\w\p{M}]+)*|[^\w\p{M}\s]")
 @dataclass(frozen=True)
 class Encoding:
     """One text: `ids`; `special` True for begin and end; `spans` (start, end) in characters of the
-    text.
+    text; `words` the number of the word that a token belongs to, -1 for begin and end.
     """
 
     ids: list[int]
     special: list[bool]
     spans: list[tuple[int, int]]
+    words: list[int]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -133,12 +136,36 @@ class Tokenizer:
         """What `save` writes."""
         return self.inner.to_str(pretty=True)
 
+    def with_mask(self) -> Tokenizer:
+        """This tokenizer with a mask token: its own (`[MASK]` or `<mask>`), else one more id after
+        all others.
+        """
+        if self.mask_id is None:
+            self.inner.add_special_tokens([MASKS[0]])
+        return self
+
     # ------------------------------------------------------------ what they do
 
     @property
     def vocab_size(self) -> int:
         """Number of ids, special tokens included."""
         return self.inner.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def mask_id(self) -> int | None:
+        """The id of the mask token, None when there is none."""
+        return next((i for name in MASKS if (i := self.inner.token_to_id(name)) is not None), None)
+
+    @property
+    def word_ids(self) -> tuple[int, int]:
+        """(first, end) of the longest run of ids without a special token: what may stand in for a
+        word that is hidden.
+        """
+        added = self.inner.get_added_tokens_decoder()
+        special = {i for i, token in added.items() if token.special}
+        marks = sorted({-1, self.vocab_size, self.bos_id, self.eos_id, *special})
+        runs = [(a + 1, b) for a, b in pairwise(marks)]
+        return max(runs, key=lambda run: run[1] - run[0])
 
     def encode(self, text: str, max_tokens: int = 55) -> Encoding:
         """At most `max_tokens` ids, begin and end included; a longer text loses its tail, never the
@@ -158,6 +185,7 @@ class Tokenizer:
             ids=[self.bos_id, *encoding.ids[body], self.eos_id],
             special=[True, *([False] * len(spans)), True],
             spans=[(0, 0), *spans, (0, 0)],
+            words=[-1, *encoding.word_ids[body], -1],
         )
 
     def batch(self, texts: Sequence[str], max_tokens: int = 55) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,12 +228,15 @@ def pad(
     ids: Sequence[Sequence[int]], special: Sequence[Sequence[bool]], pad_id: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Lists of ids and flags, right-padded -> ids, mask, special [B,T], as `Tokenizer.batch`."""
-    longest = max(map(len, ids), default=0)
-    ids_BT = torch.full((len(ids), longest), pad_id, dtype=torch.long)
-    mask_BT = torch.zeros(len(ids), longest, dtype=torch.bool)
-    special_BT = torch.zeros(len(ids), longest, dtype=torch.bool)
-    for row, (one, flags) in enumerate(zip(ids, special, strict=True)):
-        ids_BT[row, : len(one)] = torch.as_tensor(one, dtype=torch.long)
-        mask_BT[row, : len(one)] = True
-        special_BT[row, : len(one)] = torch.as_tensor(flags, dtype=torch.bool)
-    return ids_BT, mask_BT, special_BT
+    ids_BT = pad_rows(ids, pad_id)
+    length_B = torch.tensor([len(one) for one in ids], dtype=torch.long)
+    mask_BT = torch.arange(ids_BT.shape[1]) < length_B[:, None]
+    return ids_BT, mask_BT, pad_rows(special, 0).bool()
+
+
+def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """Lists of whole numbers, right-padded with `fill` -> [B,T] long, T the longest."""
+    padded = torch.full((len(rows), max(map(len, rows), default=0)), fill, dtype=torch.long)
+    for row, one in enumerate(rows):
+        padded[row, : len(one)] = torch.as_tensor(one, dtype=torch.long)
+    return padded

@@ -74,7 +74,8 @@ class WordTokenizer:
         matches = list(WORD.finditer(text))[: max_tokens - 2]
         ids = [self._id(m.group().lower()) for m in matches]
         spans = [(0, 0), *(m.span() for m in matches), (0, 0)]
-        return Encoding([1, *ids, 2], [True, *[False] * len(ids), True], spans)
+        words = [-1, *range(len(ids)), -1]
+        return Encoding([1, *ids, 2], [True, *[False] * len(ids), True], spans, words)
 
     def batch(self, texts: Sequence[str], max_tokens: int = 40) -> tuple[Tensor, Tensor, Tensor]:
         found = [self.encode(text, max_tokens) for text in texts]
