@@ -88,7 +88,13 @@ def test_imports_go_down_only(path):
     "path", sorted((ROOT / "sparc_pretrain/objectives").glob("*.py")), ids=name_of
 )
 def test_an_objective_imports_only_what_objectives_may(path):
-    shared = ("boxes", "contrastive", "grouping", "masking", "matching")  # terms of several objectives
+    shared = (
+        "boxes",
+        "contrastive",
+        "grouping",
+        "masking",
+        "matching",
+    )  # terms of several objectives
     allowed = ("types", "distributed", "registry", "chance", "towers.fusion", "towers.regions")
     allowed += tuple(f"objectives.{name}" for name in shared)
     for imported in imports_of(path):
