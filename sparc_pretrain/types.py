@@ -24,19 +24,23 @@ class BadSample:
 
 
 class Rows:
-    """A dataclass of tensors with B rows each, of further `Rows`, of lists with an entry per row,
-    or None: they are moved, pinned and cut together.
+    """A dataclass of tensors with B rows each, of further `Rows`, of dicts of both, of lists with
+    an entry per row, or None: they are moved, pinned and cut together.
     """
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The same with `change` applied to every tensor, those of nested parts too."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, value in values.items():
+
+        def each(value: object) -> object:
             if isinstance(value, Tensor):
-                values[name] = change(value)
-            elif isinstance(value, Rows):
-                values[name] = value.changed(change)
-        return type(self)(**values)
+                return change(value)
+            if isinstance(value, Rows):
+                return value.changed(change)
+            if isinstance(value, dict):
+                return {name: each(one) for name, one in value.items()}
+            return value
+
+        return type(self)(**{f.name: each(getattr(self, f.name)) for f in fields(self)})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same with its tensors on `device`."""
@@ -98,6 +102,29 @@ class Regions(Rows):
 
 
 @dataclass
+class Views(Rows):
+    """What an objective has drawn for a batch, see `Objective.views`.
+
+    texts   name -> ids, mask, special of other texts to encode, [B,T] each
+    images  name -> other pixels to encode, [B,3,H,W]
+    drawn   name -> masks, labels, the contents of donors, [B,...]
+    """
+
+    texts: dict[str, Words] = field(default_factory=dict)
+    images: dict[str, Tensor] = field(default_factory=dict)
+    drawn: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Words(Rows):
+    """Token ids, mask (True = real) and special [B,T]."""
+
+    ids: Tensor
+    mask: Tensor
+    special: Tensor
+
+
+@dataclass
 class Batch(Rows):
     """One batch of image-text pairs.
 
@@ -115,6 +142,7 @@ class Batch(Rows):
     image_id, product_id  [B] long, `chance.key_of` of their names
     concepts, tags, regions
     saliency [B,4] float32, the box of what the picture is about
+    views    what the objective drew for this step
     """
 
     image: Tensor
@@ -132,6 +160,7 @@ class Batch(Rows):
     tags: Tags | None = None
     regions: Regions | None = None
     saliency: Tensor | None = None
+    views: Views | None = None
 
     def __len__(self) -> int:
         return self.image.shape[0]
@@ -176,7 +205,12 @@ class TextFeatures:
 
 @dataclass
 class Features(ImageFeatures, TextFeatures):
-    """Both halves of a batch of pairs: row i of the images belongs to row i of the texts."""
+    """Both halves of a batch of pairs: row i of the images belongs to row i of the texts.
+
+    views: name -> the features of what `Objective.views` asked to encode, else empty.
+    """
+
+    views: dict[str, ImageFeatures | TextFeatures] = field(default_factory=dict, kw_only=True)
 
     @classmethod
     def of(cls, image: ImageFeatures, text: TextFeatures) -> Features:

@@ -4,8 +4,10 @@ pair, the learned temperature, and all-pairs similarities a few rows at a time.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,23 @@ from sparc_pretrain.distributed import gather, own_rows
 
 # Numbers of a similarity tensor that are held at a time: 32 MiB in float32.
 BLOCK = 2**23
+
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def without_autocast(formula: Callable[P, R]) -> Callable[P, R]:
+    """A formula of tensors that is computed in the precision of its inputs (and, through `unit`, in
+    at least float32), whatever autocast it is called under; encoders beside it stay in bfloat16.
+    """
+
+    @functools.wraps(formula)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next(x.device.type for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+        with torch.autocast(device, enabled=False):
+            return formula(*args, **kwargs)
+
+    return guarded
 
 
 class Temperature(nn.Module):
@@ -52,6 +71,7 @@ def full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+@without_autocast
 def info_nce(image: Tensor, text: Tensor, scale: Tensor | float) -> Tensor:
     """L_g of SPARC, eq. 1 (CLIP's loss): symmetric cross-entropy of cosines over the whole global
     batch.
@@ -71,6 +91,7 @@ def info_nce(image: Tensor, text: Tensor, scale: Tensor | float) -> Tensor:
     return (F.cross_entropy(image_to_text, target) + F.cross_entropy(text_to_image, target)) / 2
 
 
+@without_autocast
 def score_nce(image_to_text: Tensor, text_to_image: Tensor) -> Tensor:
     """Symmetric InfoNCE of pairwise scores that are no inner products (FILIP, PACL, GLoRIA).
 
@@ -132,6 +153,7 @@ def twins(ids: Tensor) -> Tensor:
     return (ids[:, :, None] == ids[:, None, :]) & other
 
 
+@without_autocast
 def token_contrast(
     grouped: Tensor,
     tokens: Tensor,

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparc_pretrain.distributed import gather_padded
+from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import (
     BLOCK,
     Temperature,
@@ -19,11 +20,13 @@ from sparc_pretrain.objectives.contrastive import (
     info_nce,
     score_nce,
     unit,
+    without_autocast,
 )
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures
 
 
+@without_autocast
 def token_similarity(
     patches: Tensor, tokens: Tensor, mask: Tensor, block: int | None = BLOCK
 ) -> tuple[Tensor, Tensor]:
@@ -57,6 +60,7 @@ def token_similarity(
     return image_to_text, text_to_image
 
 
+@without_autocast
 def keep_salient(
     patches: Tensor, tokens: Tensor, mask: Tensor, drop: float
 ) -> tuple[Tensor, Tensor]:
@@ -93,7 +97,7 @@ def _kept(count: int, drop: float) -> int:
 
 
 @OBJECTIVES.register_module()
-class Filip(nn.Module):
+class Filip(Objective):
     """InfoNCE of the token-wise similarities, each in its own direction, one learned temperature.
 
     Args:
@@ -123,13 +127,8 @@ class Filip(nn.Module):
         self.drop, self.block = drop, block
         self.temperature = Temperature()
         whole = ("image", "text") if global_weight else ()
-        self.couples = (*whole, "patches", "tokens")  # what `coupled` takes gradients of
-        self.pairs = ()  # and `paired`
-        self.reads = self.couples  # the features that `scores` uses
-
-    def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """features of [b] pairs -> {"local_loss", "scale"} and "global_loss" of CLIP+FILIP."""
-        return self.coupled(features, batch)
+        self.coupled_features = (*whole, "patches", "tokens")
+        self.score_features = self.coupled_features
 
     def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """The terms over all pairs of a batch: L = 1/2 [CE_i(s^I_i./tau) + CE_j(s^T_.j/tau)]."""
@@ -145,12 +144,6 @@ class Filip(nn.Module):
             coarse = info_nce(features.image, features.text, scale)
             losses["global_loss"] = self.global_weight * coarse
         return losses
-
-    def paired(
-        self, features: Features, batch: Batch, whole: Batch | None = None
-    ) -> dict[str, Tensor]:
-        """The terms that need one pair at a time: none."""
-        return {}
 
     def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """How the model is read: the mean of both token-wise similarities, [I,T]; of CLIP+FILIP

@@ -8,9 +8,10 @@ gamma3 are the paper's, inverse temperatures.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparc_pretrain.distributed import gather_padded
+from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import (
     BLOCK,
     Temperature,
@@ -19,11 +20,13 @@ from sparc_pretrain.objectives.contrastive import (
     info_nce,
     score_nce,
     unit,
+    without_autocast,
 )
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures
 
 
+@without_autocast
 def local_similarity(
     patches: Tensor,
     tokens: Tensor,
@@ -69,7 +72,7 @@ def local_similarity(
 
 
 @OBJECTIVES.register_module()
-class Gloria(nn.Module):
+class Gloria(Objective):
     """L = L_global + L_local, each the sum of both directions' cross-entropies (not the mean).
 
     All three temperatures are learned, gamma3 is that of both losses; the paper says learned, and
@@ -100,13 +103,8 @@ class Gloria(nn.Module):
         self.gamma1, self.gamma2 = Temperature(1 / gamma1), Temperature(1 / gamma2)
         self.gamma3 = Temperature(1 / gamma3)
         whole = ("image", "text") if global_weight else ()
-        self.couples = (*whole, "patches", "tokens")  # what `coupled` takes gradients of
-        self.pairs = ()  # and `paired`
-        self.reads = self.couples  # the features that `scores` uses
-
-    def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """features of [b] pairs -> {"global_loss", "local_loss"} and the temperatures."""
-        return self.coupled(features, batch)
+        self.coupled_features = (*whole, "patches", "tokens")
+        self.score_features = self.coupled_features
 
     def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """The terms over all pairs of a batch."""
@@ -120,12 +118,6 @@ class Gloria(nn.Module):
             losses["global_loss"] = 2 * self.global_weight * coarse
         gammas = {"gamma1": gamma1, "gamma2": gamma2, "gamma3": gamma3}
         return {**losses, **{name: value.detach() for name, value in gammas.items()}}
-
-    def paired(
-        self, features: Features, batch: Batch, whole: Batch | None = None
-    ) -> dict[str, Tensor]:
-        """The terms that need one pair at a time: none."""
-        return {}
 
     def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """How the model is read: the losses' logits over gamma3, summed by the losses' weights,

@@ -9,12 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparc_pretrain.objectives.contrastive import full_precision, normaliser, unit
+from sparc_pretrain.objectives.contrastive import (
+    full_precision,
+    normaliser,
+    unit,
+    without_autocast,
+)
 
 # A row of similarities whose max - min is not above this has no preference: its weights are zero.
 FLAT_ROW = 1e-6
 
 
+@without_autocast
 def group_patches(
     tokens: Tensor,
     patches: Tensor,
@@ -88,6 +94,7 @@ def neighbours(count: int, negatives: int) -> tuple[int, Tensor]:
     return size, torch.stack([first_B + (place_B + k) % size for k in range(negatives + 1)])
 
 
+@without_autocast
 def image_contrast(
     patches: Tensor,
     tokens: Tensor,

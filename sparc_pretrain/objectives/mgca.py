@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from sparc_pretrain.distributed import gather, own_rows
+from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import (
     Temperature,
     full_precision,
     info_nce,
     token_contrast,
     unit,
+    without_autocast,
 )
 from sparc_pretrain.registry import OBJECTIVES
-from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures
+from sparc_pretrain.types import Batch, Features
 
 
 def token_alignment(
@@ -61,6 +63,7 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
     return log_BK.softmax(dim=1)[own_rows(len(scores), scores.device)]
 
 
+@without_autocast
 def prototype_loss(
     image: Tensor,
     text: Tensor,
@@ -104,7 +107,7 @@ class CrossAttention(nn.Module):
 
 
 @OBJECTIVES.register_module()
-class Mgca(nn.Module):
+class Mgca(Objective):
     """L = L_ITA + L_CTA + L_CPA: InfoNCE of the global embeddings, `token_alignment` halved over
     both directions, `prototype_loss`. Starts at the temperatures that MGCA fixes: 0.07, 0.1, 0.2.
 
@@ -121,9 +124,8 @@ class Mgca(nn.Module):
         ValueError: a weight that is not above 0.
     """
 
-    couples = ("image", "text")  # the features of which `coupled` takes gradients
-    pairs = ("patches", "tokens")  # and `paired`
-    reads = ("image", "text")  # the features that `scores` uses
+    coupled_features = ("image", "text")
+    paired_features = ("patches", "tokens")
 
     def __init__(
         self,
@@ -150,10 +152,6 @@ class Mgca(nn.Module):
         self.token_temperature = Temperature(0.1)
         self.prototype_temperature = Temperature(0.2)
 
-    def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """features of [b] pairs -> {"instance_loss", "token_loss", "prototype_loss"} and scales."""
-        return {**self.coupled(features, batch), **self.paired(features, batch)}
-
     def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """The terms over all pairs of a batch: instances, and prototypes (their assignment)."""
         scale, sharpness = self.instance_temperature(), self.prototype_temperature()
@@ -169,25 +167,26 @@ class Mgca(nn.Module):
             "prototype_scale": sharpness.detach(),
         }
 
-    def paired(
-        self, features: Features, batch: Batch, whole: Batch | None = None
-    ) -> dict[str, Tensor]:
+    def paired(self, features: Features, batch: Batch, whole: Batch) -> dict[str, Tensor]:
         """The token-wise term, whose negatives are of the same pair.
 
         Args:
             whole: the rank's whole batch, when `features` and `batch` are a part of it.
         """
         scale = self.token_temperature()
-        divisor = scale.new_tensor(len(whole or batch))
-        patches = self.project_patches(full_precision(features.patches))
-        tokens = self.project_tokens(full_precision(features.tokens))
-        every = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
-        seen = self.tokens_to_patches(tokens, patches, every)
-        read = self.patches_to_tokens(patches, tokens, features.mask)
-        loss = token_alignment(tokens, seen, features.mask, scale, divisor)
-        loss = loss + token_alignment(patches, read, every, scale, divisor)
+        divisor = scale.new_tensor(len(whole))
+        loss = self._token_term(features.patches, features.tokens, features.mask, scale, divisor)
         return {"token_loss": self.weights[1] * loss / 2, "token_scale": scale.detach()}
 
-    def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
-        """How the model is read: cosine of the global embeddings, [I,T]."""
-        return unit(image.image) @ unit(text.text).T
+    @without_autocast
+    def _token_term(
+        self, patches: Tensor, tokens: Tensor, mask: Tensor, scale: Tensor, divisor: Tensor
+    ) -> Tensor:
+        """Both directions of `token_alignment`, summed."""
+        patches = self.project_patches(full_precision(patches))
+        tokens = self.project_tokens(full_precision(tokens))
+        every = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
+        seen = self.tokens_to_patches(tokens, patches, every)
+        read = self.patches_to_tokens(patches, tokens, mask)
+        loss = token_alignment(tokens, seen, mask, scale, divisor)
+        return loss + token_alignment(patches, read, every, scale, divisor)

@@ -10,11 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from sparc_pretrain.distributed import gather
-from sparc_pretrain.objectives.contrastive import Temperature, full_precision, score_nce, unit
+from sparc_pretrain.objectives.base import Objective
+from sparc_pretrain.objectives.contrastive import (
+    Temperature,
+    full_precision,
+    score_nce,
+    unit,
+    without_autocast,
+)
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures
 
 
+@without_autocast
 def patch_similarity(patches: Tensor, text: Tensor) -> Tensor:
     """PACL, eqs. 2-5: a caption's similarity to the patches it attends to.
 
@@ -48,25 +56,20 @@ class PatchEmbedder(nn.Module):
 
 
 @OBJECTIVES.register_module()
-class Pacl(nn.Module):
+class Pacl(Objective):
     """InfoNCE of the patch-aligned similarity; there is no loss on the global image.
 
     Args:
         width: D of the shared space; the Pretrainer fills it in.
     """
 
-    couples = ("patches", "text")  # the features of which `coupled` takes gradients
-    pairs = ()  # and `paired`
-    reads = ("patches", "text")  # the features that `scores` uses
+    coupled_features = ("patches", "text")
+    score_features = ("patches", "text")
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.embedder = PatchEmbedder(width)
         self.temperature = Temperature()
-
-    def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """features of [b] pairs -> {"local_loss", "scale"}."""
-        return self.coupled(features, batch)
 
     def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """The terms over all pairs of a batch."""
@@ -75,12 +78,7 @@ class Pacl(nn.Module):
         logits = scale * patch_similarity(embedded, gather(features.text))
         return {"local_loss": score_nce(logits, logits), "scale": scale.detach()}
 
-    def paired(
-        self, features: Features, batch: Batch, whole: Batch | None = None
-    ) -> dict[str, Tensor]:
-        """The terms that need one pair at a time: none."""
-        return {}
-
+    @without_autocast
     def dense_patches(self, patches: Tensor) -> Tensor:
         """How dense tasks read patches [...,D] of the shared space: through the embedder, the only
         way they met a text in training.

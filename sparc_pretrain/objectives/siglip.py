@@ -9,11 +9,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparc_pretrain.distributed import gather, own_rows
-from sparc_pretrain.objectives.contrastive import Temperature, unit
+from sparc_pretrain.objectives.base import Objective
+from sparc_pretrain.objectives.contrastive import (
+    Temperature,
+    unit,
+    without_autocast,
+)
 from sparc_pretrain.registry import OBJECTIVES
-from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures
+from sparc_pretrain.types import Batch, Features
 
 
+@without_autocast
 def sigmoid_loss(
     image: Tensor, text: Tensor, scale: Tensor | float, bias: Tensor | float
 ) -> Tensor:
@@ -35,34 +41,18 @@ def sigmoid_loss(
 
 
 @OBJECTIVES.register_module()
-class Siglip(nn.Module):
+class Siglip(Objective):
     """The sigmoid loss with learned scale and bias, from 10 and -10 (sec. 3.2)."""
 
-    couples = ("image", "text")  # the features of which `coupled` takes gradients
-    pairs = ()  # and `paired`
-    reads = ("image", "text")  # the features that `scores` uses
+    coupled_features = ("image", "text")
 
     def __init__(self) -> None:
         super().__init__()
         self.temperature = Temperature(tau=0.1, most=1000.0)  # SigLIP's models end above 100
         self.bias = nn.Parameter(torch.tensor(-10.0))
 
-    def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """features of [b] pairs -> {"global_loss", "scale", "bias"}."""
-        return self.coupled(features, batch)
-
     def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """The terms over all pairs of a batch."""
         scale = self.temperature()
         loss = sigmoid_loss(features.image, features.text, scale, self.bias)
         return {"global_loss": loss, "scale": scale.detach(), "bias": self.bias.detach()}
-
-    def paired(
-        self, features: Features, batch: Batch, whole: Batch | None = None
-    ) -> dict[str, Tensor]:
-        """The terms that need one pair at a time: none."""
-        return {}
-
-    def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
-        """How the model is read: cosine of the global embeddings, [I,T]."""
-        return unit(image.image) @ unit(text.text).T

@@ -8,9 +8,10 @@ Suffixes: B samples, T tokens, P patches, D shared width. `scale` = 1/tau. Embed
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparc_pretrain.distributed import roll, total, world_size
+from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import (
     BLOCK,
     Temperature,
@@ -20,6 +21,7 @@ from sparc_pretrain.objectives.contrastive import (
     token_contrast,
     twins,
     unit,
+    without_autocast,
 )
 from sparc_pretrain.objectives.grouping import (
     alignment_statistics,
@@ -35,6 +37,7 @@ from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures
 CONTEXTS = {"text": ("tokens",), "none": ("words",), "both": ("tokens", "words")}
 
 
+@without_autocast
 def fine_grained_loss(
     patches: Tensor,
     tokens: Tensor,
@@ -52,6 +55,7 @@ def fine_grained_loss(
     return token_contrast(grouped, tokens, mask, scale, reduction)
 
 
+@without_autocast
 def grouped_similarity(
     patches: Tensor,
     tokens: Tensor,
@@ -87,7 +91,7 @@ def grouped_similarity(
 
 
 @OBJECTIVES.register_module()
-class Sparc(nn.Module):
+class Sparc(Objective):
     """L = global_weight L_g + local_weight L_f (eq. 7) + image_contrast L_ic, one learned
     temperature for all.
 
@@ -148,6 +152,7 @@ class Sparc(nn.Module):
         self.reduction, self.skip_special, self.shuffle = reduction, skip_special, shuffle
         self.ignore_twins = same_token == "ignore"
         self.contrasted = CONTEXTS[token_context] if image_contrast else ()
+        self.word_features = self.contrasted[-1] if self.contrasted else "tokens"
         # how far the control moves images: whole groups, so that no caption meets its own image
         self.moved = neighbours(0, image_negatives)[0] if image_contrast else 1
         self.temperature = Temperature()
@@ -158,15 +163,9 @@ class Sparc(nn.Module):
         whole = ("image", "text") if global_weight else ()
         tokens = (("tokens",) if local_weight else ()) + self.contrasted
         parts = ("patches", *dict.fromkeys(tokens)) if local else ()
-        self.couples = whole + parts if shuffle else whole
-        self.pairs = () if shuffle else parts
-        self.reads = whole or parts[:2]  # the features that `scores` uses
-        # how dense tasks read patches: as the paper does, or as the image contrast trains them
-        self.dense_head = "local" if image_contrast or not global_weight else "global"
-
-    def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """features of [b] pairs -> {"global_loss", "local_loss", ...}; the rest is logged only."""
-        return {**self.coupled(features, batch), **self.paired(features, batch)}
+        self.coupled_features = whole + parts if shuffle else whole
+        self.paired_features = () if shuffle else parts
+        self.score_features = whole or parts[:2]
 
     def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """The terms over all pairs of a batch: L_g, and the local ones when images are shuffled."""
@@ -179,9 +178,7 @@ class Sparc(nn.Module):
             losses.update(self._local(features, roll(features.patches, self.moved), batch, batch))
         return losses
 
-    def paired(
-        self, features: Features, batch: Batch, whole: Batch | None = None
-    ) -> dict[str, Tensor]:
+    def paired(self, features: Features, batch: Batch, whole: Batch) -> dict[str, Tensor]:
         """The terms that need one pair at a time, so that micro-batches sum to the batch.
 
         Args:
@@ -189,7 +186,7 @@ class Sparc(nn.Module):
         """
         if self.shuffle or not self.local:
             return {}
-        return self._local(features, features.patches, batch, whole or batch)
+        return self._local(features, features.patches, batch, whole)
 
     def _local(
         self, features: Features, patches: Tensor, batch: Batch, whole: Batch
@@ -237,10 +234,11 @@ class Sparc(nn.Module):
             return unit(image.image) @ unit(text.text).T
         mask = self._mask(text.mask, text.special)
         grouping = {key: self.grouping[key] for key in ("threshold", "alignment")}
-        return grouped_similarity(image.patches, getattr(text, self.reads[1]), mask, **grouping)
+        return grouped_similarity(
+            image.patches, getattr(text, self.score_features[1]), mask, **grouping
+        )
 
-    def word_tokens(self, text: TextFeatures) -> Tensor:
-        """The tokens [B,T,D] by which single words are read densely: free of context where they
-        were trained so.
-        """
-        return getattr(text, self.contrasted[-1] if self.contrasted else "tokens")
+    @property
+    def dense_head(self) -> str:
+        """How dense tasks read patches: as the paper does, or as the image contrast trains them."""
+        return "local" if self.image_contrast else super().dense_head

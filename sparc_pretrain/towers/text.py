@@ -146,6 +146,11 @@ class TextTower(nn.Module):
         return self.settings["width"]
 
     @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.settings["vocab_size"]
+
+    @property
     def max_tokens(self) -> int:
         """Longest caption in tokens."""
         return self.settings["max_tokens"]

@@ -13,14 +13,15 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from sparc_pretrain.data.images import eval_resize
 from sparc_pretrain.data.tokenizer import WORD
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.sparc import group_patches
-from sparc_pretrain.types import TextFeatures
+from sparc_pretrain.zeroshot.encode import PooledCosine
 from sparc_pretrain.zeroshot.patch_reader import PatchReader
 
 # Heat, from a patch's even share of the weight (clear) to the peak: dark violet to pale yellow.
@@ -55,7 +56,7 @@ def align(
     image: Tensor,
     caption: str,
     resize: str = "squash",
-    objective: nn.Module | None = None,
+    objective: Objective | None = None,
 ) -> list[WordWeights]:
     """The patches that each word of `caption` gathers in `image` (eqs. 2-4 of SPARC).
 
@@ -65,8 +66,8 @@ def align(
     Args:
         image: [3,H,W] uint8, made square as `resize` says ('squash' shows all of it, 'crop' the
             centre). The grouping is that of the model's own objective (threshold, alignment).
-        objective: of the model; one with a hook `dense_patches` (PACL) says what patches pass
-            through before words gather them, one with `word_tokens` (SPARC) which tokens gather.
+        objective: of the model; its `dense_patches` (PACL) says what patches pass through before
+            words gather them, its `word_features` (SPARC) which tokens gather.
 
     Raises:
         ValueError: the image is not uint8 [3,H,W], or the model has no text tower or tokenizer.
@@ -77,7 +78,8 @@ def align(
         raise ValueError("words cannot be aligned: this run has no text tower or no tokenizer")
     pixels = eval_resize(image, model.vision.img_size, resize)[None].to(model.mean.device)
     patches = PatchReader.of(objective, "local").patches(model, pixels)
-    tokens = word_tokens(objective, model.text_features(*model.tokenize([caption])))
+    words = (objective or PooledCosine()).word_features
+    tokens = getattr(model.text_features(*model.tokenize([caption])), words)
     grouped, weight_1TP = group_patches(tokens, patches, **grouping_of(model))
     cosine_T = F.cosine_similarity(grouped, tokens.float(), dim=-1)[0].cpu()
     side = model.vision.img_size // model.vision.patch
@@ -91,14 +93,6 @@ def align(
         score = cosine_T[positions].mean().item()
         found.append(WordWeights(word, start, end, weights, score))
     return found
-
-
-def word_tokens(objective: nn.Module | None, text: TextFeatures) -> Tensor:
-    """The tokens [B,T,D] by which an objective's words are read: contextual ones, unless it has
-    trained those free of context and says so by a hook `word_tokens`.
-    """
-    read = getattr(objective, "word_tokens", None)
-    return read(text) if read else text.tokens
 
 
 def grouping_of(model: DualEncoder) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.zeroshot import encode, prompts
 from sparc_pretrain.zeroshot.outcome import Outcome
 
@@ -155,7 +156,7 @@ def accuracy(ranks: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[
 
 def evaluate(
     model: DualEncoder,
-    objective: nn.Module,
+    objective: Objective,
     data: LabelledImages,
     templates: Sequence[str] = (prompts.LABEL,),
     ensemble: str = "auto",

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.data import images
 from sparc_pretrain.data.captions import read_captions
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import unit
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.types import ImageFeatures, TextFeatures
@@ -65,7 +66,7 @@ class CaptionedImages:
         return cls(files, texts, owners)
 
 
-def load(run: str | Path) -> tuple[DualEncoder, nn.Module]:
+def load(run: str | Path) -> tuple[DualEncoder, Objective]:
     """The model of a run folder and its objective, whose `scores` says how the model is read; a
     folder that names no objective (of towers from elsewhere) is read by `PooledCosine`.
     """
@@ -79,7 +80,7 @@ def load(run: str | Path) -> tuple[DualEncoder, nn.Module]:
     return model, objective.eval()
 
 
-class PooledCosine(nn.Module):
+class PooledCosine(Objective):
     """The plain reading of any model: cosine of its global embeddings.
 
     Args:
@@ -90,7 +91,8 @@ class PooledCosine(nn.Module):
     def __init__(self, head: str = "global") -> None:
         super().__init__()
         self.head = head
-        self.reads = ("image" if head == "global" else "patches", "text")
+        self.score_features = ("image" if head == "global" else "patches", "text")
+        self.coupled_features = self.score_features
 
     def formula(self) -> str:
         """What it compares, for the protocol."""
@@ -103,21 +105,14 @@ class PooledCosine(nn.Module):
         return unit(pooled) @ unit(text.text).T
 
 
-def trained_head(objective: nn.Module) -> str:
-    """'global' where the objective trains the image embedding and with it h_v, else 'local':
-    FILIP, PACL and SPARC without its global term leave h_v as it was initialised.
-    """
-    return "global" if "image" in getattr(objective, "couples", ("image",)) else "local"
-
-
-def readers(objective: nn.Module) -> dict[str, nn.Module]:
+def readers(objective: Objective) -> dict[str, Objective]:
     """What goes before a metric's name -> its reader: '' the run's own, 'pooled_' plain cosine."""
-    return {"": objective, "pooled_": PooledCosine(trained_head(objective))}
+    return {"": objective, "pooled_": PooledCosine(objective.trained_head)}
 
 
 def read_all(
     model: DualEncoder,
-    readers: Mapping[str, nn.Module],
+    readers: Mapping[str, Objective],
     data: CaptionedImages,
     resize: str = "crop",
     batch_size: int = 64,
@@ -131,7 +126,7 @@ def read_all(
 
 def scores(
     model: DualEncoder,
-    objective: nn.Module,
+    objective: Objective,
     data: CaptionedImages,
     resize: str = "crop",
     batch_size: int = 64,
@@ -147,7 +142,7 @@ def scores(
 @torch.no_grad()
 def score_images(
     model: DualEncoder,
-    readers: Mapping[str, nn.Module],
+    readers: Mapping[str, Objective],
     files: Sequence[Path],
     texts: Mapping[str, Sequence[TextFeatures]],
     resize: str = "crop",
@@ -205,10 +200,9 @@ def open_image(file: str | Path) -> Tensor:
         raise ValueError(f"{file}: {error}") from None
 
 
-def reads_of(readers: Iterable[nn.Module]) -> tuple[str, ...]:
+def reads_of(readers: Iterable[Objective]) -> tuple[str, ...]:
     """The features that at least one of the readers uses."""
-    fields_read = [name for one in readers for name in getattr(one, "reads", ("image", "text"))]
-    return tuple(dict.fromkeys(fields_read))
+    return tuple(dict.fromkeys(name for one in readers for name in one.score_features))
 
 
 def _keep(side: Side, kept: Sequence[str]) -> Side:

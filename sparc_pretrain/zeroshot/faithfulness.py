@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.zeroshot import encode
 from sparc_pretrain.zeroshot.outcome import Outcome
 
@@ -110,7 +111,7 @@ def retrieved(scores: Tensor) -> list[int]:
 
 def evaluate(
     model: DualEncoder,
-    objective: nn.Module,
+    objective: Objective,
     data: encode.CaptionedImages,
     resize: str = "crop",
     batch_size: int = 64,

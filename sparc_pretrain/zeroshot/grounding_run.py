@@ -8,17 +8,19 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from sparc_pretrain.data.images import eval_resize
 from sparc_pretrain.data.sets.phrases import Phrase, PhraseImage
 from sparc_pretrain.data.tokenizer import WORD, Encoding
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import unit
 from sparc_pretrain.objectives.sparc import group_patches
 from sparc_pretrain.zeroshot import encode, grounding
-from sparc_pretrain.zeroshot.alignment import grouping_of, word_tokens
+from sparc_pretrain.zeroshot.alignment import grouping_of
+from sparc_pretrain.zeroshot.encode import PooledCosine
 from sparc_pretrain.zeroshot.faithfulness import ARTICLES
 from sparc_pretrain.zeroshot.outcome import Outcome
 from sparc_pretrain.zeroshot.patch_reader import PatchReader
@@ -62,7 +64,7 @@ def heats_of(
     image: Tensor,
     phrases: Sequence[Phrase],
     size: int = 0,
-    objective: nn.Module | None = None,
+    objective: Objective | None = None,
 ) -> dict[str, list[tuple[Tensor, dict[tuple[str, int, int], Tensor]] | None]]:
     """For each of READINGS, and each phrase: its heat [h,w], and those of its words.
 
@@ -82,9 +84,9 @@ def heats_of(
     grid = (side // model.vision.patch, side // model.vision.patch)
     sentences = list(dict.fromkeys(phrase.sentence for phrase in phrases))
     texts = model.text_features(*model.tokenize(sentences))
-    tokens_STD = texts.tokens
+    tokens_STD, words = texts.tokens, (objective or PooledCosine()).word_features
     rows = {
-        "words": unit(word_tokens(objective, texts)) @ unit(local[0]).T,
+        "words": unit(getattr(texts, words)) @ unit(local[0]).T,
         "local": unit(tokens_STD) @ unit(local[0]).T,
         "grouping": group_patches(
             tokens_STD, local.expand(len(sentences), -1, -1), **grouping_of(model)
@@ -113,26 +115,23 @@ def heats_of(
     return found
 
 
-def readings_of(objective: nn.Module | None) -> dict[str, str]:
+def readings_of(objective: Objective | None) -> dict[str, str]:
     """READINGS in the words of an objective, for the protocol."""
+    free = (objective or PooledCosine()).word_features == "words"
     words = {
         "local": PatchReader.of(objective, "local").formula(),
         "global": PatchReader.of(objective, "global").formula(),
         "trained": PatchReader.of(objective).formula(),
-        "words": "context-free tokens" if _context_free(objective) else "tokens",
+        "words": "context-free tokens" if free else "tokens",
     }
     return {name: text.format(**words) for name, text in READINGS.items()}
-
-
-def _context_free(objective: nn.Module | None) -> bool:
-    return "words" in getattr(objective, "contrasted", ())
 
 
 def evaluate(
     model: DualEncoder,
     data: Sequence[PhraseImage],
     size: int = 0,
-    objective: nn.Module | None = None,
+    objective: Objective | None = None,
 ) -> Outcome:
     """Pointing accuracy, box recall and box IoU of phrases, mask IoU of words, and chance.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparc_pretrain.dual_encoder import DualEncoder
-from sparc_pretrain.zeroshot.encode import trained_head
+from sparc_pretrain.objectives.base import Objective
+from sparc_pretrain.zeroshot.encode import PooledCosine
 
 FORMULAS = {"global": "g_v(h_v({}))", "local": "g_v({})"}
 
@@ -34,15 +35,16 @@ class PatchReader:
             raise ValueError(f"head {self.head!r}: use 'local' or 'global'")
 
     @classmethod
-    def of(cls, objective: nn.Module | None, head: str | None = None) -> PatchReader:
+    def of(cls, objective: Objective | None, head: str | None = None) -> PatchReader:
         """The reader of a model trained by `objective`; `head` None: the one it trained, or where
         it trained both the one it names, `dense_head`.
 
-        An objective whose texts meet patches through more than g_v has a method `dense_patches`,
+        An objective whose texts meet patches through more than g_v has `dense_patches`,
         which follows g_v; nothing follows h_v, which such an objective does not train.
         """
-        chosen = head or getattr(objective, "dense_head", None) or trained_head(objective)
-        embed = getattr(objective, "dense_patches", None) if chosen == "local" else None
+        objective = objective or PooledCosine()
+        chosen = head or objective.dense_head
+        embed = objective.dense_patches if chosen == "local" else None
         return cls(chosen, embed, f"{type(objective).__name__}.dense_patches")
 
     def __call__(self, model: DualEncoder, states: Tensor) -> Tensor:

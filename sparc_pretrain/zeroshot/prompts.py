@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import unit
 from sparc_pretrain.types import TextFeatures
 from sparc_pretrain.zeroshot import encode
@@ -123,7 +124,7 @@ def spoken_apart(names: Sequence[str]) -> list[str]:
     return found
 
 
-def how_merged(reader: nn.Module, ensemble: str) -> str:
+def how_merged(reader: Objective, ensemble: str) -> str:
     """'embedding' or 'score', as `ensemble` says; 'auto' averages embeddings where there are any.
 
     Raises ValueError for an ensemble of embeddings of a reader that compares tokens.
@@ -151,7 +152,7 @@ class ClassTexts:
     def __init__(
         self,
         model: DualEncoder,
-        readers: Mapping[str, nn.Module],
+        readers: Mapping[str, Objective],
         labels: Sequence[str],
         templates: Sequence[str],
         ensemble: str = "auto",

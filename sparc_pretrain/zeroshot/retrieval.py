@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.zeroshot import encode
 from sparc_pretrain.zeroshot.outcome import Outcome
 
@@ -128,7 +129,7 @@ def read_pairs(
 
 def evaluate(
     model: DualEncoder,
-    objective: nn.Module,
+    objective: Objective,
     data: encode.CaptionedImages,
     folds: int = 1,
     resize: str = "crop",

@@ -165,7 +165,7 @@ def test_the_shuffled_twin_never_shows_a_caption_its_own_image():
     made.patches.requires_grad_()
     options = dict(global_weight=0, local_weight=0, image_contrast=1.0, shuffle=True)
     objective = sparc.Sparc(**options).double()
-    assert objective.couples == ("patches", "tokens") and objective.pairs == ()
+    assert objective.coupled_features == ("patches", "tokens") and objective.paired_features == ()
     only = made.mask.clone()
     only[1:] = False  # nothing but the first caption asks for images
     made.mask = only

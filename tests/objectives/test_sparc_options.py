@@ -80,7 +80,7 @@ def test_local_only_computes_no_global_term_and_is_read_by_grouping():
     objective = sparc.Sparc(global_weight=0).double()
     made, batch = features()
     assert "global_loss" not in objective(made, batch)
-    assert objective.reads == ("patches", "tokens") and objective.couples == ()
+    assert objective.score_features == ("patches", "tokens") and objective.coupled_features == ()
     wanted = []
     for image in made.patches.tolist():
         row = []

@@ -18,6 +18,7 @@ from sparc_pretrain.engine.optim import GuardedOptimWrapper
 from sparc_pretrain.types import Batch, Features
 from sparc_pretrain.zeroshot import encode
 from tests.models import batch, pretrainer
+from tests.objectives import fused_toy  # noqa: F401  registers it
 
 ROOT = Path(__file__).parents[2]
 OBJECTIVES = {
@@ -42,6 +43,7 @@ OBJECTIVES = {
     "gloria, in blocks of one image": dict(type="Gloria", block=1),
     "mgca": dict(type="Mgca", local_width=8, prototypes=5),
     "siglip": dict(type="Siglip"),
+    "fused": dict(type="FusedToy"),
 }
 
 
@@ -116,7 +118,7 @@ def test_dropout_draws_the_same_in_both_passes_of_an_accumulated_step():
         block.mlp.drop1 = nn.Dropout(0.3)
     torch.manual_seed(1)
     parts = [model(part, mode="tensor") for part in data(torch.float64).chunk(4)]
-    names = [f.name for f in fields(Features)]
+    names = [f.name for f in fields(Features) if f.name != "views"]
     joined = Features(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names})
     model.objective.coupled(joined, data(torch.float64))["global_loss"].backward()
     wanted = [p.grad for p in model.parameters()]
@@ -191,12 +193,12 @@ def test_every_weight_that_is_trained_has_a_gradient_and_no_other(objective):
     """In distributed training a weight that waits for a gradient which never comes is an error."""
     torch.manual_seed(0)
     model = pretrainer(dict(objective)).train()
-    losses = model(batch(6))
+    losses = model(model.with_views(batch(6)))
     sum(value for key, value in losses.items() if key.endswith("_loss")).backward()
     waiting = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not waiting
     frozen = {n.split(".")[2] for n, p in model.named_parameters() if not p.requires_grad}
-    read = {*model.objective.couples, *model.objective.pairs}
+    read = {*model.objective.coupled_features, *model.objective.paired_features}
     assert frozen == (set() if "image" in read else {"h_v"})
 
 
@@ -206,7 +208,7 @@ def test_an_objective_scores_images_against_captions_from_what_it_reads(objectiv
     model = pretrainer(dict(objective)).eval()
     with torch.inference_mode():
         features = model(batch(6), mode="tensor")
-        kept = {*model.objective.reads, "mask", "special"}
+        kept = {*model.objective.score_features, "mask", "special"}
         blind = {f.name: None for f in fields(Features) if f.name not in kept}
         scores = model.objective.scores(features, features)
         assert torch.equal(model.objective.scores(*[replace(features, **blind)] * 2), scores)
@@ -234,7 +236,7 @@ def test_the_width_of_the_shared_space_reaches_the_objective_and_the_run_folder(
     model = pretrainer(dict(type="Pacl"))
     assert model.objective.embedder.skip.in_features == 16
     assert model.run_config(0)["objective"] == {"type": "Pacl", "width": 16}
-    with pytest.raises(ValueError, match=r"objective\.width=8, but model\.width=16"):
+    with pytest.raises(ValueError, match=r"objective\.width=8, but the model has 16"):
         pretrainer(dict(type="Pacl", width=8))
 
 

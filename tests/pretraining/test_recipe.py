@@ -17,7 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.data import health
@@ -29,6 +29,7 @@ from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.engine import mmengine_patches
 from sparc_pretrain.engine.non_finite import NonFiniteHook, NonFiniteRun
+from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.pretraining import recipe
 from sparc_pretrain.pretraining.recipe import check_sources, complete, make_tokenizer
 from sparc_pretrain.registry import OBJECTIVES
@@ -394,16 +395,16 @@ def test_too_many_bad_samples_stop_the_run_with_their_number_and_the_remedy(
 
 
 @OBJECTIVES.register_module(force=True)
-class NanFrom(nn.Module):
+class NanFrom(Objective):
     """A loss that is not a number from its `step`-th call on."""
 
-    reads = ("image", "text")
+    coupled_features = ("image", "text")
 
     def __init__(self, step: int, until: int = 10**9) -> None:
         super().__init__()
         self.step, self.until, self.calls = step, until, 0
 
-    def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
+    def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         self.calls += 1
         bad = self.step <= self.calls <= self.until
         factor = torch.nan if bad else 1.0

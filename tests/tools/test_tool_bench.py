@@ -67,7 +67,7 @@ def test_wrong_arguments_end_in_one_line():
 
 
 def test_a_ratio_is_the_median_over_pairs_and_not_the_ratio_of_medians():
-    ratios = tool("bench_ratios")
+    ratios = tool("measure/ratios")
     turns = []
     seconds = {"A": [1.0, 10.0, 2.0], "B": [2.0, 10.0, 8.0], "A again": [1.0, 11.0, 1.0]}
 
@@ -84,7 +84,7 @@ def test_a_ratio_is_the_median_over_pairs_and_not_the_ratio_of_medians():
 
 
 def test_a_section_is_written_anew_and_the_others_stay(tmp_path):
-    put_section, path = tool("bench_ratios").put_section, tmp_path / "throughput.md"
+    put_section, path = tool("measure/ratios").put_section, tmp_path / "throughput.md"
     for heading, text in (("One", "a"), ("Two", "b"), ("One", "c")):
         put_section(path, heading, text)
     found = path.read_text()
@@ -105,7 +105,7 @@ def test_evaluation_compares_programs_that_say_the_same(tmp_path):
 
 def test_evaluation_refuses_to_time_programs_that_differ(monkeypatch):
     tool("measure/bench")  # puts tools/ on the path
-    evaluation = tool("bench_evaluation")
+    evaluation = tool("measure/evaluation")
     # not forked: a process with threads, as this one, may not be
     cost = {"wall": 1.0, "cpu": 1.0}
     monkeypatch.setattr(evaluation, "timed", lambda work: {"value": work(), **cost})
@@ -120,7 +120,7 @@ def test_evaluation_refuses_to_time_programs_that_differ(monkeypatch):
 
 def test_a_training_is_timed_after_its_warmup_and_its_failure_is_told(tmp_path):
     tool("measure/bench")
-    training = tool("bench_training")
+    training = tool("measure/training")
     program, config = tmp_path / "train.py", tmp_path / "leaf.py"
     program.write_text(PROGRAM)
     found = training.train_once(program, config, tmp_path / "work", 1)
@@ -131,7 +131,7 @@ def test_a_training_is_timed_after_its_warmup_and_its_failure_is_told(tmp_path):
 
 
 def test_the_clock_counts_from_step_to_step(tmp_path):
-    clock = tool("bench_clock").StepClockHook()
+    clock = tool("measure/step_clock").StepClockHook()
     runner = SimpleNamespace(work_dir=tmp_path)
     clock.before_train(runner)
     for step in range(4):
@@ -144,8 +144,8 @@ def test_the_clock_counts_from_step_to_step(tmp_path):
 
 def test_the_timed_config_is_the_given_one_without_validation_and_schedule():
     tool("measure/bench")
-    cfg = tool("bench_training").leaf(str(ROOT / "configs/quickstart/det.py"), 7, batch=3)
+    cfg = tool("measure/training").leaf(str(ROOT / "configs/quickstart/det.py"), 7, batch=3)
     assert cfg.train_cfg == dict(type="IterBasedTrainLoop", max_iters=7, val_begin=8)
-    assert cfg.custom_imports["imports"] == ["transfer", "bench_clock"]
+    assert cfg.custom_imports["imports"] == ["transfer", "step_clock"]
     assert cfg.train_dataloader.batch_size == 3 and cfg.param_scheduler is None
     assert cfg.model.bbox_head.num_classes == 36

@@ -8,16 +8,15 @@ from sparc_pretrain.objectives.clip import Clip
 from sparc_pretrain.objectives.filip import Filip
 from sparc_pretrain.objectives.pacl import Pacl
 from sparc_pretrain.objectives.sparc import Sparc
-from sparc_pretrain.zeroshot.alignment import word_tokens
-from sparc_pretrain.zeroshot.encode import PooledCosine, readers, trained_head
+from sparc_pretrain.zeroshot.encode import PooledCosine, readers
 from sparc_pretrain.zeroshot.patch_reader import PatchReader
 from tests.models import batch, encoder
 
 
 def test_objectives_that_leave_h_v_untrained_are_read_by_their_patches():
-    assert [trained_head(o) for o in (Filip(), Pacl(8), Sparc(global_weight=0))] == ["local"] * 3
-    assert [trained_head(o) for o in (Clip(), Sparc(), Filip(global_weight=1.0))] == ["global"] * 3
-    assert trained_head(PooledCosine()) == "global"  # a run without objective: towers of others
+    assert [o.trained_head for o in (Filip(), Pacl(8), Sparc(global_weight=0))] == ["local"] * 3
+    assert [o.trained_head for o in (Clip(), Sparc(), Filip(global_weight=1.0))] == ["global"] * 3
+    assert PooledCosine().trained_head == "global"  # a run without objective: towers of others
 
 
 def test_the_local_reading_does_not_go_through_h_v():
@@ -48,10 +47,10 @@ def test_the_image_contrast_is_read_densely_as_it_trains_patches_and_tokens():
         "local",
     ]
     assert PatchReader.of(free, "global").head == "global"
-    assert trained_head(free) == "global"  # the pooled image goes through h_v all the same
-    assert word_tokens(free, text) is text.words
-    for objective in (Sparc(), Sparc(image_contrast=1.0), Clip(), None):
-        assert word_tokens(objective, text) is text.tokens
+    assert free.trained_head == "global"  # the pooled image goes through h_v all the same
+    assert free.word_features == "words"
+    for objective in (Sparc(), Sparc(image_contrast=1.0), Clip()):
+        assert objective.word_features == "tokens"
     same = torch.cat([pairs.ids[:, 2:3], pairs.ids[:, 1:]], dim=1)  # another first token
     with torch.no_grad():
         other = model(pairs.image, same, pairs.mask, pairs.special)

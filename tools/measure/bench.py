@@ -38,7 +38,7 @@ from torch import Tensor
 from sparc_pretrain import metrics_file
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.command import cli
-from sparc_pretrain.pretraining.pretrainer import with_width
+from sparc_pretrain.pretraining.pretrainer import fill_in
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.types import Batch, Features
 
@@ -136,7 +136,7 @@ def cell(
         for name in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
             ctypes.CDLL(None).mallopt(name, 2**16)
     torch.manual_seed(0)
-    objective = OBJECTIVES.build(with_width(ROWS[row], args.width)).to(args.device)
+    objective = OBJECTIVES.build(fill_in(ROWS[row], width=args.width)).to(args.device)
     step(objective, *random_features(args, 2))  # kernels are loaded, buffers made
     features, batch = random_features(args, size)
     on_gpu = args.device == "cuda"

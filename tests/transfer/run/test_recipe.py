@@ -448,7 +448,7 @@ def test_a_training_that_starts_anew_asks_and_one_that_is_forced_or_resumed_does
     cfg = Config(dict(model=dict(), optim_wrapper=dict(), work_dir=str(tmp_path)))
     begun = []
     monkeypatch.setattr(train.recipe, "load", lambda *_: cfg)
-    monkeypatch.setattr(train.foreign, "resolve_resume", lambda *_: None)
+    monkeypatch.setattr(train.mmengine_patches, "resolve_resume", lambda *_: None)
     monkeypatch.setattr(
         train.Runner, "from_cfg", lambda _: SimpleNamespace(train=lambda: begun.append(True))
     )

@@ -1,0 +1,79 @@
+"""What an objective is: the one class that a new objective derives from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from sparc_pretrain.objectives.contrastive import unit
+from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures, Views
+
+
+class Objective(nn.Module):
+    """From the features of a batch to named losses, and how the trained model is read.
+
+    An objective overrides what it has of: `coupled`, the terms over all pairs of the global batch;
+    `paired`, the terms that need one pair at a time; `scores`. Entries of the two dicts that end in
+    `_loss` are summed, the others only logged; no name may stand in both. Formulas are plain
+    functions under `contrastive.without_autocast`; embeddings come un-normalised, this rank's rows
+    only. Temperatures, heads and fusion encoders belong to the objective and travel in the run
+    folder. Arguments of the constructor named `width`, `text_width`, `vision_width`, `vocab_size`,
+    `mask_id` and `seed` are filled in by the Pretrainer.
+
+    Attributes:
+        coupled_features, paired_features: fields of Features that `coupled` and `paired` take
+            gradients of. `--accumulate` keeps the first ones of all micro-batches; adapters that
+            make none of either are frozen.
+        score_features: the fields that `scores` uses.
+        word_features: the field of TextFeatures [B,T,D] by which single words are read densely:
+            'tokens' in their context, or 'words' free of it.
+        needs, wants: optional fields of Batch without which it cannot be trained, and those it
+            uses where they are there.
+        dense_patches: None, or patches [...,D] -> [...,D], what follows g_v before a patch is
+            compared with a text (PACL's embedder).
+    """
+
+    coupled_features: tuple[str, ...] = ()
+    paired_features: tuple[str, ...] = ()
+    score_features: tuple[str, ...] = ("image", "text")
+    word_features: str = "tokens"
+    needs: tuple[str, ...] = ()
+    wants: tuple[str, ...] = ()
+    dense_patches: Callable[[Tensor], Tensor] | None = None
+
+    def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
+        """All terms of this rank's `batch`: their mean over ranks is the global batch's."""
+        return {**self.coupled(features, batch), **self.paired(features, batch, batch)}
+
+    def views(self, batch: Batch, step: int) -> Views | None:
+        """What is to be encoded besides the clean batch, and what was drawn for it: called on the
+        rank's whole batch of step `step` (from 0), without gradient; None = nothing.
+        """
+        return None
+
+    def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
+        """The terms over all pairs; of `features` only `coupled_features`, mask and special."""
+        return {}
+
+    def paired(self, features: Features, batch: Batch, whole: Batch) -> dict[str, Tensor]:
+        """The terms of one pair at a time, divided by what belongs to the rank's `whole` batch, of
+        which `batch` may be a part: so the parts add up.
+        """
+        return {}
+
+    def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """How zero-shot tasks read the model, [I,T]: the cosine of the global embeddings."""
+        return unit(image.image) @ unit(text.text).T
+
+    @property
+    def trained_head(self) -> str:
+        """'global' = g_v after h_v (SPARC, App. D.7), where the objective trains the image
+        embedding and with it h_v; else 'local' = g_v: FILIP and PACL leave h_v as initialised.
+        """
+        return "global" if "image" in self.coupled_features + self.paired_features else "local"
+
+    @property
+    def dense_head(self) -> str:
+        """How dense tasks read patches: a `trained_head`."""
+        return self.trained_head

@@ -1,0 +1,141 @@
+"""One optimizer step over several micro-batches whose gradients equal one big batch's.
+
+Terms over all pairs cannot be cut. So the features that they take gradients of are first computed
+for all micro-batches without a graph; the terms are computed once, over all of them, and their
+gradients with respect to the features go back through each micro-batch when it is computed again
+(as GradCache does, arXiv 2101.06983). Terms of one pair at a time are computed inside each.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+import torch
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from sparc_pretrain.types import Batch, Features
+
+if TYPE_CHECKING:
+    from sparc_pretrain.pretraining.pretrainer import Pretrainer
+
+Losses = dict[str, Tensor]
+
+
+def accumulated_step(
+    pretrainer: Pretrainer, model: nn.Module, batch: Batch, optim_wrapper: OptimWrapper
+) -> Losses:
+    """One optimizer step over `pretrainer.accumulate` equal parts of the rank's `batch`.
+
+    Args:
+        model: the pretrainer, or its distributed wrapper.
+
+    Returns:
+        The losses of the whole batch, detached.
+    """
+    parts = batch.chunk(pretrainer.accumulate)
+    states, cached = _cache(pretrainer, parts, model, optim_wrapper)
+    with optim_wrapper.optim_context(model):
+        feature_grads, head_grads, coupled = _coupled_gradients(pretrainer, cached, batch)
+    size, logs = len(parts[0]), []
+    for i, part in enumerate(parts):
+        last = i == len(parts) - 1
+        rows = slice(i * size, (i + 1) * size)
+        quiet = model.no_sync() if not last and hasattr(model, "no_sync") else nullcontext()
+        _set_random_state(states[i])
+        with quiet:
+            with optim_wrapper.optim_context(model):
+                losses = model(
+                    part,
+                    mode="part",
+                    feature_grads={name: grad[rows] for name, grad in feature_grads.items()},
+                    head_grads=head_grads if last else {},
+                    whole=batch,
+                )
+            surrogate = losses.pop("surrogate")
+            if last:
+                losses.update(coupled)
+            loss, log = add_up(losses)
+            optim_wrapper.backward(loss + surrogate)
+        logs.append(log)
+    optim_wrapper.step()
+    optim_wrapper.zero_grad()
+    return _join(logs)
+
+
+def add_up(losses: Losses) -> tuple[Tensor | float, Losses]:
+    """The sum of the entries that end in `_loss`, and everything, with that sum, for the log."""
+    loss = sum(value for key, value in losses.items() if key.endswith("_loss"))
+    log = {key: value.detach() for key, value in losses.items()}
+    if isinstance(loss, Tensor):
+        log["loss"] = loss.detach()
+    return loss, log
+
+
+@torch.no_grad()
+def _cache(
+    pretrainer: Pretrainer, parts: list[Batch], model: nn.Module, optim_wrapper: OptimWrapper
+) -> tuple[list, dict[str, Tensor]]:
+    """First pass: the random state before each micro-batch, and of all of them the features [b,...]
+    of the coupled terms.
+    """
+    states: list = []
+    kept: dict[str, list[Tensor]] = {n: [] for n in pretrainer.objective.coupled_features}
+    for part in parts:
+        states.append(_random_state(part.image.device))
+        with optim_wrapper.optim_context(model):
+            features = pretrainer(part, mode="tensor")
+        for name, values in kept.items():
+            values.append(getattr(features, name))
+    return states, {name: torch.cat(values) for name, values in kept.items()}
+
+
+def _coupled_gradients(
+    pretrainer: Pretrainer, cached: dict[str, Tensor], batch: Batch
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Losses]:
+    """The coupled terms over the whole batch, once: their gradients [b,...] with respect to the
+    cached features, those with respect to the objective's own parameters, and their values.
+    """
+    objective = pretrainer.objective
+    leaves = {name: value.detach().requires_grad_() for name, value in cached.items()}
+    losses = objective.coupled(_features(leaves, batch), batch)
+    loss, _ = add_up(losses)
+    if not isinstance(loss, Tensor):  # no coupled term
+        return {}, {}, losses
+    own = {n: p for n, p in objective.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss, [*leaves.values(), *own.values()], allow_unused=True)
+    feature_grads = {n: g for n, g in zip(leaves, found, strict=False) if g is not None}
+    head_grads = dict(zip(own, found[len(leaves) :], strict=True))
+    return (
+        feature_grads,
+        {name: grad for name, grad in head_grads.items() if grad is not None},
+        {name: value.detach() for name, value in losses.items()},
+    )
+
+
+def _features(cached: dict[str, Tensor], batch: Batch) -> Features:
+    """Features of a whole batch that hold what was cached, and None for what was not."""
+    empty = dict.fromkeys(f.name for f in fields(Features))
+    return Features(**{**empty, **cached, "mask": batch.mask, "special": batch.special})
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), cuda
+
+
+def _set_random_state(state: tuple[Tensor, Tensor | None]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1])
+
+
+def _join(logs: list[Losses]) -> Losses:
+    """Losses of micro-batches add up (their divisor is the batch's), the rest is averaged."""
+    joined: Losses = {}
+    for key in {k for log in logs for k in log}:
+        values = torch.stack([log[key].detach() for log in logs if key in log])
+        joined[key] = values.sum() if key.endswith("loss") else values.mean()
+    return joined
