@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparc_pretrain import __version__, run_folder
+from sparc_pretrain.blueprint import draw, materialise
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.towers.regions import box_cells, pool_cells
 from sparc_pretrain.towers.text import TextTower
@@ -70,8 +71,8 @@ class DualEncoder(nn.Module):
         self.vision, self.text, self.tokenizer = vision, text, tokenizer
         self.width, self.global_head = width, global_head
         self.adapters = Adapters(vision.width, text.width if text else 0, width, global_head)
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", _channels(mean), persistent=False)
+        self.register_buffer("std", _channels(std), persistent=False)
         self.objective_config: dict[str, Any] = {}
         self.interpolation = "bicubic"
 
@@ -201,27 +202,38 @@ class DualEncoder(nn.Module):
             weights do not fit.
         """
         run = run_folder.open_run(folder)
-        config = run.config
-        tokenizer = Tokenizer.load(run.path) if (run.path / run_folder.TOKENIZER).exists() else None
-        model = cls(
-            VisionTower.from_config(config["vision"]),
-            TextTower.from_config(config["text"]) if config["text"] else None,
-            config["width"],
-            config.get("global_head", True),
-            config["mean"],
-            config["std"],
-            tokenizer,
-        )
+        model = cls.on_paper(run)
         weights = {k: v for k, v in run.weights().items() if not k.startswith("objective.")}
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise run_folder.InvalidRunFolder(
-                f"{run.path}: weights do not fit its config: {error}"
-            ) from None
-        model.objective_config = config["objective"]
-        model.interpolation = config["interpolation"]
+        materialise(model, weights, made=[model])
+        model.mean, model.std = _channels(run.config["mean"]), _channels(run.config["std"])
+        if (run.path / run_folder.TOKENIZER).exists():
+            model.tokenizer = Tokenizer.load(run.path)
+        model.objective_config = run.config["objective"]
+        model.interpolation = run.config["interpolation"]
         return model.eval()
+
+    @classmethod
+    def on_paper(cls, run: run_folder.RunFolder) -> DualEncoder:
+        """The model of a run folder on the meta device, without weights and words; raises
+        InvalidRunFolder when its config and its weights are not of one model.
+        """
+        config = run.config
+
+        def build() -> DualEncoder:
+            return cls(
+                VisionTower.from_config(config["vision"]),
+                TextTower.from_config(config["text"]) if config["text"] else None,
+                config["width"],
+                config.get("global_head", True),
+                config["mean"],
+                config["std"],
+            )
+
+        return draw(run, "", build)
+
+
+def _channels(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
 
 
 def _unit(x: Tensor, normalize: bool) -> Tensor:

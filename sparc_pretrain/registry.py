@@ -4,6 +4,11 @@ anywhere.
 
 from __future__ import annotations
 
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
 from mmengine.registry import DATA_SAMPLERS as ROOT_DATA_SAMPLERS
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import HOOKS as ROOT_HOOKS
@@ -49,3 +54,38 @@ HOOKS = Registry(
 )
 METRICS = Registry("metric", parent=ROOT_METRICS, scope="sparc", locations=["sparc_pretrain"])
 OBJECTIVES = Registry("objective", scope="sparc", locations=["sparc_pretrain.objectives"])
+
+# What an argument that a file gives may be: files describe parts by numbers and words.
+PLAIN = (bool, int, float, str, type(None))
+
+
+def build_described(registry: Registry, described: Mapping[str, Any], source: str) -> Any:
+    """Build what a *file* describes. mmengine's own `build` imports and calls whatever a dotted
+    `type` names, and looks into parent registries: that is for configs, which are programs.
+
+    Args:
+        described: `type`, a name of the registry's own table, and keyword arguments of its
+            constructor, numbers and words. source: the file, for the messages.
+
+    Raises:
+        ValueError: any other name, argument or value, or one that the constructor refuses.
+    """
+    registry.import_from_location()
+    arguments = dict(described)
+    kind = arguments.pop("type", None)
+    known = registry.module_dict
+    if not isinstance(kind, str) or kind not in known:
+        near = difflib.get_close_matches(str(kind), known, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else f": it is one of {sorted(known)}"
+        raise ValueError(f"{source}: {kind!r} is no {registry.name} of this code{hint}")
+    taken = inspect.signature(known[kind]).parameters
+    for name, value in arguments.items():
+        if name not in taken or taken[name].kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
+            raise ValueError(f"{source}: {kind} takes no argument {name!r}, only {list(taken)}")
+        if not isinstance(value, PLAIN):
+            raise ValueError(f"{source}: {kind} {name}={value!r} is neither a number nor a word")
+    try:
+        return known[kind](**arguments)
+    except (TypeError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{source}: {kind} cannot be built: {reason}") from None

@@ -12,14 +12,17 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sparc_pretrain import run_config
 from sparc_pretrain.atomic_file import DRAFT, REPLACED, atomic_folder
 
 FORMAT = 1
@@ -31,7 +34,6 @@ CONFIG, WEIGHTS, TOKENIZER, CARD, MANIFEST = (
     "README.md",
     "manifest.json",
 )
-REQUIRED_KEYS = ("format", "vision", "text", "width", "mean", "std", "interpolation", "objective")
 
 
 class InvalidRunFolder(ValueError):
@@ -51,14 +53,29 @@ class RunFolder:
     def weights(self, prefix: str = "") -> dict[str, Tensor]:
         """The tensors whose name starts with `prefix`, the prefix cut off (fp32).
 
-        Raises InvalidRunFolder: the file is cut off or damaged.
+        Raises InvalidRunFolder: the file is cut off or damaged, or a number in it is none.
         """
+        found = self._read(prefix, lambda file, name: file.get_tensor(name))
+        for name, tensor in found.items():
+            if tensor.dtype != torch.float32 or not tensor.isfinite().all():
+                raise InvalidRunFolder(
+                    f"{self.path / WEIGHTS}: {prefix}{name} holds NaN, infinity or other than "
+                    "float32: these weights compute nothing"
+                )
+        return found
+
+    def shapes(self, prefix: str = "") -> dict[str, tuple[int, ...]]:
+        """The shapes of `weights`, out of the file's header; raises alike."""
+        return self._read(prefix, lambda file, name: tuple(file.get_slice(name).get_shape()))
+
+    def _read(self, prefix: str, get: Callable[[Any, str], Any]) -> dict[str, Any]:
+        place = self.path / WEIGHTS
         try:
-            with safe_open(self.path / WEIGHTS, framework="pt") as file:
+            with safe_open(place, framework="pt") as file:
                 names = [n for n in file.keys() if n.startswith(prefix)]  # noqa: SIM118 (no dict)
-                return {n.removeprefix(prefix): file.get_tensor(n) for n in names}
-        except SafetensorError as error:
-            raise InvalidRunFolder(f"{self.path / WEIGHTS} cannot be read: {error}") from None
+                return {n.removeprefix(prefix): get(file, n) for n in names}
+        except (SafetensorError, OSError) as error:
+            raise InvalidRunFolder(f"{place} cannot be read: {error}") from None
 
     @property
     def name(self) -> str:
@@ -88,14 +105,14 @@ def open_run(folder: str | Path) -> RunFolder:
         ) from None
     except NotADirectoryError as error:
         raise InvalidRunFolder(f"{path / CONFIG} cannot be read: {error}") from None
-    missing = [key for key in REQUIRED_KEYS if key not in config]
-    if missing or config["format"] != FORMAT:
+    if config.get("format") != FORMAT:
         raise InvalidRunFolder(
-            f"{path / CONFIG}: format {config.get('format')} where this code reads {FORMAT}, "
-            f"missing keys {missing}"
+            f"{path / CONFIG}: format {config.get('format')!r} where this code reads {FORMAT}"
         )
-    if not isinstance(config["vision"], dict):
-        raise InvalidRunFolder(f"{path / CONFIG}: vision describes no tower: {config['vision']!r}")
+    try:
+        run_config.check(config)
+    except ValueError as error:
+        raise InvalidRunFolder(f"{path / CONFIG}: {error}") from None
     return RunFolder(path, config, hashlib.sha256(manifest).hexdigest())
 
 

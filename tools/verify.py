@@ -14,6 +14,7 @@ from pathlib import Path
 from sparc_pretrain import run_folder
 from sparc_pretrain.command import cli
 from sparc_pretrain.engine import checkpoint
+from sparc_pretrain.zeroshot import encode
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{file}: intact")
         if not saved or os.path.lexists(path / "run"):  # a fine-tuned work dir has no run folder
             run = run_folder.verify(path)
+            encode.check(run)
             seen = run.config.get("samples_seen")
             print(f"{run.path}: intact, sha256 {run.sha256}, {seen} pairs seen")
     return 0

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 from transformers.utils import cached_file
 
 from sparc_pretrain.convert import names
 from sparc_pretrain.convert.from_hf import from_hf
 from sparc_pretrain.convert.from_timm import load_timm
+from sparc_pretrain.convert.hf_config import read_config
 from sparc_pretrain.convert.parts import Parts
 from sparc_pretrain.data.tokenizer import Tokenizer
 
@@ -49,7 +50,7 @@ def load_hf(source: str, vision_only: bool = False) -> Parts:
             be fetched.
     """
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = read_config(source)
     except Exception as error:  # hub, client and parser raise a dozen types
         raise _unfetchable(source, error) from None
     if config.model_type == "timm_wrapper":

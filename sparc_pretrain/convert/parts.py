@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparc_pretrain import run_folder
+from sparc_pretrain.blueprint import misfit, shapes_of
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.towers.text import TextTower
@@ -126,19 +127,9 @@ def load(module: nn.Module, weights: Mapping[str, Tensor], source: str, remedy: 
         ValueError: missing, unknown or misshapen weights; the first of each are named, with
             `remedy`.
     """
-    wanted = module.state_dict()
-    missing = [k for k in wanted if k not in weights]
-    unknown = [k for k in weights if k not in wanted]
-    shapes = [
-        f"{k} {tuple(weights[k].shape)} for {tuple(wanted[k].shape)}"
-        for k in wanted
-        if k in weights and weights[k].shape != wanted[k].shape
-    ]
-    if missing or unknown or shapes:
-        raise ValueError(
-            f"{source} does not fit: {len(missing)} keys missing {missing[:3]}, {len(unknown)} "
-            f"unknown {unknown[:3]}, {len(shapes)} of other shapes {shapes[:3]}; {remedy}"
-        )
+    wrong = misfit(shapes_of(module.state_dict()), shapes_of(weights))
+    if wrong:
+        raise ValueError(f"{source} does not fit: {wrong}; {remedy}")
     module.load_state_dict(dict(weights))
 
 

@@ -6,7 +6,8 @@ Each patch says why it is here and when it can go. mmengine's parts are looked u
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from functools import wraps
 from inspect import isclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import mmengine.utils
 import mmengine.utils.package_utils as package_utils
 import torch
 import yaml
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import MODEL_WRAPPERS
@@ -39,6 +41,7 @@ from sparc_pretrain.engine.plain_data import load_plain
 __all__ = ["drop_config_text", "install", "resolve_resume"]
 
 COMPILED, PARALLEL = "_orig_mod.", "module."
+UNSAFE_KEY = re.compile(r"['\\\x00-\x1f\x85\u2028\u2029]")
 RESUMABLE = ("meta", "state_dict", "message_hub", "optimizer")
 
 
@@ -70,6 +73,11 @@ def install() -> None:
 
     # YAML configs are read with the full loader, which runs code. Goes with a safe default.
     yaml_handler.Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    # Keys of dicts are written into the Python text of a config without escaping: one with a quote
+    # in it, out of a run folder or a checkpoint, would be code when the copy in the work dir is
+    # read. Goes when they are written with repr.
+    Config.pretty_text = property(_names_only(Config.pretty_text.fget))
 
     # mmengine.hub pip-installs packages in the middle of a run, over the ones that are there.
     for module in (package_utils, mmengine.utils, mmengine.hub.hub):
@@ -217,6 +225,27 @@ def _one_line_mismatch(original: Callable) -> Callable:
             raise
 
     return resume
+
+
+def _names_only(original: Callable) -> Callable:
+    @wraps(original)
+    def pretty_text(self: Config) -> str:
+        for key in _keys(self.to_dict()):
+            if UNSAFE_KEY.search(key):
+                raise ValueError(f"the config has a key that cannot be written down: {key[:60]!r}")
+        return original(self)
+
+    return pretty_text
+
+
+def _keys(node: Any) -> Iterator[str]:
+    """The keys of all dicts in `node`."""
+    if isinstance(node, dict):
+        yield from map(str, node)
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            yield from _keys(item)
 
 
 def _find_latest(path: str) -> str | None:

@@ -36,6 +36,7 @@ def adopt(cfg: Config) -> None:
             )
         return
     run = run_folder.open_run(source)
+    DualEncoder.on_paper(run)  # what is taken over from its config is built
     for key in ("mean", "std", "global_head"):
         if key in run.config:
             cfg.model.setdefault(key, run.config[key])

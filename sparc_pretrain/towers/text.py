@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import NoneType
 from typing import Any
 
 import torch
@@ -19,12 +20,24 @@ from transformers import (
     SiglipTextConfig,
     SiglipTextModel,
 )
+from transformers.activations import ACT2FN
 from transformers.masking_utils import eager_mask
 
 from sparc_pretrain.towers.lengths import caption_lengths, group_cost, length_groups
 
 PLAIN = "sparc_plain"  # the name of `plain_attention` in transformers' registries
 POOLS = ("mean", "argmax", "eos", "last")
+SIZES = ("vocab_size", "width", "layers", "heads", "max_tokens")
+MOST = 1 << 20  # of any size: far above all towers
+STYLE = {  # what `TextStyle` holds
+    "causal": bool,
+    "pool": str,
+    "act": str,
+    "norm_eps": (int, float),
+    "mlp_width": (int, NoneType),
+    "eos_id": (int, NoneType),
+    "pad_id": int,
+}
 
 
 def plain_attention(
@@ -70,8 +83,13 @@ class TextStyle:
     pad_id: int = 0
 
     def __post_init__(self) -> None:
+        for name, kinds in STYLE.items():
+            if not isinstance(getattr(self, name), kinds):
+                raise ValueError(f"text.{name}={getattr(self, name)!r} is none of {kinds}")
         if self.pool not in POOLS:
             raise ValueError(f"text pool {self.pool!r}: use one of {POOLS}")
+        if self.act not in ACT2FN:
+            raise ValueError(f"text act {self.act!r}: transformers has no such activation")
         if self.pool == "eos" and self.eos_id is None:
             raise ValueError("text pool 'eos' needs eos_id")
 
@@ -173,10 +191,19 @@ class TextTower(nn.Module):
         """Build the tower that `config()` described.
 
         Raises:
-            ValueError: a pool that this code does not know. TypeError: an unknown key.
+            ValueError: no description of a tower: an unknown or missing key, a size that is none,
+                a pool or activation that this code does not know.
         """
         style = {k: v for k, v in config.items() if k in TextStyle.__dataclass_fields__}
         size = {k: v for k, v in config.items() if k not in style}
+        unknown = [key for key in size if key not in SIZES and key != "dropout"]
+        if unknown or "vocab_size" not in size:
+            raise ValueError(f"text: unknown keys {unknown[:3]}, or no vocab_size")
+        for key in SIZES:
+            if key in size and (type(size[key]) is not int or not 1 <= size[key] <= MOST):
+                raise ValueError(f"text.{key}={size[key]!r} is no size")
+        if size.get("width", 768) % size.get("heads", 12):
+            raise ValueError(f"text.width={size['width']} is no multiple of its heads")
         return cls(**size, style=TextStyle(**style))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:

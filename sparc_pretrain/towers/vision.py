@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import timm
 import torch
-from timm.layers import LayerNorm, PatchEmbed, SwiGLUPacked, resample_patch_embed
+from timm.layers import PatchEmbed, resample_patch_embed
 from timm.models import is_model, list_models, model_entrypoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from sparc_pretrain.towers.overrides import MOST, timm_arguments
 
 # Above this many patches the fused kernel is used on a CPU as well: the plain one needs P*P memory
 # per head.
@@ -25,8 +26,19 @@ PLAIN_ATTENTION_PATCHES = 1024
 PLAIN_VIT = tuple(
     f"timm.models.{name}" for name in ("vision_transformer", "vision_transformer_hybrid", "deit")
 )
-MLP_LAYERS = {"swiglu_packed": SwiGLUPacked}  # values of the override `mlp_layer`
 POOLS = {"token": "cls"}  # timm's name -> the run folder's, where they differ
+DESCRIBED = (  # the keys of `VisionTower.config`
+    "arch",
+    "width",
+    "patch",
+    "img_size",
+    "class_token",
+    "reg_tokens",
+    "pool",
+    "pre_norm",
+    "act",
+    "overrides",
+)
 
 
 class VisionTower(nn.Module):
@@ -41,13 +53,13 @@ class VisionTower(nn.Module):
         img_size: side in pixels of the training image; any size that the patch divides works at
             run time, the position embeddings are then resampled (timm's bicubic, antialiased).
         drop_path_rate: stochastic depth.
-        overrides: further arguments of timm's VisionTransformer, e.g. ``dict(depth=6,
-            patch_size=8)``; ``norm_eps`` (epsilon of the layer norms) and ``mlp_layer``
-            ('swiglu_packed') stand for arguments that are classes.
+        overrides: further arguments of timm's VisionTransformer, those that `towers.overrides`
+            allows, e.g. ``dict(depth=6, patch_size=8)``; ``norm_eps`` (epsilon of the layer norms)
+            and ``mlp_layer`` ('swiglu_packed') stand for arguments that are classes.
 
     Raises:
-        ValueError: `arch` is not a Vision Transformer that timm knows, or its patches do not divide
-            `img_size`.
+        ValueError: `arch` is not a Vision Transformer that timm knows, an override that is not
+            allowed, or patches that do not divide `img_size`.
     """
 
     def __init__(
@@ -59,14 +71,12 @@ class VisionTower(nn.Module):
     ) -> None:
         super().__init__()
         check_arch(arch)
+        if type(img_size) is not int or not 1 <= img_size <= MOST:
+            raise ValueError(f"img_size={img_size!r} is no number of pixels")
         self.arch = arch
         self.img_size = int(img_size)
         self.overrides = dict(overrides or {})
-        options = {"class_token": False, "global_pool": "avg", "fc_norm": False, **self.overrides}
-        if "norm_eps" in options:
-            options["norm_layer"] = partial(LayerNorm, eps=options.pop("norm_eps"))
-        if "mlp_layer" in options:
-            options["mlp_layer"] = MLP_LAYERS[options["mlp_layer"]]
+        options = timm_arguments(self.overrides)
         self.net = timm.create_model(
             arch,
             pretrained=False,
@@ -130,10 +140,17 @@ class VisionTower(nn.Module):
         """Build the tower that `config()` described.
 
         Raises:
-            ValueError: the tower that was built is not the one described (another timm version,
-                an edited file).
+            ValueError: no description of a tower, or the tower that was built is not the one
+                described (another timm version, an edited file).
         """
-        tower = cls(config["arch"], config["img_size"], drop_path_rate, config.get("overrides"))
+        unknown = [key for key in config if key not in DESCRIBED]
+        missing = [key for key in ("arch", "img_size") if key not in config]
+        if unknown or missing:
+            raise ValueError(f"vision: unknown keys {unknown[:3]}, missing keys {missing}")
+        overrides = config.get("overrides") or {}
+        if not isinstance(overrides, dict):
+            raise ValueError(f"vision.overrides={overrides!r} is no object")
+        tower = cls(config["arch"], config["img_size"], drop_path_rate, overrides)
         built = tower.config()
         wrong = {k: (config[k], built[k]) for k in built if k in config and config[k] != built[k]}
         if wrong:
@@ -226,6 +243,8 @@ class VisionTower(nn.Module):
 
 def check_arch(arch: str) -> None:
     """Raises ValueError, with near names, when `arch` is no plain Vision Transformer of timm."""
+    if not isinstance(arch, str):
+        raise ValueError(f"arch={arch!r} is no name")
     if is_model(arch):
         module = model_entrypoint(arch).__module__
         if module in PLAIN_VIT:

@@ -16,12 +16,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sparc_pretrain import run_folder
+from sparc_pretrain.blueprint import draw
 from sparc_pretrain.data import images
 from sparc_pretrain.data.captions import read_captions
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import unit
-from sparc_pretrain.registry import OBJECTIVES
+from sparc_pretrain.registry import OBJECTIVES, build_described
 from sparc_pretrain.types import ImageFeatures, TextFeatures
 
 Side = TypeVar("Side", ImageFeatures, TextFeatures)
@@ -69,15 +70,31 @@ class CaptionedImages:
 def load(run: str | Path) -> tuple[DualEncoder, Objective]:
     """The model of a run folder and its objective, whose `scores` says how the model is read; a
     folder that names no objective (of towers from elsewhere) is read by `PooledCosine`.
+
+    Raises as `DualEncoder.from_pretrained` and `registry.build_described`.
     """
     opened = run_folder.open_run(run)
+    check(opened)
     model = DualEncoder.from_pretrained(opened.path)
-    config = opened.config.get("objective") or {}
-    if "type" not in config:
+    if "type" not in (opened.config["objective"] or {}):
         return model, PooledCosine()
-    objective = OBJECTIVES.build(dict(config))
+    objective = _objective(opened)
     objective.load_state_dict(opened.weights("objective."))
     return model, objective.eval()
+
+
+def check(opened: run_folder.RunFolder) -> None:
+    """Raises InvalidRunFolder when config and weights are not of one model and objective; nothing
+    of its size is built.
+    """
+    DualEncoder.on_paper(opened)
+    if "type" in (opened.config["objective"] or {}):
+        draw(opened, "objective.", lambda: _objective(opened))
+
+
+def _objective(opened: run_folder.RunFolder) -> Objective:
+    place = f"{opened.path / run_folder.CONFIG}"
+    return build_described(OBJECTIVES, opened.config["objective"], place)
 
 
 class PooledCosine(Objective):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparc_pretrain import run_folder
+from sparc_pretrain.blueprint import draw, misfit, shapes_of
 from sparc_pretrain.registry import MODELS
 from sparc_pretrain.towers.vision import VisionTower, resample_patch
 
@@ -61,7 +62,9 @@ class SparcViT(BaseModule):
                 raise ValueError(
                     "SparcViT needs run=FOLDER, or vision=dict(arch=...) to start from scratch"
                 )
-            vision = run_folder.open_run(run).config["vision"]
+            opened = run_folder.open_run(run)
+            vision = opened.config["vision"]
+            draw(opened, "vision.", lambda: VisionTower.from_config(vision))
         vision = dict(vision)
         self.run, self.trained_patch = run, vision.get("patch")
         if patch is not None and self.trained_patch not in (None, patch):
@@ -107,18 +110,10 @@ class SparcViT(BaseModule):
         weights = resample_patch(
             run.weights("vision."), run.config["vision"]["patch"], self.tower.patch
         )
-        wanted = self.tower.state_dict()
-        missing = sorted(wanted.keys() - weights.keys())
-        foreign = sorted(weights.keys() - wanted.keys())
-        shapes = [
-            f"{k} {tuple(weights[k].shape)} for {tuple(wanted[k].shape)}"
-            for k in wanted.keys() & weights.keys()
-            if weights[k].shape != wanted[k].shape
-        ]
-        if missing or foreign or shapes:
+        wrong = misfit(shapes_of(self.tower.state_dict()), shapes_of(weights))
+        if wrong:
             raise ValueError(
-                f"{run.path} does not fit the backbone {self.tower.arch}: missing {missing[:10]}, "
-                f"unknown {foreign[:10]}, other shapes {sorted(shapes)[:10]}; "
+                f"{run.path} does not fit the backbone {self.tower.arch}: {wrong}; "
                 "remove `vision` from the config to build the run's own architecture"
             )
         self.tower.load_state_dict(weights)

@@ -17,6 +17,7 @@ from mmengine.config import Config, ConfigDict
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.command import cli
+from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.metrics_file import ancestry
 from transfer import mm
 from transfer.plug.contract import contract, read_levels
@@ -62,6 +63,7 @@ def explain(
 ) -> list[Change]:
     """As `plug`, in place; returns what was changed and why."""
     opened = run_folder.verify(run)
+    DualEncoder.on_paper(opened)  # what its config says is built below
     vision, scope = opened.config["vision"], scope_of(cfg)
     model, owners = cfg.get("model") or ConfigDict(), _owners(cfg)
     foreign = [(p, o) for p, o in owners if o.backbone.get("type") not in BACKBONE]

@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from sparc_pretrain.convert.hf_config import read_config
 from sparc_pretrain.data.tokenizer import Tokenizer
 
 SOURCES = ("pretrained", "architecture", "model_type")
@@ -121,14 +122,15 @@ def _read(
             f"no language model folder {source}: make one with tools/pretrain_lm.py"
         )
     try:
+        config = read_config(source)
         if weights:
             # safetensors only: other files can execute code
-            model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, dtype=dtype)
-        else:
-            model = AutoModelForCausalLM.from_config(
-                AutoConfig.from_pretrained(source), dtype=dtype
+            model = AutoModelForCausalLM.from_pretrained(
+                source, config=config, use_safetensors=True, dtype=dtype, trust_remote_code=False
             )
-        words = AutoTokenizer.from_pretrained(source)
+        else:
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        words = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         kind = ValueError if local else FileNotFoundError

@@ -1,0 +1,59 @@
+"""What config.json of a run folder may say: names, numbers and words, of the kinds that the towers
+read. Whether they are those of a tower is for the towers; that they are data is found out here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+KEY = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
+MOST = 1 << 20  # of any size: far above all models, far below what fills a memory with a list
+LONGEST = 4096  # characters of a word
+DEEPEST = 3  # objects inside objects: config.vision.overrides
+REQUIRED = ("format", "vision", "text", "width", "mean", "std", "interpolation", "objective")
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raises ValueError, naming the key, for a config that describes no model."""
+    missing = [key for key in REQUIRED if key not in config]
+    if missing:
+        raise ValueError(f"missing keys {missing}")
+    _plain(config, "", 0)
+    for key, told in (("vision", (dict,)), ("text", (dict, type(None)))):
+        if not isinstance(config[key], told):
+            raise ValueError(f"{key} describes no tower: {config[key]!r}")
+    if not isinstance(config["objective"], (dict, type(None))):
+        raise ValueError(f"objective is no object: {config['objective']!r}")
+    if not isinstance(config["interpolation"], str):
+        raise ValueError(f"interpolation={config['interpolation']!r} is no word")
+    if not isinstance(config.get("global_head", True), bool):
+        raise ValueError(f"global_head={config['global_head']!r} is neither true nor false")
+    if type(config["width"]) is not int or not 1 <= config["width"] <= MOST:
+        raise ValueError(f"width={config['width']!r} is no width")
+    seen = config.get("samples_seen")
+    if seen is not None and type(seen) is not int:
+        raise ValueError(f"samples_seen={seen!r} is no number of pairs")
+    for key, least in (("mean", -math.inf), ("std", 0)):
+        values = config[key]
+        numbers = isinstance(values, list) and all(type(v) in (int, float) for v in values)
+        if not numbers or len(values) != 3 or not all(least < v < math.inf for v in values):
+            raise ValueError(f"{key}={values!r} are no {key} of three channels")
+
+
+def _plain(value: Any, where: str, depth: int) -> None:
+    """Keys are names, so that they can be written into a config; values are numbers and words."""
+    if isinstance(value, dict):
+        if depth >= DEEPEST:
+            raise ValueError(f"{where} is nested too deep")
+        for key, inner in value.items():
+            if not KEY.fullmatch(key):
+                raise ValueError(f"{where or 'it'} has a key that is no name: {key[:60]!r}")
+            _plain(inner, f"{where}.{key}".lstrip("."), depth + 1)
+    elif isinstance(value, list):
+        if len(value) > 64 or not all(type(v) in (int, float, str) for v in value):
+            raise ValueError(f"{where} is no list of a few numbers")
+    elif isinstance(value, str) and len(value) > LONGEST:
+        raise ValueError(f"{where} is a text of {len(value)} characters")
