@@ -18,6 +18,16 @@ from sparc_pretrain.run_folder import CONFIG, WEIGHTS, InvalidRunFolder, RunFold
 # Parameters made on the way for each that stays: transformers builds heads that are not used. The
 # names and shapes are compared one by one afterwards.
 DROPPED = 4
+# What timm, torch, transformers and open_clip answer a strange size or word with.
+REFUSALS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    AttributeError,
+    AssertionError,
+)
 Shapes = Mapping[str, tuple[int, ...]]
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -37,15 +47,12 @@ def draw(run: RunFolder, prefix: str, build: Callable[[], Module]) -> Module:
     shapes = {k: v for k, v in run.shapes(prefix).items() if prefix or not _of_objective(k)}
     place = run.path / CONFIG
     try:
-        with torch.device("meta"), _at_most(DROPPED * sum(map(prod, shapes.values()))):
+        told = f"{place} describes a model with more weights than {WEIGHTS} beside it holds"
+        with torch.device("meta"), at_most(sum(map(prod, shapes.values())), told):
             drawn = build()
-    except TooLarge:
-        raise InvalidRunFolder(
-            f"{place} describes a model with more weights than {WEIGHTS} beside it holds"
-        ) from None
-    # timm, torch and transformers answer a strange size or word with any of these
-    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, AttributeError,
-            AssertionError) as error:  # fmt: skip
+    except TooLarge as error:
+        raise InvalidRunFolder(str(error)) from None
+    except REFUSALS as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         told = reason if str(place) in reason else f"{place}: {reason}"
         raise InvalidRunFolder(told) from None
@@ -102,15 +109,17 @@ def _of_objective(name: str) -> bool:
 
 
 @contextmanager
-def _at_most(elements: int) -> Iterator[None]:
-    """Raises TooLarge as soon as the modules that are being built have more parameters."""
+def at_most(elements: int, told: str) -> Iterator[None]:
+    """Raises TooLarge, saying `told`, as soon as the modules that are being built have more
+    parameters, those that are dropped on the way (`DROPPED`) aside.
+    """
     held = 0
 
     def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
         nonlocal held
         held += 0 if parameter is None else parameter.numel()
-        if held > elements:
-            raise TooLarge
+        if held > DROPPED * elements:
+            raise TooLarge(told)
 
     hook = register_module_parameter_registration_hook(count)
     try:

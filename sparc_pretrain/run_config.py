@@ -25,6 +25,8 @@ def check(config: Mapping[str, Any]) -> None:
     for key, told in (("vision", (dict,)), ("text", (dict, type(None)))):
         if not isinstance(config[key], told):
             raise ValueError(f"{key} describes no tower: {config[key]!r}")
+    if not isinstance(config["vision"].get("overrides"), (dict, type(None))):
+        raise ValueError(f"vision.overrides is no object: {config['vision']['overrides']!r}")
     if not isinstance(config["objective"], (dict, type(None))):
         raise ValueError(f"objective is no object: {config['objective']!r}")
     if not isinstance(config["interpolation"], str):

@@ -113,6 +113,8 @@ def open_run(folder: str | Path) -> RunFolder:
         run_config.check(config)
     except ValueError as error:
         raise InvalidRunFolder(f"{path / CONFIG}: {error}") from None
+    # of training, not of the tower: folders written before version 0.2 say it
+    (config["vision"].get("overrides") or {}).pop("patch_drop_rate", None)
     return RunFolder(path, config, hashlib.sha256(manifest).hexdigest())
 
 

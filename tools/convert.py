@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from sparc_pretrain import run_folder
 from sparc_pretrain.command import cli
 from sparc_pretrain.convert import parts as converted
 from sparc_pretrain.convert.export import export
-from sparc_pretrain.convert.files import WEIGHT_FILES, refuse_existing
+from sparc_pretrain.convert.files import WEIGHT_FILES, read_object, refuse_existing
 from sparc_pretrain.convert.from_timm import load_timm
 from sparc_pretrain.convert.hub import push_to_hub
 from sparc_pretrain.convert.load_hf import load_hf
@@ -51,6 +50,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="timm arguments: img_size=512"
     )
+    kept = parser.add_mutually_exclusive_group()
+    kept.add_argument("--ema", action="store_true", help="of a checkpoint: its moving average")
+    kept.add_argument("--raw", action="store_true", help="its trained weights (default: average)")
     parser.add_argument("--vision-only", action="store_true", help="leave the text tower out")
     parser.add_argument("--to", choices=sorted(WRITERS), help="write a run folder for that library")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
@@ -64,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     refuse_existing(args.out, args.force)
     if args.to:
-        for name in ("kind", "arch", "set", "vision_only"):
+        for name in ("kind", "arch", "set", "vision_only", "ema", "raw"):
             if getattr(args, name):
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} is about checkpoints coming in; leave it out with --to")
@@ -89,11 +91,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def read(args: argparse.Namespace) -> converted.Parts:
     """The source, through the library that made it."""
-    kind = args.kind or guess(args.source, args.arch)
+    source, path = args.source, Path(args.source)
+    average = True if args.ema else False if args.raw else None
+    if average is not None and (not path.is_file() or args.arch is None):
+        raise ValueError("--ema and --raw choose among the weights of a file: give it and --arch")
+    kind = args.kind or guess(source, args.arch)
     options = dict(setting(text) for text in args.set)
     if options and kind != "timm":
         raise ValueError("--set is for timm's models; open_clip takes --arch CONFIG.json")
-    source, path = args.source, Path(args.source)
     if path.is_file() and args.arch is None and kind != "open_clip":
         if path.name not in LOADED:
             raise ValueError(
@@ -102,9 +107,9 @@ def read(args: argparse.Namespace) -> converted.Parts:
             )
         source = str(path.parent)
     if kind == "timm":
-        return load_timm(source, args.arch, options)
+        return load_timm(source, args.arch, options, average)
     if kind == "open_clip":
-        return load_open_clip(source, args.arch, args.vision_only)
+        return load_open_clip(source, args.arch, args.vision_only, average)
     return load_hf(source, args.vision_only)
 
 
@@ -169,7 +174,7 @@ def _of_config(folder: Path) -> str:
         raise ValueError(f"{folder} is a run folder already; export it with --to timm|hf|open_clip")
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"{folder} holds neither config.json nor open_clip_config.json")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_object(folder / "config.json")
     return "timm" if "architecture" in config and "model_type" not in config else "hf"
 
 

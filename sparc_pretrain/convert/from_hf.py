@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparc_pretrain.convert import layout, names
+from sparc_pretrain.convert import hf_processor, layout, names
 from sparc_pretrain.convert.parts import Parts, load
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.towers.text import TextStyle, TextTower
@@ -24,7 +24,6 @@ STATISTICS = {
     "vit": HALF,
 }
 NAMES = {"clip": "clip_quickgelu", "dinov2_with_registers": "reg4_dinov2", "vit": "none"}
-RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 
 def from_hf(
@@ -37,9 +36,10 @@ def from_hf(
     """A CLIP, SigLIP, DINOv2 (with registers) or ViT model of transformers.
 
     Args:
-        model: CLIPModel, CLIPVisionModel, SiglipModel, SiglipVisionModel, Dinov2Model,
-            Dinov2WithRegistersModel or ViTModel, with its weights. name: where it came from.
-        processor: preprocessor_config.json. tokenizer: for the text tower.
+        model: CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection, SiglipModel,
+            SiglipVisionModel, Dinov2Model, Dinov2WithRegistersModel or ViTModel, with its weights.
+            name: where it came from.
+        processor: what its files say of pixels (`hf_processor`). tokenizer: for the text tower.
         vision_only: leave the text tower out.
 
     Raises:
@@ -51,18 +51,20 @@ def from_hf(
             f"{name} is a {model.config.model_type}; converted are {sorted(names.FAMILIES)}"
         )
     model = model.eval()
-    both = hasattr(model, "vision_model")
-    vision = model.vision_model if both else model
+    both = hasattr(model, "text_model")
+    vision = getattr(model, "vision_model", model)
     config = model.config.vision_config if both else model.config
     tower = vision_tower(kind, vision.state_dict(), config, name)
-    mean, std = STATISTICS[kind]
-    processor = processor or {}
+    # where the files do not say: what the image processor of the family does
+    pixels = hf_processor.pixels(processor or {}, *STATISTICS[kind], 2 if kind == "vit" else 3)
     notes = [] if kind != "vit" else ["its pooler (a tanh layer) is left out"]
 
     def embed(image: Tensor) -> Tensor:
         if both:
             return model.get_image_features(pixel_values=image).pooler_output
         found = model(pixel_values=image)
+        if hasattr(model, "visual_projection"):
+            return found.image_embeds
         if kind == "vit":
             return found.last_hidden_state[:, 0]
         return found.pooler_output
@@ -71,13 +73,12 @@ def from_hf(
         tower,
         {"library": "transformers", "name": name},
         embed,
-        mean=processor.get("image_mean", mean),
-        std=processor.get("image_std", std),
-        # where the file does not say: what the image processor of the family does
-        interpolation=RESAMPLING.get(processor.get("resample", 2 if kind == "vit" else 3)),
+        mean=pixels.mean,
+        std=pixels.std,
+        interpolation=pixels.interpolation,
         notes=notes,
     )
-    if both and hasattr(model, "visual_projection"):
+    if hasattr(model, "visual_projection"):
         parts.image_projection = (model.visual_projection.weight.detach(), None)
     if both and not vision_only:
         parts.text = text_tower(kind, model.text_model, model.config.text_config, name)

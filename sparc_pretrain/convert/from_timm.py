@@ -8,16 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.models import is_model, split_model_name_tag
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
+from sparc_pretrain.blueprint import REFUSALS, at_most
 from sparc_pretrain.convert import layout
-from sparc_pretrain.convert.files import read_weights
+from sparc_pretrain.convert.files import WEIGHT_FILES, read_object, read_weights
 from sparc_pretrain.convert.parts import Parts, load
+from sparc_pretrain.towers.overrides import check_overrides, timm_named
 from sparc_pretrain.towers.vision import VisionTower, check_arch
 
 HEADS = ("head.", "head_dist.", "head_drop.")
+# Arguments in a folder's config.json beside those of `towers.overrides`.
+INPUT = ("img_size", "in_chans", "num_classes", "dynamic_img_size", "dynamic_img_pad")
+TRAINED_WITH = (
+    "drop_rate",
+    "drop_path_rate",
+    "patch_drop_rate",
+    "pos_drop_rate",
+    "proj_drop_rate",
+    "attn_drop_rate",
+)
 
 
 def from_timm(model: VisionTransformer, name: str, arch: str | None = None) -> Parts:
@@ -68,12 +81,18 @@ def tower_of(net: VisionTransformer, arch: str) -> VisionTower:
     return tower.eval()
 
 
-def load_timm(source: str, arch: str | None = None, options: dict[str, Any] | None = None) -> Parts:
+def load_timm(
+    source: str,
+    arch: str | None = None,
+    options: dict[str, Any] | None = None,
+    average: bool | None = None,
+) -> Parts:
     """A timm model by name (``vit_base_patch16_224.augreg_in21k``), by ``hf-hub:`` name, from a
     folder that timm wrote, or from a file of weights with `arch`.
 
     Args:
         options: further arguments of timm.create_model, e.g. ``dict(img_size=512)``.
+        average: of a file, see `files.read_weights`.
 
     Raises:
         ValueError: an unknown name, or weights that do not fit. OSError: not to be fetched.
@@ -84,8 +103,12 @@ def load_timm(source: str, arch: str | None = None, options: dict[str, Any] | No
         if arch is None:
             raise ValueError(f"{source}: say what it is with --arch NAME, e.g. {layout.SMALLEST}")
         check_arch(arch)
-        return from_timm(_from_file(path, arch, options), path.name, arch)
+        model, notes = _from_file(path, arch, options, average)
+        parts = from_timm(model, path.name, arch)
+        parts.notes += notes
+        return parts
     if path.is_dir():
+        _check_folder(path)
         name = f"local-dir:{path}"
     else:
         name = source
@@ -103,9 +126,35 @@ def load_timm(source: str, arch: str | None = None, options: dict[str, Any] | No
     return from_timm(model, shown)
 
 
-def _from_file(path: Path, arch: str, options: dict[str, Any]) -> VisionTransformer:
-    """The model of a file, at the image size that its position embeddings were trained for."""
-    weights = read_weights(path)
+def _check_folder(folder: Path) -> None:
+    """Raises ValueError when config.json of a folder says more than an architecture of a size that
+    the weights there have.
+    """
+    place = folder / "config.json"
+    said = read_object(place)
+    arch, arguments = said.get("architecture"), said.get("model_args") or {}
+    files = [p for p in folder.iterdir() if p.suffix in WEIGHT_FILES]
+    try:
+        check_arch(arch)
+        if not isinstance(arguments, dict):
+            raise ValueError("model_args is no object")
+        overrides = {k: v for k, v in arguments.items() if k not in (*INPUT, *TRAINED_WITH)}
+        check_overrides(overrides)
+        told = f"it describes a model larger than the weights beside {place}"
+        with torch.device("meta"), at_most(sum(f.stat().st_size for f in files), told):
+            size = {k: arguments[k] for k in INPUT if k in arguments}
+            timm.create_model(arch, pretrained=False, **size, **timm_named(overrides))
+    except REFUSALS as error:
+        raise ValueError(f"{place}: {error}") from None
+
+
+def _from_file(
+    path: Path, arch: str, options: dict[str, Any], average: bool | None
+) -> tuple[VisionTransformer, list[str]]:
+    """The model of a file, at the image size that its position embeddings were trained for; and
+    notes.
+    """
+    weights, notes = read_weights(path, average)
     if not is_model(arch):
         raise ValueError(f"timm has no model {arch!r}")
     try:
@@ -129,4 +178,4 @@ def _from_file(path: Path, arch: str, options: dict[str, Any]) -> VisionTransfor
         ) from None
     converted = {k: v for k, v in converted.items() if not k.startswith(HEADS)}
     load(model, converted, str(path), f"is --arch {arch} what these weights are?")
-    return model
+    return model, notes

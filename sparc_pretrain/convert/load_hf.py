@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,16 +9,20 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModel
+from transformers import AutoModel, CLIPVisionModelWithProjection
 from transformers.utils import cached_file
 
-from sparc_pretrain.convert import names
+from sparc_pretrain.blueprint import at_most
+from sparc_pretrain.convert import hf_processor, names
+from sparc_pretrain.convert.files import WEIGHT_FILES, read_object
 from sparc_pretrain.convert.from_hf import from_hf
 from sparc_pretrain.convert.from_timm import load_timm
 from sparc_pretrain.convert.hf_config import read_config
 from sparc_pretrain.convert.parts import Parts
 from sparc_pretrain.data.tokenizer import Tokenizer
 
+# The one model that AutoModel would build without its last layer.
+PROJECTED = CLIPVisionModelWithProjection
 # Weights that a checkpoint may lack or have more of: heads, and poolers that are not used.
 OPTIONAL = ("pooler.", "classifier.", "position_ids", "mask_token", "decoder.")
 
@@ -60,12 +63,12 @@ def load_hf(source: str, vision_only: bool = False) -> Parts:
         raise ValueError(
             f"{source} is a {config.model_type}; converted are {sorted(names.FAMILIES)}"
         )
+    projected = PROJECTED.__name__ in (config.architectures or ())
     try:
-        with quiet():
-            model, report = AutoModel.from_pretrained(
+        with quiet(), as_large_as(source):
+            model, report = (PROJECTED if projected else AutoModel).from_pretrained(
                 source,
                 config=config,
-                trust_remote_code=False,
                 output_loading_info=True,
                 ignore_mismatched_sizes=False,
                 dtype=torch.float32,
@@ -77,7 +80,8 @@ def load_hf(source: str, vision_only: bool = False) -> Parts:
     if missing or unknown:
         raise ValueError(
             f"{source} does not fit its config.json: {len(missing)} keys missing {missing[:3]}, "
-            f"{len(unknown)} unknown {unknown[:3]}; download it again"
+            f"{len(unknown)} unknown {unknown[:3]}: it holds {config.architectures}, read as "
+            f"{type(model).__name__}; if they are one, download it again"
         )
     name = Path(source).resolve().name if Path(source).is_dir() else source
     words = None
@@ -87,12 +91,33 @@ def load_hf(source: str, vision_only: bool = False) -> Parts:
         if words is None or words.vocab_size > model.config.text_config.vocab_size:
             words = None
             notes.append("no tokenizer.json with begin and end: encode_text takes token ids only")
-    processor = _json(source, "preprocessor_config.json")
-    if not processor:
-        notes.append("no preprocessor_config.json: mean and std are those usual for its family")
-    parts = from_hf(model, name, processor, words, vision_only)
+    try:
+        processor = hf_processor.merged({f: _json(source, f) for f in hf_processor.FILES})
+        parts = from_hf(model, name, processor, words, vision_only)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    if not {"image_mean", "do_normalize"} & processor.keys():
+        notes.append(
+            f"neither {' nor '.join(hf_processor.FILES)} says mean and std: they are those usual "
+            "for its family"
+        )
     parts.notes += notes
     return parts
+
+
+@contextmanager
+def as_large_as(source: str) -> Iterator[None]:
+    """No model is built that is larger than the files of weights in the folder `source`; a name
+    on the hub is trusted with its size.
+
+    Raises ValueError.
+    """
+    if not Path(source).is_dir():
+        yield
+        return
+    held = sum(p.stat().st_size for p in Path(source).iterdir() if p.suffix in WEIGHT_FILES)
+    with at_most(held, f"{source}: config.json describes a model larger than the weights there"):
+        yield
 
 
 def _optional(key: str) -> bool:
@@ -114,7 +139,7 @@ def _json(source: str, file: str) -> dict[str, Any]:
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return json.loads(Path(found).read_text(encoding="utf-8")) if found else {}
+    return read_object(found) if found else {}
 
 
 def _tokenizer(source: str) -> Tokenizer | None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import difflib
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import open_clip
+import timm
+import torch
 from open_clip.convert import convert_state_dict
 from open_clip.model import CLIP, CustomTextCLIP, convert_to_custom_text_state_dict
 from torch import Tensor, nn
 
-from sparc_pretrain.convert.files import read_weights
+from sparc_pretrain.blueprint import REFUSALS, at_most
+from sparc_pretrain.convert.files import read_object, read_weights
 from sparc_pretrain.convert.from_open_clip import from_open_clip
 from sparc_pretrain.convert.parts import Parts, load
 
 
-def load_open_clip(source: str, arch: str | None = None, vision_only: bool = False) -> Parts:
+def load_open_clip(
+    source: str, arch: str | None = None, vision_only: bool = False, average: bool | None = None
+) -> Parts:
     """An open_clip model: ``ARCH:TAG`` (``ViT-B-16:laion2b_s34b_b88k``), ``hf-hub:NAME``, a folder
     with open_clip_config.json, or a file of weights with `arch` (a name, or a model config .json).
     A file does not say how its images were normalised: that is taken from open_clip's own weights
@@ -31,22 +35,28 @@ def load_open_clip(source: str, arch: str | None = None, vision_only: bool = Fal
     if path.is_file():
         if arch is None:
             raise ValueError(f"{source}: say what it is with --arch NAME, e.g. ViT-B-16")
-        model, preprocess, note = _build(arch, read_weights(path), source)
+        weights, notes = read_weights(path, average)
+        model, preprocess, note = _build(arch, weights, source)
         if preprocess:
             open_clip.model.set_model_preprocess_cfg(model, preprocess)
         parts = from_open_clip(model, path.name, vision_only)
-        parts.notes.append(note)
+        parts.notes += [note, *notes]
         return parts
     if path.is_dir():
-        settings = json.loads((path / "open_clip_config.json").read_text(encoding="utf-8"))
+        settings = read_object(path / "open_clip_config.json")
         files = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".bin", ".pt"))
         files.sort(key=lambda p: p.suffix != ".safetensors")
         if not files:
             raise FileNotFoundError(f"{path} holds no .safetensors file of weights")
-        model = _model(settings["model_cfg"])
-        _fill(model, read_weights(files[0]), str(files[0]))
+        if not isinstance(settings.get("model_cfg"), dict):
+            raise ValueError(f"{path / 'open_clip_config.json'} has no object 'model_cfg'")
+        weights, notes = read_weights(files[0])
+        model = _model(settings["model_cfg"], weights, f"{path / 'open_clip_config.json'}")
+        _fill(model, weights, str(files[0]))
         open_clip.model.set_model_preprocess_cfg(model, settings.get("preprocess_cfg", {}))
-        return from_open_clip(model, path.resolve().name, vision_only)
+        parts = from_open_clip(model, path.resolve().name, vision_only)
+        parts.notes += notes
+        return parts
     options: dict[str, Any] = {}
     name, tag = source, None
     if not source.startswith("hf-hub:"):
@@ -87,15 +97,15 @@ def _build(
     if arch.endswith(".json"):
         if not Path(arch).is_file():
             raise FileNotFoundError(f"no model config {arch}")
-        cfg = json.loads(Path(arch).read_text(encoding="utf-8"))
-        model = _model(cfg.get("model_cfg", cfg))
+        cfg = read_object(arch)
+        model = _model(cfg.get("model_cfg", cfg), weights, arch)
         preprocess = cfg.get("preprocess_cfg", {})
         note = f"mean and std of {arch}"
         if not preprocess:
             note = f"mean and std are CLIP's: {arch} has no preprocess_cfg"
     else:
         name, _, tag = arch.partition(":")
-        model = _model(open_clip.get_model_config(_known(name)))
+        model = _model(open_clip.get_model_config(_known(name)), weights, source)
         preprocess, note = _preprocessing(name, tag)
     _fill(model, weights, source)
     return model, preprocess, note
@@ -120,13 +130,33 @@ def _preprocessing(name: str, tag: str) -> tuple[dict[str, Any], str]:
     )
 
 
-def _model(cfg: dict[str, Any]) -> nn.Module:
-    """The model of an open_clip model config, with random weights and without downloads."""
-    cfg = dict(cfg)
-    if "multimodal_cfg" in cfg or cfg.get("text_cfg", {}).get("hf_model_name"):
+def _model(cfg: Any, weights: dict[str, Tensor], place: str) -> nn.Module:
+    """The model of an open_clip model config, with random weights, without downloads, and no larger
+    than `weights`.
+
+    Raises:
+        ValueError: naming `place`, for a config that describes none.
+    """
+    towers = [cfg.get(key) for key in ("vision_cfg", "text_cfg")] if isinstance(cfg, dict) else [0]
+    if not all(isinstance(tower, dict) for tower in towers):
+        raise ValueError(f"{place}: an open_clip config has the objects vision_cfg and text_cfg")
+    if "multimodal_cfg" in cfg or cfg["text_cfg"].get("hf_model_name"):
         raise ValueError("CoCa and Hugging Face text towers of open_clip are not converted")
-    custom = cfg.pop("custom_text", False)
-    return (CustomTextCLIP if custom else CLIP)(**cfg)
+    trunk = cfg["vision_cfg"].get("timm_model_name")
+    if trunk is not None and not (isinstance(trunk, str) and timm.is_model(trunk)):
+        raise ValueError(f"{place}: timm has no model {trunk!r}")  # names on the hub are fetched
+    own = {k: v for k, v in cfg.items() if k != "custom_text"}
+    own["vision_cfg"] = {**cfg["vision_cfg"], "timm_model_pretrained": False}
+    told = f"{place} describes a model larger than its weights"
+    elements = sum(tensor.numel() for tensor in weights.values())
+    kind = CustomTextCLIP if cfg.get("custom_text", False) else CLIP
+    try:
+        with torch.device("meta"), at_most(elements, told):
+            kind(**own)
+    except REFUSALS as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"{place}: {reason}") from None
+    return kind(**own)
 
 
 def _fill(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:

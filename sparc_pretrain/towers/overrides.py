@@ -84,7 +84,13 @@ def check_overrides(overrides: Mapping[str, Any]) -> None:
 def timm_arguments(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of timm's VisionTransformer that `overrides`, checked here, stand for."""
     check_overrides(overrides)
-    found = {"class_token": False, "global_pool": "avg", "fc_norm": False, **overrides}
+    usual = {"class_token": False, "global_pool": "avg", "fc_norm": False}
+    return timm_named({**usual, **overrides})
+
+
+def timm_named(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked `overrides` with the classes that words in them stand for."""
+    found = dict(overrides)
     if "norm_eps" in found:
         found["norm_layer"] = partial(LayerNorm, eps=found.pop("norm_eps"))
     if "mlp_layer" in found:

@@ -52,7 +52,9 @@ class VisionTower(nn.Module):
         arch: a timm ViT name, e.g. ``vit_base_patch16_224``.
         img_size: side in pixels of the training image; any size that the patch divides works at
             run time, the position embeddings are then resampled (timm's bicubic, antialiased).
-        drop_path_rate: stochastic depth.
+        drop_path_rate: stochastic depth. patch_drop_rate: share of the patches that a training
+            step leaves out (FLIP, arXiv 2212.00794). Both are of training: no config of a run
+            folder says them.
         overrides: further arguments of timm's VisionTransformer, those that `towers.overrides`
             allows, e.g. ``dict(depth=6, patch_size=8)``; ``norm_eps`` (epsilon of the layer norms)
             and ``mlp_layer`` ('swiglu_packed') stand for arguments that are classes.
@@ -68,6 +70,7 @@ class VisionTower(nn.Module):
         img_size: int = 224,
         drop_path_rate: float = 0.0,
         overrides: dict[str, Any] | None = None,
+        patch_drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
         check_arch(arch)
@@ -83,6 +86,7 @@ class VisionTower(nn.Module):
             num_classes=0,
             img_size=self.img_size,
             drop_path_rate=drop_path_rate,
+            patch_drop_rate=patch_drop_rate,
             dynamic_img_size=True,
             **options,
         )
@@ -161,12 +165,13 @@ class VisionTower(nn.Module):
 
     def forward(self, image: Tensor, prefix: bool = False) -> Tensor:
         """image [B,3,H,W] float, normalised -> patch states [B,P,Dv] after the final norm, P = H*W
-        / patch^2.
+        / patch^2, or the share of them that `patch_drop_rate` leaves in training.
 
         `prefix` keeps the class and register tokens before the patches: [B,N+P,Dv], which is what
         `pool` reads.
         """
         x, _ = self._embed(image)
+        x = self.net.norm_pre(self.net.patch_drop(x))
         for block in self.net.blocks:
             x = self._run(block, x)
         x = self.net.norm(x)
@@ -202,6 +207,7 @@ class VisionTower(nn.Module):
         if None in wanted:
             raise ValueError(f"out_indices {list(indices)}: the tower has {self.depth} blocks")
         x, (h, w) = self._embed(image)
+        x = self.net.norm_pre(x)  # every patch has its place in a map: none is dropped
         maps: dict[int, Tensor] = {}
         for i, block in enumerate(self.net.blocks[: max(wanted) + 1]):
             if window and i not in global_blocks:
@@ -214,6 +220,7 @@ class VisionTower(nn.Module):
         return [maps[i] for i in wanted]
 
     def _embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Embedded patches behind the prefix [B,N+h*w,Dv], and (h, w)."""
         x = self._patches(image)
         h, w = x.shape[1:3]
         # CPU flash attention's backward is a third of a bf16 step; plain attention is 1.25-1.3x
@@ -221,7 +228,7 @@ class VisionTower(nn.Module):
         fused = image.is_cuda or h * w > PLAIN_ATTENTION_PATCHES
         for block in self.net.blocks:
             block.attn.fused_attn = fused
-        return self.net.norm_pre(self.net.patch_drop(self.net._pos_embed(x))), (h, w)
+        return self.net._pos_embed(x), (h, w)
 
     def _patches(self, image: Tensor) -> Tensor:
         """image [B,3,H,W] -> embedded patches [B,h,w,Dv]: timm's convolution, whose windows do not

@@ -270,3 +270,29 @@ def test_a_styled_text_tower_is_built_again_from_its_config(causal):
     assert again.style == tower.style
     with pytest.raises(ValueError, match="eos_id"):
         TextStyle(pool="eos")
+
+
+def test_patches_are_dropped_in_training_only_never_from_maps_and_no_config_says_so():
+    torch.manual_seed(0)
+    tower = VisionTower("vit_tiny_patch16_224", 64, overrides=TINY, patch_drop_rate=0.5).train()
+    image = torch.randn(2, 3, 64, 64)
+    assert tower(image).shape[1] == 8 and tower.eval()(image).shape[1] == 16
+    maps = tower.maps(image, (0, 1))
+    for found, wanted in zip(tower.train().maps(image, (0, 1)), maps, strict=True):
+        assert found.shape[-2:] == (4, 4) and torch.equal(found, wanted)
+    assert "patch_drop" not in str(tower.config())
+    with pytest.raises(ValueError, match=r"belongs to training.*set vision\.patch_drop_rate"):
+        VisionTower("vit_tiny_patch16_224", 64, overrides=dict(patch_drop_rate=0.5))
+
+
+def test_only_arguments_of_an_architecture_are_overrides():
+    for overrides, words in (
+        (dict(checkpoint_path="x.pth"), "takes no 'checkpoint_path': allowed are"),
+        (dict(dept=2), "did you mean 'depth'"),
+        (dict(depth=True), "depth=True is no value"),
+        (dict(depth=1 << 40), "is no value"),
+        (dict(act_layer="os.system"), "is no value"),
+        (dict(init_values=float("nan")), "is no value"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            VisionTower("vit_tiny_patch16_224", 64, overrides=overrides)

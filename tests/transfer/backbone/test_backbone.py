@@ -94,7 +94,9 @@ def test_a_partial_run_is_refused_naming_what_is_missing(run: Path, tmp_path: Pa
     opened = run_folder.open_run(run)
     weights = {k: v for k, v in opened.weights().items() if ".blocks.2." not in k}
     run_folder.write(tmp_path / "part", opened.config, weights, None)
-    before = SparcViT(run=str(tmp_path / "part"))
+    with pytest.raises(run_folder.InvalidRunFolder, match=r"missing \['net\.blocks\.2\."):
+        SparcViT(run=str(tmp_path / "part"))
+    before = SparcViT(run=str(tmp_path / "part"), vision=opened.config["vision"])
     state = {k: v.clone() for k, v in before.state_dict().items()}
     with pytest.raises(ValueError, match=r"missing \['net\.blocks\.2\."):
         before.init_weights()
