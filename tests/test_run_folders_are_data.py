@@ -13,8 +13,9 @@ from PIL import Image
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.data.tokenizer import Tokenizer
-from sparc_pretrain.engine import foreign, starting_weights
-from sparc_pretrain.engine.records import write_metrics
+from sparc_pretrain.engine import mmengine_patches
+from sparc_pretrain.metrics_file import write_metrics
+from sparc_pretrain.pretraining import starting_weights
 from sparc_pretrain.registry import OBJECTIVES, build_described
 from tests.commands import call, refusal
 from tests.models import TEXT, pretrainer
@@ -149,7 +150,7 @@ def test_the_true_one_is_read_by_all_of_them(good):
 
 @pytest.mark.parametrize("key", ["x': open('canary', 'w'), 'y", "a\\", "a\nb"])
 def test_a_key_that_would_be_code_in_a_written_config_is_refused(tmp_path, monkeypatch, key):
-    foreign.install()
+    mmengine_patches.install()
     monkeypatch.chdir(tmp_path)
     for cfg in (Config(dict(a={key: 1})), Config(dict(a=[dict(b=({key: 1},))]))):
         with pytest.raises(ValueError, match="cannot be written down"):

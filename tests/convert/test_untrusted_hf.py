@@ -12,7 +12,7 @@ from sparc_pretrain.convert.hf_config import read_config
 from sparc_pretrain.convert.load_hf import load_hf
 from sparc_pretrain.data.tokenizer import Tokenizer
 from tests.convert import sources
-from transfer.captioning.language import load_language_model, wrap
+from transfer.captioning.language_model.loading import load_language_model, wrap
 
 KERNEL = "nobody/attention-that-is-code"
 
