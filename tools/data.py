@@ -208,6 +208,11 @@ def make_scenes(args: argparse.Namespace) -> None:
         folder = args.out / "shards"
         tars = write_shards(found, folder, args.shard_size, f"{split}-", overwrite=True)
         print(f"{len(captions)} {split} pairs in {len(tars)} shards: {folder}/{split}-*.tar")
+        file = args.out / "annotations" / f"elements_{split}.json"
+        boxed = box_files.read_boxes("scenes", [file], Counter())
+        boxed = box_shards.samples(boxed, args.out / "images" / split, Counter())
+        write_shards(boxed, folder, args.shard_size, f"boxes-{split}-", overwrite=True)
+        print(f"the same with boxes: {folder}/boxes-{split}-*.tar")
 
 
 def make_layout(args: argparse.Namespace) -> None:

@@ -203,3 +203,25 @@ def test_the_stored_member_is_what_training_reads(tmp_path, images):
     imported(tmp_path, images, "coco", file)
     raw = ShardSet(next(tmp_path.glob("out*"))).read(0)
     assert raw.is_json and len(parse(raw.text, 60, 40)) == 2
+
+
+def test_scenes_come_as_samples_with_boxes_too(tmp_path):
+    out = tmp_path / "scenes"
+    argv = ["scenes", "--out", out, "--train", "3", "--val", "2", "--size", "48"]
+    assert call("data", *argv)[0] in (0, None)
+    pairs = ShardSet(f"{out}/shards/train-*.tar")
+    boxed = ShardSet(f"{out}/shards/boxes-train-*.tar")
+    assert len(pairs) == len(boxed) == 3
+    for n in range(3):
+        assert pairs.read(n).image == boxed.read(n).image
+        captions = json.loads(pairs.read(n).text)["captions"]
+        found = parse(boxed.read(n).text, 48, 48)
+        assert found.captions == captions and len(found) >= 2
+        for texts, label in zip(found.texts, found.labels, strict=True):
+            assert texts[-1] == label and all(label in text for text in texts)
+            assert all(any(text in caption for caption in captions) for text in texts[:-1])
+        assert found.product_id.split("-")[0] in found.labels
+        assert found.saliency.tolist() in found.boxes.tolist()
+    (out / "annotations" / "elements_train.json").unlink()  # as data written before there were any
+    assert call("data", *argv)[0] in (0, None)
+    assert ShardSet(f"{out}/shards/boxes-train-*.tar").sha256 == boxed.sha256

@@ -6,6 +6,7 @@ annotations/lvis_v1_{train,val}.json     LVIS v1; the counts in both are those o
 annotations/captions_{train,val}.json    COCO captions, five per image
 annotations/phrases_{train,val}.json     what the captions' phrases mean, with boxes and masks, as
                                          Flickr30k Entities has it
+annotations/elements_{train,val}.json    the objects as elements with texts, see `data.elements`
 ade/images/{training,validation}/NNNNNN.jpg       hard links to images
 ade/annotations/{training,validation}/NNNNNN.png  0 = unlabelled rim, k = line k of the classes
 ade/classes.txt, ade/classes.json      categories, then backgrounds; the json adds a palette
@@ -32,6 +33,7 @@ from sparc_pretrain.data.scenes.annotations import (
     lvis_categories,
     lvis_images,
 )
+from sparc_pretrain.data.scenes.elements import sample_record
 from sparc_pretrain.data.scenes.paint import BACKGROUNDS
 from sparc_pretrain.data.scenes.phrases import phrase_record
 from sparc_pretrain.data.scenes.render import SEMANTIC_CLASSES, render_scene
@@ -94,7 +96,7 @@ def _write_split(
     out: Path, split: str, indices: range, size: int, seed: int, tick: Callable[[], None]
 ) -> tuple[list[Json], list[Json]]:
     """Writes images, semantic maps, COCO instances and captions; returns images and objects."""
-    images, objects, captions, phrases = [], [], [], []
+    images, objects, captions, phrases, elements = [], [], [], [], []
     image_folder, ade_images, ade_maps = _folders(out, split)
     for index in indices:
         scene = render_scene(seed, index, size)
@@ -106,6 +108,7 @@ def _write_split(
         images.append({"id": index, "file_name": jpeg.name, "height": size, "width": size})
         objects += coco_annotations(scene, index, len(objects) + 1)
         phrases.append(phrase_record(scene, index, jpeg.name))
+        elements.append(sample_record(scene, index, jpeg.name))
         for text in scene.captions:
             captions.append({"id": len(captions) + 1, "image_id": index, "caption": text})
         tick()
@@ -115,18 +118,20 @@ def _write_split(
     texts = {"type": "captions", "annotations": captions}
     _write_json(folder / f"captions_{split}.json", _head(split, images) | texts)
     _write_json(folder / f"phrases_{split}.json", phrases)
+    _write_json(folder / f"elements_{split}.json", elements)
     return images, objects
 
 
-def _add_phrases(out: Path, arguments: Json) -> None:
-    """Phrases for a data set that was written before there were any; nothing else is touched."""
+def _add_later_files(out: Path, arguments: Json) -> None:
+    """The files of a data set that was written before there were any; nothing else is touched."""
     for split, first in (("train", 0), ("val", VAL_START)):
-        path = out / "annotations" / f"phrases_{split}.json"
-        if path.is_file():
-            continue
         scenes = range(first, first + arguments[split])
-        rendered = ((i, render_scene(arguments["seed"], i, arguments["size"])) for i in scenes)
-        _write_json(path, [phrase_record(scene, i, f"{i:06d}.jpg") for i, scene in rendered])
+        for kind, record in (("phrases", phrase_record), ("elements", sample_record)):
+            path = out / "annotations" / f"{kind}_{split}.json"
+            if path.is_file():
+                continue
+            rendered = ((i, render_scene(arguments["seed"], i, arguments["size"])) for i in scenes)
+            _write_json(path, [record(scene, i, f"{i:06d}.jpg") for i, scene in rendered])
 
 
 def _head(split: str, images: list[Json]) -> Json:
@@ -199,7 +204,7 @@ def write_scenes(
     if (out / "scenes.json").is_file():
         counts = _complete(out, arguments)
         if counts is not None:
-            _add_phrases(out, arguments)
+            _add_later_files(out, arguments)
             return counts
     elif out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; choose a folder")
