@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from sparc_pretrain import __version__
 from sparc_pretrain.atomic_file import atomic_write
+from sparc_pretrain.metric import Metric, describe
 from sparc_pretrain.run_folder import RunFolder
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "hotcoco", "pycocoevalcap")
@@ -23,9 +25,12 @@ def ancestry(run: RunFolder | None) -> dict[str, Any] | None:
     """Which pre-training a backbone comes from; None = random initialisation."""
     if run is None:
         return None
-    objective = (run.config.get("objective") or {}).get("type")
+    told = run.config.get("objective") or {}
     seen = run.config.get("samples_seen")
-    return {"run": run.name, "sha256": run.sha256, "objective": objective, "samples_seen": seen}
+    line = {"run": run.name, "sha256": run.sha256, "objective": told.get("type")}
+    if told.get("image_contrast"):
+        line["image_contrast"] = told["image_contrast"]
+    return {**line, "samples_seen": seen}
 
 
 def write_metrics(
@@ -38,16 +43,20 @@ def write_metrics(
     checkpoint: str | None = None,
     data: str | None = None,
     seconds: float | None = None,
+    declared: Sequence[Metric] = (),
 ) -> dict[str, Any]:
     """Write one evaluation's record to `path` (atomically) and return it.
 
     Args:
         task: e.g. 'retrieval', 'detection'. metrics: name -> number; NaN becomes null.
         protocol: how the numbers were made. backbone: see `ancestry`. data: what was evaluated on.
+        declared: what the metrics are; written beside them as `described`.
     """
+    numbers = {k: _number(v) for k, v in metrics.items() if _is_number(v)}
     record = {
         "task": task,
-        "metrics": {k: _number(v) for k, v in metrics.items() if _is_number(v)},
+        "metrics": numbers,
+        "described": describe(numbers, declared),
         "protocol": protocol,
         "backbone": backbone,
         "config": config,

@@ -254,6 +254,7 @@ def main(argv: list[str] | None = None) -> int:
         backbone=metrics_file.ancestry(run),
         data=str(data),
         seconds=round(time.perf_counter() - started, 1),
+        declared=found.declared,
     )
     for name, content in found.extra.items():
         text = json.dumps(content, indent=1).encode()

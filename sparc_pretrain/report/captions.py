@@ -10,24 +10,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from sparc_pretrain.metric import short
 from sparc_pretrain.report.figures import Album
-from sparc_pretrain.report.numbers import short, shown
+from sparc_pretrain.report.numbers import label, shown
 from sparc_pretrain.report.records import Evaluation
 from sparc_pretrain.report.samples import Images, spread
 from sparc_pretrain.report.sections import COLUMNS, named
 
 CAPTIONS = 12
 OF_A_CAPTION = ("CIDEr", "K-Precision")
-OF_A_RUN = {  # and how it is called where there is little room
-    "CIDEr": "CIDEr (\u00d7100)",
-    "BLEU-4": "BLEU-4 (\u00d7100)",
-    "K-Precision": "K-Precision",
-    "scene-objects": "objects true",
-    "scene-colours": "colours true",
-    "scene-relations": "relations true",
-    "scene-backgrounds": "background true",
-    "scene-captions": "all true",
-}
+OF_A_RUN = ("CIDEr", "BLEU-4", "K-Precision", "scene-objects", "scene-colours", "scene-relations")
+OF_A_RUN += ("scene-backgrounds", "scene-captions")
 
 
 def captions(
@@ -51,7 +44,11 @@ def side_by_side(group: Sequence[Evaluation], columns: int = COLUMNS) -> list[Ev
 
 
 def _section(album: Album, group: list[Evaluation], images: Images) -> dict[str, Any]:
-    names = [name for name in OF_A_RUN if any(_metric(one, name) is not None for one in group)]
+    names = [
+        name
+        for name in OF_A_RUN
+        if any(one.metrics.get(_full(one, name)) is not None for one in group)
+    ]
     runs = [(named(one, group), [_cell(one, name) for name in names]) for one in group]
     chosen = side_by_side(group)
     said = [{str(row["image"]): row for row in one.captions} for one in chosen]
@@ -72,7 +69,7 @@ def _section(album: Album, group: list[Evaluation], images: Images) -> dict[str,
                 "captions": told,
             }
         )
-    heads = [OF_A_RUN[name] for name in names]
+    heads = [label(_full(group[0], name), group[0]) for name in names]
     hidden = len(group) - len(chosen)
     return {"place": group[0].place, "heads": heads, "runs": runs, "rows": rows, "hidden": hidden}
 
@@ -86,7 +83,7 @@ def _told(evaluation: Evaluation, start: str, row: dict[str, Any]) -> dict[str, 
         "pieces": pieces,
         "rest": rest,
         "scores": [
-            f"{name} {shown(name, scores[name], evaluation)}"
+            f"{name} {shown(_full(evaluation, name), scores[name], evaluation)}"
             for name in OF_A_CAPTION
             if name in scores
         ],
@@ -109,16 +106,17 @@ def struck(caption: str, false: Sequence[str]) -> tuple[list[tuple[str, bool]], 
     return [("".join(letter for letter, _ in part), sign) for sign, part in pieces], rest
 
 
-def _metric(evaluation: Evaluation, name: str) -> float | None:
-    found = (value for key, value in evaluation.metrics.items() if short(key) == name)
-    return next(found, None)
+def _full(evaluation: Evaluation, name: str) -> str:
+    """'caption/CIDEr' of 'CIDEr', as the evaluation has it."""
+    return next((key for key in evaluation.metrics if short(key) == name), name)
 
 
 def _cell(evaluation: Evaluation, name: str) -> tuple[str, str]:
     """A score of a run, and its interval where there is one."""
-    low, high = (_metric(evaluation, f"{name}{end}") for end in ("_low", "_high"))
-    text = shown(name, _metric(evaluation, name), evaluation)
+    full = _full(evaluation, name)
+    low, high = (evaluation.metrics.get(f"{full}{end}") for end in ("_low", "_high"))
+    text = shown(full, evaluation.metrics.get(full), evaluation)
     if low is None or high is None:
         return text, ""
-    ends = (shown(name, value, evaluation).removesuffix(" %") for value in (low, high))
+    ends = (shown(full, value, evaluation).removesuffix(" %") for value in (low, high))
     return text, " to ".join(ends)

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from sparc_pretrain.metric import short
 from sparc_pretrain.report.records import RANDOM, Evaluation
 
-HEADLINE = {  # the number that stands for a kind of evaluation: the first of these that is there
-    "retrieval": ("t2i_R@5", "t2i_R@1"),
-    "detection": ("bbox_AP", "bbox_mAP"),
-    "segmentation": ("mIoU",),
-    "captioning": ("CIDEr", "accuracy"),
-}
-NAMES = {
-    "i2t_median_rank": "image→text median rank",
-    "t2i_median_rank": "text→image median rank",
-}
-CAPTION_SCORES = ("BLEU", "ROUGE", "CIDEr")
-CAPTION_SHARES = ("K-Precision", "CHAIR", "object-recall", "scene-", "accuracy", "exact-match")
-PER_CAPTION = ("scene-statements", "scene-stray")  # counts, not shares
 MINUS = "\u2212"
-MMSEG_PERCENT = ("aAcc", "mIoU", "mAcc", "mDice", "mFscore", "mPrecision", "mRecall")
+# unit of a metric -> factor, decimals (None: four digits in all), sign
+UNITS = {
+    "share": (100, 1, " %"),
+    "percent": (1, 1, " %"),
+    "score": (100, 1, ""),
+    "rank": (1, 1, ""),
+    "number": (1, None, ""),
+}
 
 
 @dataclass(frozen=True)
@@ -34,53 +28,32 @@ class Scale:
     factor: float
     digits: int | None
     unit: str
-    higher_is_better: bool = True
+    higher_is_better: bool | None
 
 
-def short(name: str) -> str:
-    """'bbox_AP50' of 'coco/bbox_AP50'."""
-    return name.rpartition("/")[2]
-
-
-def label(name: str) -> str:
+def label(name: str, evaluation: Evaluation) -> str:
     """The name of a metric in words that a table has room for."""
+    metric = evaluation.metric(name)
+    if metric.title:
+        return metric.title
     name = short(name)
-    for prefix, words in (("i2t_R@", "image→text R@"), ("t2i_R@", "text→image R@")):
-        if name.startswith(prefix):
-            return words + name.removeprefix(prefix)
     for prefix, words in (("bbox_", "box "), ("segm_", "mask ")):
         if name.startswith(prefix):
             return words + name.removeprefix(prefix)
-    if name.startswith(CAPTION_SCORES):
-        return f"{name} (\u00d7100)"
-    return NAMES.get(name, name.replace("_", " "))
+    return name.replace("_", " ")
 
 
-def scale(name: str, value: float | None, evaluation: Evaluation) -> Scale:
-    """Fractions become percent; caption scores are given times 100, as papers do; ranks stay.
-
-    mmseg's IoUMetric writes percent itself, everything of ours fractions.
-    """
-    name = short(name)
-    if "median_rank" in name:
-        return Scale(1, 1, "", higher_is_better=False)
-    if name.startswith(CAPTION_SCORES):
-        return Scale(100, 1, "")  # label() says so
-    if name in MMSEG_PERCENT:
-        written = "IoUMetric" in json.dumps(evaluation.record.get("protocol"), default=str)
-        return Scale(1 if written or (value or 0) > 1 else 100, 1, " %")
-    share = name.startswith(CAPTION_SHARES) and name not in PER_CAPTION
-    if "R@" in name or share or name.startswith(("bbox_", "segm_")):
-        better = not name.startswith("CHAIR")
-        return Scale(100, 1, " %", higher_is_better=better)
-    return Scale(1, None, "")
+def scale(name: str, evaluation: Evaluation) -> Scale:
+    """How a metric of `evaluation` is shown."""
+    metric = evaluation.metric(name)
+    return Scale(*UNITS[metric.unit], metric.higher_is_better)
 
 
 def shown(name: str, value: float | None, evaluation: Evaluation) -> str:
     """A number with its unit; n/a for what could not be measured (COCO writes -1)."""
     if absent(name, value):
         return "n/a"
-    how = scale(name, value, evaluation)
+    how = scale(name, evaluation)
     return _number(value * how.factor, how) + how.unit
 
 
@@ -105,22 +78,28 @@ class Cell:
 
 @dataclass(frozen=True)
 class Difference:
-    """SPARC minus another start, in shown units."""
+    """A start minus the baseline, in shown units."""
 
     text: str
-    better: bool | None  # None: equal, or not known
+    better: bool | None  # None: equal, or not to be judged
 
 
 @dataclass
 class Comparison:
-    """Evaluations of one setting from different backbones; `starts` begins with SPARC."""
+    """Evaluations of one setting from different starts. The `baseline` is the untrained start where
+    there is one, else the first; `starts` ends with it.
+    """
 
     kind: str
     place: str
     config: str
     data: str
     starts: dict[str, list[Evaluation]]
-    remark: str
+    remark: str = ""
+
+    @property
+    def baseline(self) -> str:
+        return next(reversed(self.starts))
 
     @property
     def config_name(self) -> str:
@@ -132,20 +111,18 @@ class Comparison:
         return all(len(runs) == 1 for runs in self.starts.values())
 
     def names(self) -> list[str]:
-        """The metrics that SPARC and at least one other start have; no ends of intervals."""
-        first, *others = self.starts.values()
+        """The metrics that the baseline and at least one other start have; no ends of intervals."""
+        *others, base = self.starts.values()
         return [
             name
-            for name in first[0].metrics
+            for name in base[0].metrics
             if not name.endswith(("_low", "_high"))
             and any(name in run.metrics for runs in others for run in runs)
         ]
 
     def headline(self) -> str | None:
         """The metric that stands for this comparison."""
-        names = {short(name): name for name in next(iter(self.starts.values()))[0].metrics}
-        wanted = HEADLINE.get(self.kind, tuple(names)[:1])
-        return next((names[name] for name in wanted if name in names), None)
+        return next(iter(self.starts.values()))[0].headline
 
     def cell(self, start: str, name: str) -> Cell | None:
         """The mean over the runs of `start`; None where it has no such evaluation."""
@@ -155,76 +132,82 @@ class Comparison:
         values = [run.metrics[name] for run in runs if not absent(name, run.metrics[name])]
         if not values:
             return Cell(None, "n/a", len(runs))
-        how = scale(name, max(values), runs[0])
+        how = scale(name, runs[0])
         text = _number(fmean(values) * how.factor, how) + how.unit
         if len(values) > 1:
             low, high = (_number(v * how.factor, how) for v in (min(values), max(values)))
             text += f" (mean of {len(values)}, {low} to {high})"
         return Cell(fmean(values) * how.factor, text, len(values))
 
-    def difference(self, other: str, name: str) -> Difference | None:
-        """SPARC minus `other`; None where one of them is missing."""
-        first, second = self.cell("SPARC", name), self.cell(other, name)
+    def difference(self, start: str, name: str) -> Difference | None:
+        """`start` minus the baseline; None where one of them is missing."""
+        first, second = self.cell(start, name), self.cell(self.baseline, name)
         if first is None or second is None or first.value is None or second.value is None:
             return None
-        how = scale(name, self.starts["SPARC"][0].metrics[name], self.starts["SPARC"][0])
+        how = scale(name, self.starts[self.baseline][0])
         gap = first.value - second.value
         text = _number(abs(gap), how)
         if float(text.replace(",", "")) == 0:
             return Difference("0" if how.digits is None else text, None)
         unit = " points" if how.unit == " %" else ""
-        better = (gap > 0) == how.higher_is_better
+        better = None if how.higher_is_better is None else (gap > 0) == how.higher_is_better
         return Difference(f"{'+' if gap > 0 else MINUS}{text}{unit}", better)
 
 
 def compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:
-    """SPARC beside the other starts, for every setting (kind, config, data) that has both.
+    """The starts of every setting (kind, config, data) that has more than one.
 
-    Evaluations of one backbone are runs of one start and are averaged; different SPARC backbones
-    give different comparisons, and the CLIP backbones beside them are those that saw as many pairs,
-    if any did.
+    Evaluations of one backbone are runs of one start and are averaged; different backbones of one
+    objective are starts of their own, told apart by their run.
     """
     settings: dict[tuple[str, str, str], list[Evaluation]] = {}
     for evaluation in evaluations:
         settings.setdefault(evaluation.setting, []).append(evaluation)
     found = []
     for (kind, config, data), group in settings.items():
-        origins: dict[tuple[str, str], list[Evaluation]] = {}
-        for evaluation in group:
-            key = evaluation.start, str(evaluation.backbone.get("sha256"))
-            origins.setdefault(key, []).append(evaluation)
-        ours = {key: runs for key, runs in origins.items() if key[0] == "SPARC"}
-        for (_, sha), sparc in ours.items():
-            seen = sparc[0].backbone.get("samples_seen")
-            others: dict[str, list[Evaluation]] = {}
-            for name in dict.fromkeys(start for start, _ in origins if start != "SPARC"):
-                runs = [r for (start, _), rs in origins.items() if start == name for r in rs]
-                alike = [r for r in runs if r.backbone.get("samples_seen") == seen]
-                others[name] = alike or runs
-            remarks = []
-            if len(ours) > 1:
-                remarks.append(f"SPARC run {sparc[0].backbone.get('run')} ({sha[:12]})")
-            if unlike := _protocol_differences(sparc, others):
-                remarks.append(f"not alike: {', '.join(unlike)}")
-            starts = {"SPARC": sparc, **others}
-            place = sparc[0].place
-            if others:
-                found.append(Comparison(kind, place, config, data, starts, "; ".join(remarks)))
+        starts = starts_of(group)
+        if len(starts) > 1:
+            remark = "; ".join(_protocol_differences(starts))
+            found.append(
+                Comparison(
+                    kind,
+                    group[0].place,
+                    config,
+                    data,
+                    starts,
+                    f"not alike: {remark}" if remark else "",
+                )
+            )
     return found
 
 
-def _protocol_differences(
-    sparc: Sequence[Evaluation], others: dict[str, list[Evaluation]]
-) -> list[str]:
+def starts_of(group: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
+    """Start -> its runs, the baseline last."""
+    origins: dict[tuple[str, str], list[Evaluation]] = {}
+    for one in group:
+        origins.setdefault((one.start, str(one.backbone.get("sha256"))), []).append(one)
+    names = [start for start, _ in origins]
+    starts = {}
+    for (start, sha), runs in origins.items():
+        told = start
+        if names.count(start) > 1:
+            told = f"{start} ({runs[0].backbone.get('run')}, {sha[:8]})"
+        starts[told] = runs
+    baseline = RANDOM if RANDOM in starts else next(iter(starts))
+    return {**{k: v for k, v in starts.items() if k != baseline}, baseline: starts[baseline]}
+
+
+def _protocol_differences(starts: dict[str, list[Evaluation]]) -> list[str]:
     """What was not alike, in words: a difference of numbers may come from it."""
-    mine, found = _protocol(sparc[0]), []
-    for name, runs in others.items():
-        theirs = _protocol(runs[0])
+    *others, base = starts
+    mine, found = _protocol(starts[base][0]), []
+    for name in others:
+        theirs = _protocol(starts[name][0])
         unlike = [k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
         if not (mine.get("iterations") and theirs.get("iterations")):
             # a test of a checkpoint counts no iterations
             unlike = [k for k in unlike if k != "iterations"]
-        found += [f"{k} {mine.get(k)} with SPARC and {theirs.get(k)} with {name}" for k in unlike]
+        found += [f"{k} {theirs.get(k)} with {name} and {mine.get(k)} with {base}" for k in unlike]
     return found
 
 
@@ -240,20 +223,21 @@ def _protocol(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def summary(comparisons: Sequence[Comparison]) -> list[str]:
-    """The headline numbers: one sentence beside random initialisation, one beside CLIP."""
-    sentences = []
+    """The headline numbers, a sentence for each start that is compared with a baseline."""
+    sentences: dict[tuple[str, str], list[str]] = {}
     places = [(one.kind, one.place) for one in comparisons]
-    for other in (RANDOM, "CLIP"):
-        parts = []
-        for one in comparisons:
-            name = one.headline()
-            sparc, cell = (one.cell(s, name) if name else None for s in ("SPARC", other))
-            gap = one.difference(other, name) if name else None
-            if sparc and cell and gap:
+    for one in comparisons:
+        name = one.headline()
+        for start in one.starts:
+            if start == one.baseline or name is None:
+                continue
+            cell, base = one.cell(start, name), one.cell(one.baseline, name)
+            gap = one.difference(start, name)
+            if cell and base and gap:
                 twice = places.count((one.kind, one.place)) > 1
                 where = f"{one.place} ({one.config_name})" if twice else one.place
-                what = f"{one.kind} on {where}, {label(name)} {sparc.text}"
-                parts.append(f"{what} against {cell.text} ({gap.text})")
-        if parts:
-            sentences.append(f"SPARC instead of {other}: {'; '.join(parts)}.")
-    return sentences
+                what = f"{one.kind} on {where}, {label(name, one.starts[start][0])} {cell.text}"
+                sentences.setdefault((start, one.baseline), []).append(
+                    f"{what} against {base.text} ({gap.text})"
+                )
+    return [f"{s} instead of {base}: {'; '.join(p)}." for (s, base), p in sentences.items()]

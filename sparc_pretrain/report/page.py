@@ -30,6 +30,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sparc_pretrain.atomic_file import atomic_write
+from sparc_pretrain.metric import short
 from sparc_pretrain.report import captions as caption_section
 from sparc_pretrain.report import samples, sections
 from sparc_pretrain.report.figures import Album
@@ -39,11 +40,11 @@ from sparc_pretrain.report.numbers import (
     compare,
     label,
     scale,
-    short,
     shown,
+    starts_of,
     summary,
 )
-from sparc_pretrain.report.records import RANDOM, Evaluation, gather
+from sparc_pretrain.report.records import Evaluation, gather, style
 
 TEMPLATE = "page.html"
 TITLE = "SPARC: pre-training and transfer"
@@ -94,8 +95,8 @@ def build(
     comparisons = compare(found.evaluations)
     if not comparisons:
         missing.append(
-            "SPARC beside other starts: no evaluation with SPARC has a counterpart of the same "
-            "task, config and data."
+            "Starts side by side: no evaluation has a counterpart from another start with the "
+            "same task, config and data."
         )
     way = samples.way(album, found, some, alignment)
     if album.left_out:
@@ -106,6 +107,7 @@ def build(
         .get_template(TEMPLATE)
         .render(
             title=title,
+            style=style,
             summary=summary(comparisons),
             single=all(one.one_run_each for one in comparisons),
             tiles=_tiles(found.evaluations, comparisons),
@@ -150,8 +152,7 @@ def _tiles(
         if evaluation.setting not in compared:
             compared.add(evaluation.setting)
             alone = [e for e in evaluations if e.setting == evaluation.setting]
-            starts = {start: [e for e in alone if e.start == start] for start in _starts(alone)}
-            groups.append(Comparison(*_where(evaluation), starts, ""))
+            groups.append(Comparison(*_where(evaluation), starts_of(alone)))
     tiles = []
     for one in groups:
         name = one.headline()
@@ -165,18 +166,18 @@ def _tiles(
         chance = (first.record.get("protocol") or {}).get(f"chance_{short(name).split('_')[-1]}")
         rows = [(start, cell.text, cell.value) for start, cell in bars]
         if chance is not None:
-            how = scale(name, chance, first)
+            how = scale(name, first)
             rows.append(("chance", shown(name, chance, first), chance * how.factor))
         top = max(value for *_, value in rows) or 1
         tiles.append(
             {
                 "kind": one.kind,
                 "place": one.place,
-                "metric": label(name),
+                "metric": label(name, first),
                 "config": one.config_name,
-                "lower": not scale(name, None, first).higher_is_better,
+                "lower": scale(name, first).higher_is_better is False,
                 "bars": [
-                    (start, text, round(100 * max(0, value) / top, 1), _style(start))
+                    (start, text, round(100 * max(0, value) / top, 1), style(start))
                     for start, text, value in rows
                 ],
             }
@@ -184,34 +185,25 @@ def _tiles(
     return tiles
 
 
-def _starts(evaluations: Sequence[Evaluation]) -> list[str]:
-    return list(dict.fromkeys(e.start for e in evaluations))
-
-
 def _where(evaluation: Evaluation) -> tuple[str, str, str, str]:
     kind, config, data = evaluation.setting
     return kind, evaluation.place, config, data
 
 
-def _style(start: str) -> str:
-    return {"SPARC": "sparc", "CLIP": "clip", RANDOM: "random", "chance": "chance"}.get(
-        start, "other"
-    )
-
-
 def _comparison(one: Comparison) -> dict[str, Any]:
-    """A comparison as rows of text: per metric SPARC, then each other start and its difference."""
-    others = [start for start in (RANDOM, "CLIP") if start in one.starts]
-    others += [start for start in one.starts if start not in ("SPARC", *others)]
+    """A comparison as rows of text: per metric the baseline, then each start and its difference."""
+    others = [start for start in one.starts if start != one.baseline]
+    first = one.starts[one.baseline][0]
     rows = []
     for name in one.names():
         cells = [(other, one.cell(other, name), one.difference(other, name)) for other in others]
-        rows.append((label(name), one.cell("SPARC", name), cells))
+        rows.append((label(name, first), one.cell(one.baseline, name), cells))
     return {
         "kind": one.kind,
         "place": one.place,
         "config": one.config,
         "remark": one.remark,
+        "baseline": one.baseline,
         "others": others,
         "rows": rows,
     }
@@ -225,7 +217,7 @@ def _row(evaluation: Evaluation) -> dict[str, Any]:
         "place": evaluation.place,
         "data": record.get("data"),
         "start": evaluation.start,
-        "style": _style(evaluation.start),
+        "style": style(evaluation.start),
         "run": backbone.get("run"),
         "sha": str(backbone.get("sha256") or "")[:12],
         "objective": backbone.get("objective"),
@@ -233,7 +225,7 @@ def _row(evaluation: Evaluation) -> dict[str, Any]:
         "config": record.get("config"),
         "checkpoint": record.get("checkpoint"),
         "metrics": [
-            (name, label(name), shown(name, value, evaluation), absent(name, value))
+            (name, label(name, evaluation), shown(name, value, evaluation), absent(name, value))
             for name, value in evaluation.metrics.items()
         ],
         "protocol": json.dumps(record.get("protocol"), indent=1, ensure_ascii=False),

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sparc_pretrain.metric import Metric, short
 from sparc_pretrain.run_folder import MANIFEST, WEIGHTS, RunFolder, open_run
 
 RANDOM = "random initialisation"
-STARTS = {"Sparc": "SPARC", "Clip": "CLIP"}  # objective of the run folder -> how it is called
+# Objective of the run folder -> how it is called, where that is not its name in capitals.
+STARTS = {"Sparc": "SPARC", "Clip": "CLIP", "Filip": "FILIP", "Pacl": "PACL", "Mgca": "MGCA"}
+STARTS |= {"Gloria": "GLoRIA", "Siglip": "SigLIP", "Xvlm": "X-VLM", "Uniter": "UNITER"}
+HEADS = {"bbox_": "detection", "mIoU": "segmentation", "CIDEr": "captioning"}
 KINDS = ("retrieval", "detection", "segmentation", "captioning")
-# Tasks of foreign configs are called by their model's class; their metrics tell what they are.
-SIGNS = {
-    "retrieval": re.compile(r"R@\d+"),
-    "detection": re.compile(r"(bbox|segm)_"),
-    "segmentation": re.compile(r"\b(mIoU|aAcc)\b"),
-    "captioning": re.compile(r"(BLEU|CIDEr)"),
-}
 
 
 @dataclass
@@ -39,11 +35,24 @@ class Evaluation:
 
     @property
     def kind(self) -> str:
-        """One of KINDS, or the task itself."""
+        """One of KINDS, or the task itself; foreign configs name none, their headline tells."""
         if self.task in KINDS:
             return self.task
-        names = " ".join(self.record["metrics"])
-        return next((kind for kind, sign in SIGNS.items() if sign.search(names)), self.task)
+        name = short(self.headline or "")
+        return next((kind for sign, kind in HEADS.items() if name.startswith(sign)), self.task)
+
+    def metric(self, name: str) -> Metric:
+        """What is declared of a metric; a bare number that nobody judges where nothing is."""
+        told = (self.record.get("described") or {}).get(name)
+        return Metric(**told) if told else Metric(short(name), "number", None)
+
+    @property
+    def headline(self) -> str | None:
+        """The metric that stands for this evaluation: the first that is declared so, else the
+        first.
+        """
+        names = list(self.metrics)
+        return next((n for n in names if self.metric(n).headline), names[0] if names else None)
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -59,8 +68,8 @@ class Evaluation:
         """Where the backbone comes from, in words: SPARC, CLIP, random initialisation, ..."""
         if not self.backbone:
             return RANDOM
-        objective = self.backbone.get("objective")
-        return STARTS.get(objective, str(objective or self.backbone.get("run") or "unknown"))
+        told = {"type": self.backbone.get("objective"), **self.backbone}
+        return called(told) or str(self.backbone.get("run") or "unknown")
 
     @property
     def setting(self) -> tuple[str, str, str]:
@@ -79,10 +88,7 @@ class TrainingLog:
 
     folder: Path
     rows: list[dict[str, float]]
-
-    @property
-    def pretraining(self) -> bool:
-        return "global_loss" in self.rows[-1]
+    run: RunFolder | None = None  # that the training has made: it is a pre-training
 
     def series(self, key: str) -> list[tuple[float, float]]:
         """(step, value) of `key`."""
@@ -128,11 +134,25 @@ def gather(work_dirs: Sequence[Path]) -> Found:
     for file in _files(work_dirs, "vis_data/scalars.json"):
         logs.setdefault(file.parents[2], []).append(file)
     folders = {f.parent.resolve() for f in _files(work_dirs, MANIFEST) if _is_run(f.parent)}
-    return Found(
-        evaluations,
-        [log for folder, files in logs.items() if (log := _log(folder, files)).rows],
-        [open_run(folder) for folder in sorted(folders)],
-    )
+    runs = {folder: open_run(folder) for folder in sorted(folders)}
+    made = {folder.parent: run for folder, run in runs.items()}
+    read = [_log(folder, files, made.get(folder.resolve())) for folder, files in logs.items()]
+    return Found(evaluations, [log for log in read if log.rows], list(runs.values()))
+
+
+def style(start: str) -> str:
+    """How a start is drawn: a class of the page's style sheet."""
+    name = start.partition(" (")[0].removesuffix("+IC").lower()
+    name = "random" if start.startswith(RANDOM) else name
+    return name if name in ("sparc", "clip", "random", "chance") else "other"
+
+
+def called(objective: dict[str, Any] | str | None) -> str:
+    """The name of an objective in words, '' for none: SPARC, or SPARC+IC with an image contrast."""
+    told = objective if isinstance(objective, dict) else {"type": objective}
+    name = str(told.get("type") or "").rpartition(".")[2]
+    name = STARTS.get(name, name)
+    return f"{name}+IC" if told.get("image_contrast") else name
 
 
 def place(data: str) -> str:
@@ -204,7 +224,7 @@ def _evaluation(file: Path) -> Evaluation:
     return found
 
 
-def _log(folder: Path, files: Sequence[Path]) -> TrainingLog:
+def _log(folder: Path, files: Sequence[Path], run: RunFolder | None) -> TrainingLog:
     """Join the logs of a work dir's starts: a resume continues, a fresh start replaces."""
     rows: list[dict[str, float]] = []
     for file in files:
@@ -221,4 +241,4 @@ def _log(folder: Path, files: Sequence[Path]) -> TrainingLog:
                 fresh.append(row)
         if fresh:
             rows = [row for row in rows if row["step"] < fresh[0]["step"]] + fresh
-    return TrainingLog(folder, rows)
+    return TrainingLog(folder, rows, run)

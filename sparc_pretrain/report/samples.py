@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sparc_pretrain.data.captions import read_captions
 from sparc_pretrain.report.figures import Album, halves, read
-from sparc_pretrain.report.records import STARTS, Evaluation, Found
+from sparc_pretrain.report.records import Evaluation, Found, called
 from sparc_pretrain.run_folder import RunFolder
 from sparc_pretrain.zeroshot import encode
 from sparc_pretrain.zeroshot.alignment import align, overlay
@@ -133,13 +133,13 @@ def pretrained(runs: Sequence[RunFolder]) -> RunFolder | None:
 
 def backbone_facts(run: RunFolder) -> dict[str, Any]:
     """What the page says about a run folder."""
-    vision, objective = run.config["vision"], (run.config["objective"] or {}).get("type")
+    vision = run.config["vision"]
     return {
         "name": run.name,
         "sha": run.sha256,
         "arch": f"{vision['arch'].split('_patch')[0]}/{vision['patch']}",
         "size": vision["img_size"],
-        "objective": STARTS.get(objective, objective or "no objective"),
+        "objective": called(run.config.get("objective")) or "no objective",
         "seen": run.config.get("samples_seen"),
     }
 

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from sparc_pretrain.report.figures import Album, Curve, alike, chart, halves
-from sparc_pretrain.report.records import RANDOM, Evaluation, Found, TrainingLog
+from sparc_pretrain.report.records import Evaluation, Found, TrainingLog, style
 from sparc_pretrain.report.samples import Images, backbone_facts
-from sparc_pretrain.run_folder import RunFolder
 
 QUERIES, ANSWERS, PICTURES, COLUMNS = 6, 5, 6, 4
-STYLES = {"SPARC": "sparc", "CLIP": "clip", RANDOM: "random"}
 TERMS = {
     "loss": "Total loss",
     "global_loss": "Global loss: image against caption",
@@ -25,19 +23,16 @@ TERMS = {
 def curves(found: Found) -> list[dict[str, Any]]:
     """Charts of pre-training (each term), then of transfer (total loss, per kind)."""
     charts = []
-    order = list(STYLES)
-    logs = sorted(
-        found.logs,
-        key=lambda log: order.index(_start(log, found)) if _start(log, found) in order else 9,
-    )
-    ahead = [log for log in logs if log.pretraining]
-    for key, title in TERMS.items():
-        lines = _lines(ahead, key, found)
-        if lines:
+    logs = sorted(found.logs, key=lambda log: _start(log, found) != "SPARC")
+    ahead = [log for log in logs if log.run]
+    terms = dict.fromkeys(key for log in ahead for key in log.rows[-1] if key.endswith("loss"))
+    for key in sorted(terms, key=lambda key: (key != "loss", key)):
+        if lines := _lines(ahead, key, found):
+            title = TERMS.get(key, key.replace("_", " ").capitalize())
             charts.append(_chart("Pre-training", title, lines))
     groups: dict[str, list[TrainingLog]] = {}
     for log in logs:
-        if not log.pretraining:
+        if log.run is None:
             own = _of(log, found)
             kind = f"{own.kind.capitalize()} on {own.place}" if own else "Other training"
             groups.setdefault(kind, []).append(log)
@@ -58,10 +53,10 @@ def _lines(logs: Sequence[TrainingLog], key: str, found: Found) -> list[Curve]:
         if not any(math.isfinite(y) for _, y in points):
             continue
         start = _start(log, found)
-        style = STYLES.get(start, "other")
-        nth = sum(line.style.startswith(style) for line in lines)
-        name = f"{start} ({'/'.join(log.folder.parts[-2:])}{_weight(log, key, found)})"
-        lines.append(Curve(name, f"{style} dash{nth % 4}", points))
+        drawn = style(start)
+        nth = sum(line.style.startswith(drawn) for line in lines)
+        name = f"{start} ({'/'.join(log.folder.parts[-2:])}{_weight(log, key)})"
+        lines.append(Curve(name, f"{drawn} dash{nth % 4}", points))
     return lines
 
 
@@ -71,22 +66,15 @@ def _of(log: TrainingLog, found: Found) -> Evaluation | None:
 
 def _start(log: TrainingLog, found: Found) -> str:
     """What a training is called: its backbone's origin, or for pre-training its objective."""
-    if not log.pretraining:
+    if log.run is None:
         own = _of(log, found)
         return own.start if own else "not evaluated"
-    if run := _run(log, found):
-        return backbone_facts(run)["objective"]
-    return "SPARC" if "local_loss" in log.rows[-1] else "CLIP"
+    return backbone_facts(log.run)["objective"]
 
 
-def _run(log: TrainingLog, found: Found) -> RunFolder | None:
-    return next((run for run in found.runs if run.path.parent == log.folder.resolve()), None)
-
-
-def _weight(log: TrainingLog, key: str, found: Found) -> str:
+def _weight(log: TrainingLog, key: str) -> str:
     """The factor inside a logged term, where the run folder tells it."""
-    run = _run(log, found)
-    objective = (run.config["objective"] if run else None) or {}
+    objective = (log.run.config["objective"] if log.run else None) or {}
     weight = objective.get(key.replace("_loss", "_weight"), 1)
     return f", weight {weight:g}" if weight != 1 else ""
 

@@ -12,10 +12,17 @@ import torch
 from torch import Tensor
 
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.metric import Metric
 from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.zeroshot import encode, prompts
 from sparc_pretrain.zeroshot.outcome import Outcome
 
+METRICS = (
+    Metric("top1", headline=True, title="top-1", words="the image's class comes first"),
+    Metric("top5", title="top-5", words="among the first five"),
+    Metric("mean_per_class", title="mean per class", words="top-1 averaged over classes"),
+    Metric("pooled_*", words="by cosine of pooled embeddings"),
+)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")
 
 
@@ -188,4 +195,5 @@ def evaluate(
         "read_by": f"{type(objective).__name__}.scores; pooled_: {readers['pooled_'].formula()}",
         "ties": "count against the model",
     }
-    return Outcome(metrics, protocol, items, list(range(len(data.files))))
+    owners = list(range(len(data.files)))
+    return Outcome(metrics, protocol, items, owners, declared=METRICS)

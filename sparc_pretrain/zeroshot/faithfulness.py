@@ -16,11 +16,20 @@ from typing import Any
 from torch import Tensor
 
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.metric import Metric
 from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.zeroshot import encode
 from sparc_pretrain.zeroshot.outcome import Outcome
 
 ARTICLES = frozenset(("a", "an", "the"))
+METRICS = (
+    Metric(
+        "K_P", headline=True, title="K-Precision", words="share of its words that are said of it"
+    ),
+    Metric("K_Pna", title="K-Precision, nouns and adjectives", words="the same of content words"),
+    Metric("pooled_K_P", title="K-Precision, cosine"),
+    Metric("pooled_K_Pna", title="K-Precision, nouns and adjectives, cosine"),
+)
 CONTENT_TAGS = ("NN", "JJ")  # Penn Treebank: nouns (NN, NNS, NNP ...) and adjectives (JJ, JJR ...)
 
 
@@ -158,4 +167,5 @@ def evaluate(
         "ties": "the first caption of the file",
     }
     metrics = {name: sum(values) / len(values) for name, values in items.items()}
-    return Outcome(metrics, protocol, items, list(range(len(own))), {"retrieved": chosen[""]})
+    extra = {"retrieved": chosen[""]}
+    return Outcome(metrics, protocol, items, list(range(len(own))), extra, METRICS)

@@ -15,6 +15,7 @@ from sparc_pretrain.data.images import eval_resize
 from sparc_pretrain.data.sets.phrases import Phrase, PhraseImage
 from sparc_pretrain.data.tokenizer import WORD, Encoding
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.metric import Metric
 from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import unit
 from sparc_pretrain.objectives.sparc import group_patches
@@ -37,6 +38,32 @@ READINGS = {
     "trained": "cosine of the global embedding of the phrase alone and {trained}, the patches that "
     "the objective trains",
 }
+_POINTING = "the hottest patch lies in the phrase's object"
+METRICS = (
+    Metric(
+        "phrase_local_pointing",
+        headline=True,
+        title="phrase points, local patches",
+        words=f"{_POINTING}; the phrase's global embedding against patches by g_v",
+    ),
+    Metric(
+        "phrase_pointing",
+        title="phrase points, global patches",
+        words=f"{_POINTING}; against g_v after h_v, which FILIP and PACL do not train",
+    ),
+    Metric(
+        "trained_pointing",
+        title="phrase points, trained patches",
+        words=f"{_POINTING}; against patches as the objective trains them",
+    ),
+    Metric("local_pointing", title="tokens point, local patches", words=_POINTING),
+    Metric("words_pointing", title="words point, local patches", words=_POINTING),
+    Metric("global_pointing", title="tokens point, global patches", words=_POINTING),
+    Metric("grouping_pointing", title="SPARC's weights point", words=f"{_POINTING}; eqs. 2-4"),
+    Metric("*_box_recall", words="boxes drawn round the heat, found at IoU 0.5"),
+    Metric("*_box_IoU", words="mean IoU of boxes drawn round the heat"),
+    Metric("*_word_IoU", words="patches that a word lights up against those of its object"),
+)
 Values = dict[str, list[float]]
 
 
@@ -199,7 +226,7 @@ def evaluate(
         "patches": grid[0] * grid[1],
     }
     extra = {"words": _table(by_word), "types": _table(by_type)}
-    return Outcome(metrics, protocol, dict(values), owners, extra)
+    return Outcome(metrics, protocol, dict(values), owners, extra, METRICS)
 
 
 def _word_means(by_word: dict[str, Values]) -> dict[str, float]:

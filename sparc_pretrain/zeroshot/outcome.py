@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparc_pretrain.metric import Metric
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -12,7 +14,7 @@ class Outcome:
 
     `items` are a metric's values per item, whose mean is the metric of that name, and `owners` the
     image row of each item: what tests of significance resample. `extra` are further JSON files,
-    name -> content.
+    name -> content. `declared` says what the metrics are.
     """
 
     metrics: dict[str, float]
@@ -20,3 +22,4 @@ class Outcome:
     items: dict[str, list[float]] = field(default_factory=dict)
     owners: list[int] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    declared: tuple[Metric, ...] = ()

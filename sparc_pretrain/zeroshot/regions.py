@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from sparc_pretrain.data.images import eval_resize
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.metric import Metric
 from sparc_pretrain.objectives.contrastive import unit
 from sparc_pretrain.towers import regions as towers
 from sparc_pretrain.zeroshot import dense, encode, prompts
@@ -25,6 +26,12 @@ from sparc_pretrain.zeroshot.classification import class_ranks
 from sparc_pretrain.zeroshot.outcome import Outcome
 from sparc_pretrain.zeroshot.patch_reader import PAPER, PatchReader
 
+METRICS = (
+    Metric("top1", headline=True, title="box top-1", words="the box's class comes first"),
+    Metric("top5", title="box top-5", words="among the first five"),
+    Metric("mean_per_class*", words="top-1 averaged over classes"),
+    Metric("AP*", words="average precision of the true boxes with every class"),
+)
 GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
 SCALE = 100.0  # 1/tau of the softmax that makes scores comparable between boxes: CLIP's bound
 LVIS_PER_IMAGE = 300  # detections that LVIS counts per image
@@ -209,7 +216,8 @@ def evaluate(
         "ties": "count against the model",
     }
     items = {f"top{k}": (rank <= k).double().tolist() for k in (1, 5)}
-    return Outcome(metrics, protocol, items, owners, {"results": results, "chance_results": chance})
+    extra = {"results": results, "chance_results": chance}
+    return Outcome(metrics, protocol, items, owners, extra, METRICS)
 
 
 def region_metrics(ranks: Tensor, labels: Tensor, groups: Sequence[str]) -> dict[str, float]:

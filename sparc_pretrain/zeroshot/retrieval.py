@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.metric import Metric
 from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.zeroshot import encode
 from sparc_pretrain.zeroshot.outcome import Outcome
@@ -17,6 +18,26 @@ from sparc_pretrain.zeroshot.outcome import Outcome
 # Karpathy's test splits: name -> (images, folds whose recalls are averaged). Five captions each.
 PROTOCOLS = {"karpathy-1k": (1000, 1), "karpathy-5k": (5000, 1), "coco-1k": (5000, 5)}
 CAPTIONS_PER_IMAGE = 5
+# "pooled_": by the cosine of pooled embeddings, whatever the objective
+METRICS = (
+    Metric(
+        "t2i_R@5", headline=True, title="text→image R@5", words="its image is among the first 5"
+    ),
+    Metric("i2t_R@5", title="image→text R@5", words="a caption of it is among the first 5"),
+    *(
+        Metric(f"{way}_R@{k}", title=f"{words} R@{k}", words=f"right among the first {k}")
+        for way, words in (("i2t", "image→text"), ("t2i", "text→image"))
+        for k in (1, 10)
+    ),
+    Metric("i2t_median_rank", "rank", False, title="image→text median rank"),
+    Metric("t2i_median_rank", "rank", False, title="text→image median rank"),
+    *(
+        Metric(f"pooled_{way}_R@{k}", title=f"{words} R@{k}, cosine")
+        for way, words in (("i2t", "image→text"), ("t2i", "text→image"))
+        for k in (1, 5, 10)
+    ),
+    Metric("pooled_*_median_rank", "rank", False, words="by cosine of pooled embeddings"),
+)
 EXAMPLES = 6  # queries shown in the report
 SHOWN = 5  # answers per query
 
@@ -154,7 +175,9 @@ def evaluate(
         "read_by": f"{type(objective).__name__}.scores; pooled_: {readers['pooled_'].formula()}",
         "ties": "count against the model",
     }
-    return Outcome(metrics, protocol, extra={"retrieval": examples(scores[""], data)})
+    return Outcome(
+        metrics, protocol, extra={"retrieval": examples(scores[""], data)}, declared=METRICS
+    )
 
 
 def examples(scores: Tensor, data: encode.CaptionedImages) -> dict[str, Any]:

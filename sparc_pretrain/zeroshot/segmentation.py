@@ -15,10 +15,20 @@ from tqdm import tqdm
 
 from sparc_pretrain.data.sets.label_maps import IGNORE, LabelledMaps, read_map
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.metric import Metric
 from sparc_pretrain.zeroshot import dense, encode, prompts
 from sparc_pretrain.zeroshot.outcome import Outcome
 from sparc_pretrain.zeroshot.patch_reader import PAPER, PatchReader
 
+METRICS = (
+    Metric(
+        "paper_mIoU", headline=True, title="mIoU per image", words="over the classes in the image"
+    ),
+    Metric("mmseg_mIoU", title="mIoU", words="over classes, of the whole data set"),
+    Metric("mmseg_foreground_mIoU", title="mIoU, foreground", words="the same without background"),
+    Metric("mmseg_aAcc", title="pixel accuracy"),
+    Metric("mmseg_mAcc", title="mean accuracy of classes"),
+)
 BACKGROUNDS = ("none", "class", "threshold")
 
 
@@ -181,7 +191,8 @@ def evaluate(
         **view_protocol(view, model),
     }
     table = class_table(total, data.classes if has_background else names)
-    return Outcome(metrics, protocol, {"paper_mIoU": per_image}, rows, {"classes": table})
+    items = {"paper_mIoU": per_image}
+    return Outcome(metrics, protocol, items, rows, {"classes": table}, METRICS)
 
 
 def class_table(matrix: Tensor, names: Sequence) -> list[dict]:

@@ -17,8 +17,8 @@ from sparc_pretrain import run_folder
 from sparc_pretrain.engine.optim import GuardedOptimWrapper
 from sparc_pretrain.types import Batch, Features
 from sparc_pretrain.zeroshot import encode
+from tests import fused_toy  # noqa: F401  registers it
 from tests.models import batch, pretrainer
-from tests.objectives import fused_toy  # noqa: F401  registers it
 
 ROOT = Path(__file__).parents[2]
 OBJECTIVES = {

@@ -16,17 +16,25 @@ from sparc_pretrain import run_folder
 from sparc_pretrain.command import cli
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.metric import describe
 from sparc_pretrain.metrics_file import ancestry, write_metrics
 from sparc_pretrain.objectives.sparc import Sparc
 from sparc_pretrain.report.captions import side_by_side, struck
 from sparc_pretrain.report.figures import Album, Curve, chart, halves, ticks
-from sparc_pretrain.report.numbers import compare, scale, shown
+from sparc_pretrain.report.numbers import compare, scale, shown, summary
 from sparc_pretrain.report.page import build
-from sparc_pretrain.report.records import Evaluation, gather, place
+from sparc_pretrain.report.records import Evaluation, Found, _log, gather, place
 from sparc_pretrain.report.samples import spread
+from sparc_pretrain.report.sections import curves
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
-from tests.models import VISION
+from sparc_pretrain.zeroshot.grounding_run import METRICS as GROUNDING
+from sparc_pretrain.zeroshot.retrieval import METRICS as RETRIEVAL
+from sparc_pretrain.zeroshot.segmentation import METRICS as SEGMENTATION
+from tests.models import VISION, batch, pretrainer
+from transfer.captioning.metrics.declared import ANSWERS, CAPTIONS
+from transfer.detection.metrics import DECLARED
+from transfer.run.foreign_metrics import MMSEG
 
 ROOT = Path(__file__).parents[2]
 EVIL = "<script>alert('x')</script> & \"a dog\""
@@ -69,6 +77,7 @@ def tree(tmp_path_factory) -> Path:
             config="configs/demo/det.py",
             checkpoint="iteration 100",
             data="data/demo/val.json",
+            declared=DECLARED,
         )
         log(folder / "2026/vis_data", 5)
         for i in range(2):
@@ -81,6 +90,7 @@ def tree(tmp_path_factory) -> Path:
         {},
         ours,
         data="data/demo/c",
+        declared=CAPTIONS,
     )
     row = {"image": "00.png", "caption": EVIL, "references": [EVIL, "a kite"]}
     (folder / "captions.json").write_text(json.dumps([row]))
@@ -92,6 +102,7 @@ def tree(tmp_path_factory) -> Path:
         {"t2i_R@5": 0.4, "t2i_median_rank": 7.0},
         {"chance_R@5": 0.01},
         ours,
+        declared=RETRIEVAL,
     )
     example = {"query": f"which {EVIL}", "answers": [2, 0, 1], "correct": 0}
     told = {"images": files, "examples": [example], "captions": [EVIL] * 3}
@@ -212,45 +223,115 @@ def test_a_broken_file_is_named(name, content, tmp_path):
         build([tmp_path], tmp_path / "report.html")
 
 
-def evaluation(metrics: dict, task: str = "x", protocol: dict | None = None, **more) -> Evaluation:
-    record = {"task": task, "metrics": metrics, "protocol": protocol or {}, **more}
+def evaluation(metrics: dict, task: str = "x", declared=(), **more) -> Evaluation:
+    told = describe(metrics, declared)
+    record = {"task": task, "metrics": metrics, "protocol": {}, "described": told, **more}
     return Evaluation(Path("w/metrics.json"), record)
 
 
-def test_mmseg_writes_percent_and_the_others_fractions():
-    mmseg = evaluation({}, protocol={"evaluator": {"type": "IoUMetric"}})
-    assert shown("mIoU", 0.85, mmseg) == "0.8 %"
-    assert shown("mIoU", 0.85, evaluation({})) == "85.0 %"
-    assert shown("coco/bbox_AP", -1.0, mmseg) == "n/a"
-    assert shown("caption/CIDEr", 1.034, mmseg) == "103.4"
-    assert shown("caption/K-Precision", 0.534, mmseg) == "53.4 %"
-    assert shown("caption/scene-objects", 0.5, mmseg) == "50.0 %"
-    assert shown("caption/scene-statements", 3.25, mmseg) == "3.25"
-    assert not scale("caption/CHAIR-i", 0.1, mmseg).higher_is_better
-    assert shown("loss", None, mmseg) == "n/a"
+def told(name: str, value: float | None, declared) -> str:
+    return shown(name, value, evaluation({name: value}, declared=declared))
+
+
+def test_a_number_is_shown_in_the_unit_that_its_metric_declares():
+    assert told("mIoU", 0.85, MMSEG) == "0.8 %"
+    assert told("paper_mIoU", 0.85, SEGMENTATION) == "85.0 %"
+    assert told("coco/bbox_AP", -1.0, DECLARED) == "n/a"
+    assert told("caption/CIDEr", 1.034, CAPTIONS) == "103.4"
+    assert told("caption/METEOR", 0.301, CAPTIONS) == told("caption/SPICE", 0.301, CAPTIONS)
+    assert told("caption/METEOR", 0.301, CAPTIONS) == told("caption/BLEU-4", 0.301, CAPTIONS)
+    assert told("caption/CIDEr_low", 1.034, CAPTIONS) == "103.4"
+    assert told("caption/K-Precision", 0.534, CAPTIONS) == "53.4 %"
+    assert told("caption/scene-objects", 0.5, CAPTIONS) == "50.0 %"
+    assert told("caption/scene-objects_elsewhere", 0.5, CAPTIONS) == "50.0 %"
+    assert told("caption/scene-statements", 3.25, CAPTIONS) == "3.25"
+    assert told("loss", None, ()) == "n/a"
+    assert told("error", 3.25, ()) == "3.25"  # a record from before, or of nobody's
+
+
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [
+        ("caption/scene-stray", True),
+        ("caption/CHAIR-i", True),
+        ("caption/CIDEr", False),
+        ("caption/scene-objects_elsewhere", None),
+        ("caption/scene-statements", None),
+        ("caption/CIDEr_low", None),
+        ("chance_box_recall", None),
+        ("i2t_median_rank", True),
+    ],
+)
+def test_fewer_is_better_only_where_it_is_declared_and_controls_are_not_judged(name, better):
+    """`better`: whether 1 beside a baseline of 2 is."""
+    metrics = CAPTIONS + RETRIEVAL + GROUNDING
+    ours = {"objective": "Sparc", "sha256": "a"}
+    runs = [
+        evaluation({name: 1.0}, declared=metrics, backbone=ours),
+        evaluation({name: 2.0}, declared=metrics, backbone=None),
+    ]
+    assert compare(runs)[0].difference("SPARC", name).better is better
+
+
+@pytest.mark.parametrize(
+    "objective", ["Clip", "Filip", "Pacl", "Gloria", "Mgca", "Siglip", "Sparc"]
+)
+def test_the_log_of_every_objective_is_drawn_as_a_pretraining(objective, tree, tmp_path):
+    """FILIP, PACL and MGCA log no global loss."""
+    built = pretrainer(dict(type=objective))
+    losses = built(batch())
+    work = tmp_path / "work"
+    run = run_folder.write(work / "run", built.run_config(64), built.run_weights(), None)
+    terms = {key: 1.0 for key in losses if key.endswith("_loss")}
+    log(work / "2026/vis_data", 4, **terms)
+    found = Found([], gather([tree]).logs, [])
+    found.logs = [_log(work, [work / "2026/vis_data/scalars.json"], run)]
+    drawn = [chart["title"] for chart in curves(found) if chart["part"] == "Pre-training"]
+    assert drawn[0] == "Total loss" and len(drawn) == 1 + len(terms)
+
+
+def test_without_sparc_the_starts_are_compared_with_the_untrained_one_or_the_first():
+    def run(objective, ap):
+        start = {"objective": objective, "sha256": objective} if objective else None
+        return evaluation({"coco/bbox_AP": ap}, "detection", DECLARED, backbone=start)
+
+    clip, siglip, random = run("Clip", 0.3), run("Siglip", 0.35), run(None, 0.1)
+    [found] = compare([clip, siglip, random])
+    assert found.baseline == "random initialisation"
+    assert found.difference("SigLIP", "coco/bbox_AP").text == "+25.0 points"
+    [found] = compare([clip, siglip])
+    assert found.baseline == "CLIP" and list(found.starts) == ["SigLIP", "CLIP"]
+    assert summary([found]) == [
+        "SigLIP instead of CLIP: detection on unnamed data, box AP 35.0 % against 30.0 % "
+        "(+5.0 points)."
+    ]
 
 
 def test_a_lower_median_rank_is_better():
     runs = [
-        evaluation({"t2i_median_rank": 5.0}, backbone={"objective": "Sparc", "sha256": "a"}),
-        evaluation({"t2i_median_rank": 9.0}, backbone={"objective": "Clip", "sha256": "b"}),
+        evaluation(
+            {"t2i_median_rank": rank},
+            declared=RETRIEVAL,
+            backbone={"objective": objective, "sha256": objective},
+        )
+        for objective, rank in (("Clip", 9.0), ("Sparc", 5.0))
     ]
-    assert not scale("t2i_median_rank", 5, runs[0]).higher_is_better
-    gap = compare(runs)[0].difference("CLIP", "t2i_median_rank")
+    assert not scale("t2i_median_rank", runs[0]).higher_is_better
+    gap = compare(runs)[0].difference("SPARC", "t2i_median_rank")
     assert gap.text == "\u22124.0" and gap.better
 
 
 def test_only_one_setting_is_compared_and_runs_of_one_backbone_are_averaged():
     sparc = {"objective": "Sparc", "sha256": "a"}
     runs = [
-        evaluation({"bbox_AP": 0.2}, backbone=sparc, config="c.py"),
-        evaluation({"bbox_AP": 0.3}, backbone=sparc, config="c.py"),
-        evaluation({"bbox_AP": 0.1}, backbone=None, config="c.py"),
-        evaluation({"bbox_AP": 0.9}, backbone=None, config="other.py"),
+        evaluation({"bbox_AP": 0.2}, "x", DECLARED, backbone=sparc, config="c.py"),
+        evaluation({"bbox_AP": 0.3}, "x", DECLARED, backbone=sparc, config="c.py"),
+        evaluation({"bbox_AP": 0.1}, "x", DECLARED, backbone=None, config="c.py"),
+        evaluation({"bbox_AP": 0.9}, "x", DECLARED, backbone=None, config="other.py"),
     ]
     (one,) = compare(runs)
     assert one.cell("SPARC", "bbox_AP").text == "25.0 % (mean of 2, 20.0 to 30.0)"
-    assert one.difference("random initialisation", "bbox_AP").text == "+15.0 points"
+    assert one.difference("SPARC", "bbox_AP").text == "+15.0 points"
     assert not one.one_run_each
 
 
@@ -283,7 +364,9 @@ def test_a_prediction_is_not_put_beside_the_truth_of_another_image(tree, tmp_pat
 
 
 def captioned(root: Path, name: str, backbone: dict | None, rows: list[dict], **more) -> None:
-    record = {"task": "captioning", "metrics": {"caption/CIDEr": 0.123, **more}, "data": "data/x/c"}
+    metrics = {"caption/CIDEr": 0.123, **more}
+    record = {"task": "captioning", "metrics": metrics, "data": "data/x/c"}
+    record["described"] = describe(metrics, CAPTIONS)
     (root / name).mkdir(parents=True)
     (root / name / "metrics.json").write_text(json.dumps({**record, "backbone": backbone}))
     (root / name / "captions.json").write_text(json.dumps(rows))
@@ -293,6 +376,7 @@ def test_captions_of_several_runs_stand_side_by_side_with_their_scores(tmp_path)
     file = str(picture(tmp_path / "photos/a.png", 1))
     row = {"image": "a.png", "file": file, "references": ["a red gear"]}
     ends = {"caption/CIDEr_low": 0.1, "caption/CIDEr_high": 0.15, "caption/scene-objects": 0.5}
+    ends["caption/K-Precision"] = 0.3
     said = {"caption": "a blue  gear and a star", "false": ["a blue gear", "no such words"]}
     scores = {"scores": {"CIDEr": 0.4321, "K-Precision": 0.25, "BLEU-1": 0.7}}
     sparc = {"objective": "Sparc", "sha256": "a"}
@@ -356,6 +440,7 @@ def test_answers_to_questions_are_compared_in_percent(tmp_path):
     for name, backbone, value in (("a", {"objective": "Sparc"}, 0.512), ("b", None, 0.4)):
         (tmp_path / name).mkdir()
         record = {"task": "captioning", "metrics": {"vqa/accuracy": value}, "data": "data/x/q"}
+        record["described"] = describe(record["metrics"], ANSWERS)
         (tmp_path / name / "metrics.json").write_text(json.dumps({**record, "backbone": backbone}))
     page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
     assert "51.2 % against 40.0 % (+11.2 points)" in page and "nothing is compared" not in page
@@ -386,6 +471,7 @@ def test_a_tile_of_what_should_be_low_says_so(tmp_path):
     for name, metric in (("a", "t2i_median_rank"), ("b", "t2i_R@5")):
         (tmp_path / name).mkdir()
         record = {"task": "retrieval" if name == "b" else "other", "metrics": {metric: 0.5}}
+        record["described"] = describe([metric], RETRIEVAL)
         (tmp_path / name / "metrics.json").write_text(json.dumps({**record, "data": "data/x/q"}))
     page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
     tiles = page[page.index('<div class="tiles">') : page.index("<nav")].split('<div class="tile">')

@@ -17,6 +17,7 @@ from mmengine.structures import BaseDataElement
 
 from sparc_pretrain.registry import DATASETS, METRICS
 from transfer.captioning.data.dataset import ImageItems
+from transfer.captioning.metrics.declared import ANSWERS
 
 PROMPT = "Question: {} Answer:"
 NUMBERS = dict(
@@ -154,6 +155,7 @@ class VQAMetric(BaseMetric):
 
     default_prefix = "vqa"
     beside_record = True
+    declared = ANSWERS
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from sparc_pretrain.registry import METRICS
-from transfer.detection.metrics import DEFAULT_MAX_DETS, evaluate
+from transfer.detection.metrics import DECLARED, DEFAULT_MAX_DETS, evaluate
 
 
 @METRICS.register_module()
@@ -35,6 +35,8 @@ class DetectionMetric(BaseMetric):
         ValueError: unknown style or iou type; at evaluation, classes that do not match the
             annotation file, a model without masks asked for 'segm', scores that are not finite.
     """
+
+    declared = DECLARED
 
     def __init__(
         self,

@@ -16,9 +16,17 @@ from typing import Any, Literal
 import hotcoco
 import numpy as np
 
+from sparc_pretrain.metric import Metric
+
 Json = dict[str, Any]
 Source = str | Path | Json
 DEFAULT_MAX_DETS = {"coco": 100, "lvis": 300}
+DECLARED = (
+    Metric("bbox_AP", headline=True, title="box AP"),
+    Metric("segm_AP", title="mask AP"),
+    Metric("bbox_*", words="boxes"),
+    Metric("segm_*", words="masks"),
+)
 LVIS_GROUPS = {"r": "APr", "c": "APc", "f": "APf"}  # rare, common, frequent
 AREAS = {"AP": 0, "APs": 1, "APm": 2, "APl": 3}  # all, below 32^2, up to 96^2, above: pixels
 

@@ -19,6 +19,7 @@ from mmengine.structures import PixelData
 from sparc_pretrain.distributed import rank
 from sparc_pretrain.metrics_file import write_metrics
 from sparc_pretrain.registry import HOOKS
+from transfer.run.foreign_metrics import declared_by
 
 LEGIBLE = 320  # pixels: pictures with a shorter side are scaled up before labels are drawn
 # Heads that classify something else than the data set's categories.
@@ -141,13 +142,13 @@ class RecordHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Write the record."""
-        self._record(runner, metrics, runner.cfg.get("val_evaluator"), runner.val_dataloader)
+        self._record(runner, metrics, runner.cfg.get("val_evaluator"), runner.val_loop)
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Write the record."""
-        self._record(runner, metrics, runner.cfg.get("test_evaluator"), runner.test_dataloader)
+        self._record(runner, metrics, runner.cfg.get("test_evaluator"), runner.test_loop)
 
-    def _record(self, runner: Runner, metrics: dict | None, evaluator: Any, loader: Any) -> None:
+    def _record(self, runner: Runner, metrics: dict | None, evaluator: Any, loop: Any) -> None:
         if rank() != 0 or not metrics:
             return
         cfg = runner.cfg
@@ -162,8 +163,9 @@ class RecordHook(Hook):
             backbone=cfg.get("ancestry"),
             config=cfg.get("config_name"),
             checkpoint=str(cfg.get("checkpoint") or f"iteration {runner.iter}"),
-            data=_source(loader.dataset),
+            data=_source(loop.dataloader.dataset),
             seconds=round(time.perf_counter() - self.started, 1),
+            declared=[one for metric in loop.evaluator.metrics for one in declared_by(metric)],
         )
 
 

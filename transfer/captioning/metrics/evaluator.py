@@ -19,6 +19,7 @@ from transfer.captioning.metrics import (
     scene_facts,
     score,
 )
+from transfer.captioning.metrics.declared import CAPTIONS
 from transfer.captioning.metrics.ptb import PTBTokenizer
 
 
@@ -49,6 +50,7 @@ class CaptionMetric(BaseMetric):
 
     default_prefix = "caption"
     beside_record = True
+    declared = CAPTIONS
 
     def __init__(
         self,
