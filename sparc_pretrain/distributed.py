@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather as _all_gather_with_gradient
+from torch.distributed.nn.functional import all_to_all_single as _exchange_with_gradient
 from torch.nn import functional as F
 
 
@@ -48,11 +49,14 @@ def gather(x: Tensor) -> Tensor:
     """Concatenate `x` [B,...] of every rank along dim 0 -> [W*B,...], in rank order, with gradient.
 
     The backward pass sums the gradients that every rank sends to a slice, so a loss that is the
-    mean over ranks has the gradient of the single-process loss. Every rank must pass the same
-    shape.
+    mean over ranks has the gradient of the single-process loss. Half precision becomes float32
+    before it travels: else those sums of as many terms as ranks would be rounded one by one. Every
+    rank must pass the same shape.
     """
     if world_size() == 1:
         return x
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
     joined = torch.cat(_all_gather_with_gradient(x.contiguous()), dim=0)
     if joined.requires_grad:
         # torch sends the slices of the gradient as they lie in memory: a transposed one arrives
@@ -71,6 +75,17 @@ def gather_padded(x: Tensor) -> Tensor:
     dist.all_reduce(longest, op=dist.ReduceOp.MAX)
     padded = F.pad(x, (0, 0) * (x.ndim - 2) + (0, int(longest) - x.shape[1]))
     return gather(padded.byte()).bool() if x.dtype == torch.bool else gather(padded)
+
+
+def gather_own_columns(x: Tensor) -> Tensor:
+    """`x` [b,W*c] of every rank, with c columns of each rank -> [W*b,c]: all rows of this rank's
+    own columns, in rank order, with gradient. What `gather(x)[:, own]` gives, but no rank is sent
+    more than it needs.
+    """
+    if world_size() == 1:
+        return x
+    blocks = x.unflatten(1, (world_size(), -1)).transpose(0, 1).contiguous()  # [W,b,c]
+    return _exchange_with_gradient(torch.empty_like(blocks), blocks).flatten(0, 1)
 
 
 def roll(x: Tensor, by: int = 1) -> Tensor:

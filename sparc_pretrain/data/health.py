@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sparc_pretrain.types import BadSample
 
+MOST_LISTED = 1_000_000  # bad samples that are listed; more are only counted
 FIRST_LOOK = 1000  # samples before the share of bad ones is judged, and tries before we give up
 
 
@@ -19,9 +20,9 @@ class TooManyBadSamples(ValueError):
 class DataHealth:
     """What a run has met of bad samples: counted per reason, listed, limited.
 
-    Each bad sample is listed once in `file` (JSON lines: shard, key, reason). From 1,000 samples
-    on, `update` raises TooManyBadSamples when more than `max_bad` of the samples read were bad; an
-    unusable replacement was read too.
+    Each bad sample is listed once in `file` (JSON lines: shard, key, reason), up to `MOST_LISTED`.
+    From 1,000 samples on, `update` raises TooManyBadSamples when more than `max_bad` of the samples
+    read were bad; an unusable replacement was read too.
     """
 
     def __init__(self, file: str | Path | None = None, max_bad: float = 0.01) -> None:
@@ -29,7 +30,7 @@ class DataHealth:
         self.max_bad = max_bad
         self.seen = 0
         self.reasons: Counter[str] = Counter()
-        self._listed: set[BadSample] = set()
+        self._listed: set[int] = set()  # hashes: of a long run these are many
 
     @property
     def bad(self) -> int:
@@ -60,9 +61,11 @@ class DataHealth:
         return ", ".join(f"{why}: {n}" for why, n in self.reasons.most_common()) or "none bad"
 
     def _list(self, bad: Sequence[BadSample], write: bool) -> None:
-        new = [one for one in dict.fromkeys(bad) if one not in self._listed]
-        self._listed.update(new)
-        if new and write and self.file:
+        if not write or not self.file or len(self._listed) >= MOST_LISTED:
+            return
+        new = [one for one in dict.fromkeys(bad) if hash(one) not in self._listed]
+        self._listed.update(map(hash, new))
+        if new:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with open(self.file, "a", encoding="utf-8") as file:
                 for one in new:

@@ -83,9 +83,11 @@ class SourceOrder:
 
 
 class Schedule:
-    """Which source each draw comes from: a shuffled cycle that holds each source by its weight.
+    """Which source each draw comes from: a shuffled cycle that holds each source by its weight, and
+    begins at another of its places every time, or a rank that takes every second draw of a cycle of
+    two would always get the same source.
 
-    A draw is a global batch or a sample. `counts_before` [L,S] makes the number of earlier draws
+    A draw is a global batch or a sample. `counts_before` [L+1,S] makes the number of earlier draws
     from a source a table look-up. Raises ValueError for weights that are not positive.
     """
 
@@ -107,14 +109,20 @@ class Schedule:
         cycle = np.repeat(np.arange(len(weights)), per_cycle)
         self.cycle = _generator(seed, 0).permutation(cycle)
         hits = self.cycle[:, None] == np.arange(len(weights))
-        self.counts_before = np.cumsum(hits, axis=0) - hits
+        self.counts_before = np.vstack([np.zeros_like(hits[:1], int), np.cumsum(hits, axis=0)])
         self.per_cycle = np.asarray(per_cycle, dtype=np.int64)
+        self.seed = seed
 
     def __call__(self, draw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Draws [n] -> (source, number of earlier draws from this source), both [n]."""
-        cycles, place = np.divmod(draw, len(self.cycle))
-        source = self.cycle[place]
-        return source, cycles * self.per_cycle[source] + self.counts_before[place, source]
+        length = len(self.cycle)
+        cycles, place = np.divmod(draw, length)
+        begin = (_hash(cycles, self.seed) % length).astype(np.int64)
+        place += begin
+        source = self.cycle[place % length]
+        earlier = self.counts_before[place % length, source] - self.counts_before[begin, source]
+        # a place behind the end of the table: what stands before `begin` comes after the rest
+        return source, (cycles + place // length) * self.per_cycle[source] + earlier
 
 
 @DATA_SAMPLERS.register_module()
@@ -214,6 +222,14 @@ class PairSampler(Sampler):
 
     def set_epoch(self, epoch: int) -> None:
         """Nothing to do: the stream is endless and its position says it all."""
+
+
+def _hash(x: np.ndarray, seed: int) -> np.ndarray:
+    """splitmix64 (Steele et al., 2014) of numbers [n] under a seed: uint64, evenly spread."""
+    x = (x.astype(np.uint64) + np.uint64(seed % 2**32 * 2**32 + 1)) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 def _generator(*numbers: int) -> np.random.Generator:

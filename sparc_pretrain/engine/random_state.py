@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import Runner, set_random_seed
 
 from sparc_pretrain.distributed import gather_objects, rank, world_size
 from sparc_pretrain.registry import HOOKS
@@ -41,9 +41,20 @@ def restore(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
+def base_seed(runner: Runner) -> int:
+    """The seed of the run, which mmengine has already moved on by the rank with
+    ``randomness.diff_rank_seed``.
+    """
+    apart = (runner.cfg.get("randomness") or {}).get("diff_rank_seed", False)
+    return runner.seed - rank() if apart else runner.seed
+
+
 @HOOKS.register_module()
 class RandomStateHook(Hook):
     """Saves and restores the generators of every rank, and keeps validation from moving them.
+
+    Ranks begin training with generators of their own, or all would drop the same paths and patches;
+    until then they draw the same, so that they build the same model.
 
     Restored between the making of the training iterator (which draws a seed for its workers) and
     the first batch; in an epoch-based loop before the iterator is made, as in the run that went on.
@@ -73,6 +84,11 @@ class RandomStateHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the states until training starts."""
         self.loaded = checkpoint.get(KEY)
+
+    def before_train(self, runner: Runner) -> None:
+        """The model is built and has its weights."""
+        if rank():
+            set_random_seed(base_seed(runner) + rank())
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Choose the moment to restore at."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from sparc_pretrain.distributed import gather, own_rows
+from sparc_pretrain.distributed import gather, gather_own_columns, own_rows
 
 # Numbers of a similarity tensor that are held at a time: 32 MiB in float32.
 BLOCK = 2**23
@@ -99,14 +99,14 @@ def score_nce(image_to_text: Tensor, text_to_image: Tensor) -> Tensor:
 
     Args:
         image_to_text, text_to_image: [b,B] logits, this rank's images against the captions of all
-            ranks. The columns of this rank's captions are gathered: B*B numbers travel, and no
+            ranks. The columns of this rank's captions are exchanged: b*B numbers travel, and no
             patches.
 
     Returns:
         scalar: the mean over this rank's rows; its mean over ranks is the loss of the whole batch.
     """
     own = own_rows(len(image_to_text), image_to_text.device)
-    columns = gather(text_to_image)[:, own]
+    columns = gather_own_columns(text_to_image)
     return (F.cross_entropy(image_to_text, own) + F.cross_entropy(columns.T, own)) / 2
 
 

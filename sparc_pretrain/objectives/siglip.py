@@ -35,7 +35,7 @@ def sigmoid_loss(
         scalar: the mean over this rank's images; its mean over ranks is the loss of the whole
         batch.
     """
-    logits = scale * unit(image) @ unit(gather(text)).T + bias
+    logits = scale * unit(image) @ gather(unit(text)).T + bias
     pair = F.one_hot(own_rows(len(image), image.device), logits.shape[1])
     return -F.logsigmoid((2 * pair - 1) * logits).sum(dim=1).mean()
 

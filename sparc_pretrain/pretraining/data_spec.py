@@ -12,6 +12,7 @@ from typing import Any
 from mmengine.runner import Runner
 
 from sparc_pretrain.distributed import world_size
+from sparc_pretrain.engine.random_state import base_seed
 
 KEY = "data_spec"
 SHOWN = 16  # hexadecimal digits of a hash
@@ -23,7 +24,7 @@ def describe(runner: Runner) -> dict[str, str]:
     whatever the config says. Folders are left out: a data set may move.
     """
     loader = runner.train_dataloader
-    spec = {"seed": str(runner.seed)}
+    spec = {"seed": str(base_seed(runner))}
     if hasattr(loader.dataset, "fingerprint"):
         # pre-training keeps the global batch for any number of processes; mm's loaders keep the
         # batch of a process, and there a resume on other machines changes it, with a warning

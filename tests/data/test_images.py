@@ -282,14 +282,36 @@ def test_crops_lie_inside_and_keep_to_area_and_aspect(size):
             assert 0.45 < h * w / (height * width) <= 1
 
 
+@pytest.mark.parametrize("size", [(40, 60), (60, 40)])
+def test_crops_are_spread_evenly_over_all_places(size):
+    """Down and to the right as far as up and to the left, and as often."""
+    generator = np.random.default_rng(0)
+    boxes = [crop_box(*size, (0.2, 0.6), (3 / 4, 4 / 3), generator) for _ in range(400)]
+    for begin, length, whole in ((0, 2, size[0]), (1, 3, size[1])):
+        room = [(box[begin], whole - box[length]) for box in boxes if box[length] < whole]
+        shares = np.array([at / free for at, free in room])
+        assert shares.min() < 0.05 and shares.max() > 0.95
+        assert abs(shares.mean() - 0.5) < 0.06
+
+
 def test_the_training_crop_is_torchvision_s_antialiased_bicubic_one():
-    image = decode(FORMATS["png"]())
+    """On noise, where every other filter gives another picture; PIL's is the same filter."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
     top, left, h, w = crop_box(40, 60, (0.9, 1.0), images.RATIO, np.random.default_rng(3))
-    want = v2.functional.resized_crop(
-        image.contiguous(), top, left, h, w, [24, 24], v2.InterpolationMode.BICUBIC, True
-    )
-    got = train_crop(image, 24, generator=np.random.default_rng(3))
-    assert (got.int() - want.int()).abs().max() <= 1
+    got = train_crop(image, 24, generator=np.random.default_rng(3)).int()
+
+    def resized(kind: v2.InterpolationMode, antialias: bool) -> torch.Tensor:
+        where = (top, left, h, w, [24, 24])
+        return v2.functional.resized_crop(image, *where, kind, antialias).int()
+
+    modes = v2.InterpolationMode
+    assert (got - resized(modes.BICUBIC, True)).abs().max() <= 1
+    assert (got - resized(modes.BICUBIC, False)).abs().max() > 50
+    assert (got - resized(modes.BILINEAR, True)).abs().max() > 20
+    cut = Image.fromarray(pixels[top : top + h, left : left + w])
+    by_pil = torch.from_numpy(np.array(cut.resize((24, 24), Image.Resampling.BICUBIC)))
+    assert (got - by_pil.permute(2, 0, 1).int()).abs().max() <= 2
 
 
 def test_evaluation_crops_the_centre_or_squashes():

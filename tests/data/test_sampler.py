@@ -73,6 +73,24 @@ def test_alternating_batches_come_from_one_source_by_weight():
     assert sum(one == {1} for one in sources) == 300
 
 
+@pytest.mark.parametrize("weights", [[1, 1], [1, 3], [1, 1, 1, 1]])
+@pytest.mark.parametrize("world", [2, 3, 4, 8])
+def test_with_mixed_samples_every_rank_sees_every_source_by_its_weight(weights, world):
+    """A cycle as long as the number of processes, or a part of it, would give each its own."""
+    sources = Sources(*[[100]] * len(weights), weights=weights)
+    for rank in range(world):
+        stream = take(sampler(sources, rank, world, mode="mixed"), 4000)
+        shares = np.bincount([index // 100 for index, _ in stream]) / 4000
+        assert np.abs(shares - np.array(weights) / sum(weights)).max() < 0.04
+
+
+def test_every_epoch_shuffles_a_block_anew():
+    """One block of one shard: nothing but the order within it can differ."""
+    stream = [index for index, _ in take(sampler(Sources([40])), 40 * 6)]
+    epochs = {tuple(stream[begin : begin + 40]) for begin in range(0, 240, 40)}
+    assert len(epochs) == 6
+
+
 def test_mixed_samples_follow_the_weights_in_every_stretch():
     stream = take(sampler(TWO, mode="mixed"), 4000)
     for start in range(0, 4000, 400):

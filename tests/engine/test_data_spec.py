@@ -47,7 +47,7 @@ class Wrapped:
 
 def spec_of(dataset: Any, batch: int = 2, seed: int = 0) -> dict[str, str]:
     loader = DataLoader(dataset, batch_size=batch)
-    return data_spec.describe(SimpleNamespace(train_dataloader=loader, seed=seed))
+    return data_spec.describe(SimpleNamespace(train_dataloader=loader, seed=seed, cfg={}))
 
 
 def test_the_content_of_the_annotation_file_counts_and_not_where_it_lies(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_without_an_annotation_file_the_names_of_the_images_count() -> None:
 def test_every_data_set_of_a_concatenation_counts() -> None:
     parts = SimpleNamespace(datasets=[Annotated(["a"]), Annotated(["b"])])
     loader = SimpleNamespace(batch_sampler=None, batch_size=2, dataset=parts)
-    spec = data_spec.describe(SimpleNamespace(train_dataloader=loader, seed=0))
+    spec = data_spec.describe(SimpleNamespace(train_dataloader=loader, seed=0, cfg={}))
     assert {"data set", "data set 1"} <= spec.keys()
     assert spec["data set"] != spec["data set 1"]
 

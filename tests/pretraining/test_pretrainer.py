@@ -135,7 +135,9 @@ def test_a_batch_that_does_not_divide_is_refused():
 WORKER = """
 import json, sys, torch, torch.distributed as dist
 from sparc_pretrain.pretraining.pretrainer import DistributedPretrainer
-from sparc_pretrain.distributed import leave, rank, world_size
+from sparc_pretrain.distributed import (
+    gather, gather_objects, gather_own_columns, leave, rank, world_size
+)
 sys.path.insert(0, {root!r})
 from tests.models import pretrainer
 from tests.pretraining.test_pretrainer import Recorder, data
@@ -156,6 +158,18 @@ for name, objective, accumulate, dtype in {cases!r}:
     loss = log["loss"].double() / world_size()
     dist.all_reduce(loss)
     results[name] = (loss.item(), [g if g is None else g.tolist() for g in recorder.gradients])
+# what one rank is sent by each, in half precision: 1 + 2^-7, of terms that bfloat16 rounds to 1
+half = torch.ones(1, 1, dtype=torch.bfloat16, requires_grad=True)
+(gather(half)[0] * (1 + 2**-8, 2**-8)[rank()]).sum().backward()
+results["half"] = half.grad.item()
+whole = torch.arange(24.0, dtype=torch.float64).view(6, 4)  # [W*b,W*c]
+mine = whole[3 * rank() : 3 * rank() + 3].clone().requires_grad_()
+columns = gather_own_columns(mine)
+results["columns"] = bool((columns == whole[:, 2 * rank() : 2 * rank() + 2]).all())
+(columns.T * columns.T.detach()).sum().backward()  # its own value; a transposed gradient
+results["columns"] &= bool((mine.grad == mine).all())
+results = gather_objects(results)
+results = {{**results[0], **{{k: [r[k] for r in results] for k in ("half", "columns")}}}}
 if rank() == 0:
     json.dump(results, open({out!r}, "w"))
 dist.barrier()
@@ -179,6 +193,8 @@ def test_two_processes_equal_one_with_and_without_micro_batches(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads(out.read_text())
+    assert results["half"] == [1 + 2**-7] * 2, "sums over ranks are those of float32"
+    assert results["columns"] == [True, True]
     for name, objective, _, dtype in cases:
         tolerance = 1e-9 if dtype == "float64" else 1e-5
         log, wanted = gradients(objective, 1, dtype_of(dtype))

@@ -14,26 +14,29 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, get_priority
 from PIL import Image
 from torch import Tensor
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.data import health
 from sparc_pretrain.data.dataset import PairDataset
-from sparc_pretrain.data.health import TooManyBadSamples
+from sparc_pretrain.data.health import DataHealth, TooManyBadSamples
 from sparc_pretrain.data.shard_index import index_file
 from sparc_pretrain.data.shards import write_shards
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.engine import mmengine_patches
+from sparc_pretrain.engine.checkpoint_hook import CheckpointHook
 from sparc_pretrain.engine.non_finite import NonFiniteHook, NonFiniteRun
+from sparc_pretrain.engine.random_state import RandomStateHook
 from sparc_pretrain.objectives.base import Objective
-from sparc_pretrain.pretraining import recipe
+from sparc_pretrain.pretraining import hooks, recipe
 from sparc_pretrain.pretraining.recipe import check_sources, complete, make_tokenizer
 from sparc_pretrain.registry import OBJECTIVES
-from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures
+from sparc_pretrain.types import BadSample, Batch, Features, ImageFeatures, TextFeatures
 from tests.models import VISION
 
 CAPTIONS = ["a red star", "two blue fish", "a house on grass", "the moon above water"]
@@ -354,6 +357,71 @@ def test_throughput_and_waiting_are_logged_and_plausible(shards: Path) -> None:
     for line in logged:
         assert 0 < line["pairs_per_second"] < 1e5
         assert 0 <= line["data_wait_percent"] <= 100
+
+
+def test_the_rates_of_a_window_are_its_sums_over_its_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """16 pairs in 1 + 9 s are 1.6 pairs/s; the mean of both steps' rates is 4.4. Saving between
+    two steps is no waiting for data.
+    """
+    clock = iter([0.0, 0.5, 1.0, 8.0, 10.0])  # ends, and arrivals of a batch
+    monkeypatch.setattr(hooks.time, "perf_counter", lambda: next(clock))
+    hub = MessageHub.get_instance("throughput")
+    hook, runner = hooks.ThroughputHook(), SimpleNamespace(message_hub=hub)
+    batch = range(8)
+    hook.after_train_iter(runner, 0, batch)
+    for _ in range(2):
+        hook.before_train_iter(runner, 0, batch)
+        hook.after_train_iter(runner, 0, batch)
+    assert hub.get_scalar("train/pairs_per_second").mean(2) == pytest.approx(16 / 10)
+    assert hub.get_scalar("train/data_wait_percent").mean(2) == pytest.approx(100 * 7.5 / 10)
+    others = (hooks.RunFolderHook, CheckpointHook, RandomStateHook)
+    assert all(
+        get_priority(hook.priority) > get_priority(other.priority) for other in others
+    )  # its clock stops when they are done
+
+
+def test_bad_samples_of_the_last_steps_are_listed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the first rank; the others count and keep none."""
+    written = []
+    for rank in range(2):
+        monkeypatch.setattr(hooks, "rank", lambda rank=rank: rank)
+        hub = MessageHub.get_instance("health")
+        runner = SimpleNamespace(message_hub=hub, iter=0)
+        hook = hooks.DataHealthHook(max_bad=1.0, interval=3)
+        hook.health = DataHealth(tmp_path / f"rank{rank}.jsonl", max_bad=1.0)
+        for step in range(5):
+            runner.iter = step
+            bad = BadSample("a.tar", f"{step}", "not an image")
+            hook.after_train_iter(runner, 0, SkippingBatch([bad, bad]))
+        assert hook.health.bad == 6
+        (hook.gather_state if rank else hook.after_train)(runner)
+        assert hook.health.bad == 10 and hook.health.seen == 50
+        written.append(hook.health)
+    keys = [json.loads(line)["key"] for line in written[0].file.read_text().splitlines()]
+    assert keys == ["0", "1", "2", "3", "4"]
+    assert not written[1].file.exists() and not written[1]._listed
+
+
+def test_the_list_of_bad_samples_ends_somewhere_and_the_count_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "MOST_LISTED", 3)
+    found = DataHealth(tmp_path / "bad.jsonl", max_bad=1.0)
+    for step in range(9):
+        found.update([BadSample("a.tar", f"{step}", "not an image")], seen=1)
+    assert len(found.file.read_text().splitlines()) == 3 and found.bad == 9
+
+
+class SkippingBatch(list):
+    """Eight samples, `skipped` was met on the way."""
+
+    def __init__(self, skipped: list[BadSample]) -> None:
+        super().__init__(range(8))
+        self.skipped = skipped
 
 
 def bad_config(tmp_path: Path, **hook: Any) -> Config:

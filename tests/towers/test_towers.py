@@ -70,17 +70,61 @@ def test_windows_that_do_not_divide_the_map_are_padded_with_zeros_at_the_right_a
     torch.testing.assert_close(_windowed(block, x, h, w, window), wanted)
 
 
-def test_gradient_checkpointing_changes_nothing(vision):
-    vision.train()
+@pytest.mark.parametrize("read", ["states", "maps"])
+def test_gradient_checkpointing_computes_blocks_twice_and_changes_nothing(read):
+    """Neither the gradients nor what is dropped at random; nothing is computed twice without."""
+    torch.manual_seed(0)
+    vision = VisionTower("vit_tiny_patch16_224", 64, drop_path_rate=0.5, overrides=TINY).train()
     image = torch.randn(2, 3, 64, 64)
-    gradients = []
+    computed = []
+    for block in vision.net.blocks:
+        block.register_forward_pre_hook(lambda *_: computed.append(1))
+    gradients, counts = [], []
     for recompute in (False, True):
         vision.grad_checkpointing = recompute
         vision.zero_grad()
-        vision(image).square().mean().backward()
+        computed.clear()
+        torch.manual_seed(1)
+        found = vision(image) if read == "states" else vision.maps(image, (-1,))[0]
+        found.square().mean().backward()
         gradients.append([p.grad.clone() for p in vision.parameters() if p.grad is not None])
+        counts.append(len(computed))
+    assert counts == [vision.depth, 2 * vision.depth]
     for plain, recomputed in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, recomputed)
+        assert torch.equal(plain, recomputed)
+    computed.clear()
+    with torch.no_grad():
+        vision(image)
+    assert len(computed) == vision.depth
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_patches_are_dropped_in_training_and_never_from_a_map_or_a_run_folder(registers):
+    """FLIP: a share of the patches is left out, class and register tokens never are."""
+    torch.manual_seed(0)
+    overrides = {**TINY, "class_token": registers > 0, "reg_tokens": registers}
+    vision = VisionTower("vit_tiny_patch16_224", 64, overrides=overrides, patch_drop_rate=0.5)
+    image = torch.randn(2, 3, 64, 64)
+    vision.train()
+    assert vision(image).shape == (2, 8, 32)
+    assert vision(image, prefix=True).shape == (2, 8 + vision.prefix, 32)
+    (trained,) = vision.maps(image, (-1,))
+    states = vision.eval()(image)
+    assert states.shape == (2, 16, 32)
+    torch.testing.assert_close(trained.flatten(2).transpose(1, 2), states)
+    again = VisionTower.from_config(vision.config()).train()
+    assert "drop" not in json.dumps(vision.config()) and again(image).shape == (2, 16, 32)
+
+
+def test_what_training_drops_is_no_part_of_the_architecture():
+    with pytest.raises(
+        ValueError, match=r"overrides\.patch_drop_rate.*use vision\.drop_path_rate or"
+    ):
+        VisionTower("vit_tiny_patch16_224", 64, overrides={**TINY, "patch_drop_rate": 0.5})
+    # folders written before said it there
+    config = VisionTower("vit_tiny_patch16_224", 64, overrides=TINY).config()
+    old = {**config, "overrides": {**TINY, "patch_drop_rate": 0.5}}
+    assert VisionTower.from_config(old).train()(torch.randn(1, 3, 64, 64)).shape == (1, 16, 32)
 
 
 def test_a_vision_tower_is_built_again_from_its_config(vision):
