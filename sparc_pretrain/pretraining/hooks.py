@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from pathlib import Path
 
 from mmengine.hooks import Hook
@@ -41,9 +42,9 @@ class RunFolderHook(Hook):
 class ThroughputHook(Hook):
     """Logs pairs/s of all ranks and the share of time spent waiting for data (%).
 
-    Both are sums over the seconds of the log's window: a mean of the steps' rates would count slow
-    steps too little. What runs between steps, such as saving, is time, but no waiting for data. A
-    line tells of the steps before its own.
+    Both are sums over the seconds of the log's window, its last steps: a mean of the steps' rates
+    would count slow steps too little. What runs between steps, such as saving, is time, but no
+    waiting for data. A line tells of the steps before its own.
     """
 
     priority = "LOWEST"  # the clock stops behind the other hooks
@@ -51,10 +52,16 @@ class ThroughputHook(Hook):
     def __init__(self) -> None:
         self.ended: float | None = None
         self.waited = 0.0
+        self.window: deque[tuple[float, float, float]] = deque()  # pairs, seconds, waited for data
+
+    def before_train(self, runner: Runner) -> None:
+        """The log's window, in steps; by epoch it has no end."""
+        steps = runner.log_processor.window_size
+        self.window = deque(maxlen=steps if isinstance(steps, int) else None)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batch = None) -> None:
         """The batch has just arrived."""
-        self.waited = time.perf_counter() - self.ended if self.ended else 0.0
+        self.waited = time.perf_counter() - self.ended if self.ended is not None else 0.0
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Batch = None, outputs: dict | None = None
@@ -62,11 +69,12 @@ class ThroughputHook(Hook):
         """The step is done."""
         now = time.perf_counter()
         if self.ended is not None:
-            # mmengine's mean over a window is the sum of values over that of counts, whole numbers
-            hub, microseconds = runner.message_hub, max(1, round(1e6 * (now - self.ended)))
             pairs = len(data_batch) * world_size()
-            hub.update_scalar("train/pairs_per_second", 1e6 * pairs, microseconds)
-            hub.update_scalar("train/data_wait_percent", 1e8 * self.waited, microseconds)
+            self.window.append((pairs, now - self.ended, self.waited))
+            pairs, seconds, waited = map(sum, zip(*self.window, strict=True))
+            hub = runner.message_hub
+            hub.update_scalar("train/pairs_per_second", pairs / seconds)
+            hub.update_scalar("train/data_wait_percent", 100 * waited / seconds)
         self.ended = now
 
 
