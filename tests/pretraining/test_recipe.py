@@ -362,8 +362,8 @@ def test_throughput_and_waiting_are_logged_and_plausible(shards: Path) -> None:
 def test_the_rates_of_a_window_are_its_sums_over_its_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """16 pairs in 1 + 9 s, the last two steps, are 1.6 pairs/s; the mean of both steps' rates is 4.4. Saving between
-    two steps is no waiting for data.
+    """16 pairs in the last two steps, of 1 and 9 s, are 1.6 pairs/s; the mean of both is 4.4.
+    Saving between two steps is no waiting for data.
     """
     clock = iter([-9.0, -5.0, 0.0, 0.5, 1.0, 8.0, 10.0])  # ends, and arrivals of a batch
     monkeypatch.setattr(hooks.time, "perf_counter", lambda: next(clock))
