@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather as _all_gather_with_gradient
-from torch.distributed.nn.functional import all_to_all_single as _exchange_with_gradient
 from torch.nn import functional as F
 
 
@@ -85,7 +84,21 @@ def gather_own_columns(x: Tensor) -> Tensor:
     if world_size() == 1:
         return x
     blocks = x.unflatten(1, (world_size(), -1)).transpose(0, 1).contiguous()  # [W,b,c]
-    return _exchange_with_gradient(torch.empty_like(blocks), blocks).flatten(0, 1)
+    return _Exchange.apply(blocks).flatten(0, 1)
+
+
+class _Exchange(torch.autograd.Function):
+    """Block w of `blocks` [W,...] goes to rank w; its gradient comes back the same way."""
+
+    @staticmethod
+    def forward(ctx, blocks: Tensor) -> Tensor:
+        received = torch.empty_like(blocks)
+        dist.all_to_all_single(received, blocks)
+        return received
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _Exchange.forward(ctx, gradient.contiguous())
 
 
 def roll(x: Tensor, by: int = 1) -> Tensor:

@@ -171,6 +171,4 @@ def _whole(name: str, section: Any, *keys: str) -> None:
     for key in keys:
         value = getattr(section, key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(
-                f"config key {name}.{key}={value!r} must be a whole number, 0 or more"
-            )
+            raise ValueError(f"config key {name}.{key}={value!r} must be a whole number, 0 or more")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from sparc_pretrain.towers.overrides import MOST, timm_arguments
+from sparc_pretrain.towers.overrides import MOST, TRAINING, timm_arguments
 
 # Above this many patches the fused kernel is used on a CPU as well: the plain one needs P*P memory
 # per head.
@@ -154,6 +154,9 @@ class VisionTower(nn.Module):
         overrides = config.get("overrides") or {}
         if not isinstance(overrides, dict):
             raise ValueError(f"vision.overrides={overrides!r} is no object")
+        # folders of before say there what their training dropped
+        overrides = {key: value for key, value in overrides.items() if key not in TRAINING}
+        config = {**config, "overrides": overrides}
         tower = cls(config["arch"], config["img_size"], drop_path_rate, overrides)
         built = tower.config()
         wrong = {k: (config[k], built[k]) for k in built if k in config and config[k] != built[k]}
@@ -216,7 +219,7 @@ class VisionTower(nn.Module):
                 x = self._run(block, x)
             if i in wanted:
                 patches = self.net.norm(x)[:, self.prefix :]
-                maps[i] = patches.transpose(1, 2).reshape(x.shape[0], -1, h, w)
+                maps[i] = patches.transpose(1, 2).unflatten(2, (h, w))  # fails if one is missing
         return [maps[i] for i in wanted]
 
     def _embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -116,12 +116,7 @@ def test_patches_are_dropped_in_training_and_never_from_a_map_or_a_run_folder(re
     assert "drop" not in json.dumps(vision.config()) and again(image).shape == (2, 16, 32)
 
 
-def test_what_training_drops_is_no_part_of_the_architecture():
-    with pytest.raises(
-        ValueError, match=r"overrides\.patch_drop_rate.*use vision\.drop_path_rate or"
-    ):
-        VisionTower("vit_tiny_patch16_224", 64, overrides={**TINY, "patch_drop_rate": 0.5})
-    # folders written before said it there
+def test_a_run_folder_of_before_that_says_what_its_training_dropped_is_read():
     config = VisionTower("vit_tiny_patch16_224", 64, overrides=TINY).config()
     old = {**config, "overrides": {**TINY, "patch_drop_rate": 0.5}}
     assert VisionTower.from_config(old).train()(torch.randn(1, 3, 64, 64)).shape == (1, 16, 32)
