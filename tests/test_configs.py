@@ -18,8 +18,8 @@ from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, TRANSFORMS, De
 from sparc_pretrain.command import cli
 from sparc_pretrain.data.scenes import write_scenes
 from sparc_pretrain.data.tokenizer import Tokenizer
-from sparc_pretrain.pretraining.recipe import complete
-from tests.commands import ROOT, call
+from sparc_pretrain.pretraining.recipe import complete, with_objective
+from tests.commands import ROOT, call, refusal
 from tests.models import pretrainer
 from tests.parameter_groups import assert_only_matrices_decay
 from transfer import mm
@@ -111,7 +111,7 @@ def test_objectives_share_towers_adapters_data_order_and_schedule(
     """
 
     def completed(name: str) -> tuple[dict, dict, dict]:
-        cfg = Config.fromfile((CONFIGS / recipe).with_name(f"{name}.py"))
+        cfg = with_objective(Config.fromfile(CONFIGS / recipe), name)
         cfg.data.sources = str(scenes / "shards" / "train-*.tar")
         cfg.work_dir = str(tmp_path)
         complete(cfg)
@@ -125,6 +125,18 @@ def test_objectives_share_towers_adapters_data_order_and_schedule(
     assert {"sampler", "dataset"} <= ours["train_dataloader"].keys()  # order and data
     for other, kind in OTHERS.items():
         assert completed(other) == (ours, {"type": kind}, encoder)
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_leaf_of_the_papers_scale_differs_from_sparcs_in_its_objective_alone(other: str) -> None:
+    leaf = Config.fromfile(CONFIGS / f"{other}.py").to_dict()
+    base = with_objective(Config.fromfile(CONFIGS / "sparc.py"), other).to_dict()
+    assert leaf == base and base["model"]["objective"]["type"] == OTHERS[other]
+
+
+def test_an_objective_that_no_config_has_is_refused_with_the_nearest() -> None:
+    line = refusal(call("pretrain", CONFIGS / "quickstart/sparc.py", "--objective", "flip"))
+    assert line == "error: --objective flip: no configs/flip.py (did you mean 'filip'?)"
 
 
 @pytest.mark.parametrize("other", OTHERS)

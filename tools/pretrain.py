@@ -1,6 +1,6 @@
 """Pre-train a backbone on captioned images.
 
-python tools/pretrain.py configs/quickstart/sparc.py
+python tools/pretrain.py configs/quickstart/sparc.py [--objective clip]
 torchrun --nproc-per-node 8 tools/pretrain.py configs/sparc.py --launcher pytorch --amp
 """
 
@@ -19,7 +19,7 @@ from sparc_pretrain.command import cli
 from sparc_pretrain.command.launcher import LAUNCHERS, init_distributed
 from sparc_pretrain.engine import checkpoint as files
 from sparc_pretrain.engine import mmengine_patches
-from sparc_pretrain.pretraining.recipe import check_sections, complete
+from sparc_pretrain.pretraining.recipe import check_sections, complete, with_objective
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -28,6 +28,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", help="config file, e.g. configs/sparc.py")
+    parser.add_argument(
+        "--objective",
+        metavar="NAME",
+        help="train the objective of configs/NAME.py (clip, filip, ...) with this config's data, "
+        "towers and schedule",
+    )
     parser.add_argument("--work-dir", help="checkpoints, logs and the run folder go there")
     parser.add_argument(
         "--resume",
@@ -77,9 +83,12 @@ def need_compiler() -> None:
 def load(args: argparse.Namespace) -> Config:
     """The complete config of a command line."""
     cfg = cli.read_config(args.config)
+    if args.objective:
+        with_objective(cfg, args.objective)
     cfg.merge_from_dict(args.cfg_options or {})
     cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
+    name = args.objective or Path(args.config).stem
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{name}"
     check_sections(cfg)
     cli.check_config(cfg)
     cli.writable(cfg.work_dir)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+import sparc_pretrain
+
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.data.dataset import PairDataset
@@ -20,6 +22,7 @@ from sparc_pretrain.distributed import barrier, rank, world_size
 from sparc_pretrain.pretraining import starting_weights
 
 SCENES_COMMAND = "python tools/data.py scenes --out data/scenes --train 4000 --val 400 --size 128"
+CONFIGS = Path(sparc_pretrain.__file__).parents[1] / "configs"
 # Captions read to train a tokenizer: enough for 32k merges, read in seconds.
 TOKENIZER_CAPTIONS = 2_000_000
 # Keys of the sections that are ours alone: those a config must give, and those it may.
@@ -115,6 +118,19 @@ def complete(
         dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=warmup),
         dict(type="CosineAnnealingLR", by_epoch=False, begin=warmup, end=steps, eta_min=0.0),
     ][0 if warmup > 1 else 1 :]  # LinearLR of one step never reaches the rate
+    return cfg
+
+
+def with_objective(cfg: Config, name: str) -> Config:
+    """`cfg` under another objective, in place: that of ``configs/NAME.py``, its options included.
+
+    Raises ValueError for a name that no such config has, with the nearest.
+    """
+    known = {path.stem: path for path in CONFIGS.glob("*.py")}
+    if name not in known:
+        told = nearest(name, known) or f": there are {', '.join(sorted(known))}"
+        raise ValueError(f"--objective {name}: no {CONFIGS.name}/{name}.py{told}")
+    cfg.model.objective = Config.fromfile(known[name]).model.objective
     return cfg
 
 
