@@ -12,7 +12,6 @@ import torch
 from mmengine.config import Config
 
 import sparc_pretrain
-
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.data.dataset import PairDataset
