@@ -46,18 +46,13 @@ def main(argv: list[str] | None = None) -> int:
         augment_tests(cfg)
     recipe.check_files(cfg, ("test_dataloader",))
     cfg.launcher, cfg.checkpoint = args.launcher, args.checkpoint
+    # loaded by the Runner when its hooks are ready (a moving average makes its model in one)
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    recipe.set_hook(cfg, "sparc.LoadedWeightsHook", strict=True)
     if args.launcher == "none":
         recipe.single_process_norms(cfg.model)
     with naming_parts(cfg):
-        runner = Runner.from_cfg(cfg)
-        try:
-            runner.load_checkpoint(args.checkpoint, strict=True)
-        except RuntimeError as error:  # mmengine itself would go on with what fits
-            raise ValueError(
-                f"{args.checkpoint} does not fit {args.config}: if it was trained with --backbone, "
-                f"give the config in its work dir, or --backbone RUN: {error}"
-            ) from None
-        runner.test()
+        Runner.from_cfg(cfg).test()
     return 0
 
 

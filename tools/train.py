@@ -55,6 +55,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="continue from PATH, or from the newest valid checkpoint of the work dir (auto)",
     )
     parser.add_argument(
+        "--resume-schedule",
+        choices=("same", "new"),
+        default="same",
+        help="new: go on with the config's schedule and rates where they are not the checkpoint's",
+    )
+    parser.add_argument(
+        "--load-partially",
+        action="store_true",
+        help="take what fits of load_from, although not all of its backbone does",
+    )
+    parser.add_argument(
         "--force", action="store_true", help="replace the checkpoints of an earlier training"
     )
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
@@ -94,6 +105,8 @@ def main(argv: list[str] | None = None) -> int:
     checkpoint = mmengine_patches.resolve_resume(cfg.work_dir, args.resume)
     if checkpoint is not None:
         cfg.resume, cfg.load_from = True, str(checkpoint)
+    recipe.set_hook(cfg, "sparc.LoadedWeightsHook", partial=args.load_partially)
+    recipe.set_hook(cfg, "sparc.ResumedScheduleHook", new=args.resume_schedule == "new")
     with naming_parts(cfg):
         Runner.from_cfg(cfg).train()
     return 0

@@ -9,6 +9,6 @@ from transfer import mm  # isort: split
 from sparc_pretrain import engine
 from transfer import backbone, captioning, detection
 from transfer.plug import plug  # the function: `transfer.plug(config, run)`
-from transfer.run import hooks
+from transfer.run import checkpoints, hooks
 
-__all__ = ["backbone", "captioning", "detection", "engine", "hooks", "mm", "plug"]
+__all__ = ["backbone", "captioning", "checkpoints", "detection", "engine", "hooks", "mm", "plug"]

@@ -16,7 +16,7 @@ from transfer.plug import explain, layer_wise, note_ancestry
 from transfer.plug.config import BACKBONE
 from transfer.plug.replace import Ledger
 
-__all__ = ["check_files", "harden", "load", "single_process_norms"]
+__all__ = ["check_files", "harden", "load", "set_hook", "single_process_norms"]
 
 ROOT = Path(__file__).resolve().parents[2]
 # The engine's rules for any mm config: random state in checkpoints, signals, non-finite steps,
@@ -25,6 +25,8 @@ ENGINE_HOOKS = (
     "sparc.RandomStateHook",
     "sparc.PreemptHook",
     "sparc.NonFiniteHook",
+    "sparc.LoadedWeightsHook",
+    "sparc.ResumedScheduleHook",
     "sparc.DataCheckHook",
     "sparc.RecordHook",
 )
@@ -149,6 +151,13 @@ def harden(cfg: Config) -> Config:
         for key in ("loss_scale", "dtype", "use_fp64"):
             wrapper.pop(key, None)
     return cfg
+
+
+def set_hook(cfg: Config, kind: str, **options: Any) -> None:
+    """Options of the custom hook `kind`, which `harden` has put in, in place."""
+    for hook in cfg.custom_hooks:
+        if hook["type"] == kind:
+            hook.update(options)
 
 
 def check_files(cfg: Config, loaders: tuple[str, ...]) -> None:
