@@ -13,7 +13,6 @@ from typing import Any
 # isort: off
 from transfer.run import recipe
 
-import mmcv
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import Compose, pseudo_collate
@@ -24,6 +23,7 @@ from torch import nn
 from sparc_pretrain.engine import checkpoint
 from sparc_pretrain.command import cli
 from transfer.run.build import naming_parts
+from transfer.mm import images
 
 # isort: on
 
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         out = Path(args.out_dir) / (
             f"{stem}.png" if used[stem] == 1 else f"{stem}-{used[stem]}.png"
         )
-        image = mmcv.imread(name, channel_order="rgb")
+        image = images.read(name)
         drawer.add_datasample(name, image, sample, draw_gt=False, out_file=str(out), **options)
         print(out)
     return 0

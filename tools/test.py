@@ -16,6 +16,7 @@ from sparc_pretrain.command.launcher import LAUNCHERS, init_distributed
 from transfer.run import recipe
 from transfer.run.augmented_tests import augment_tests
 from transfer.run.build import naming_parts
+from transfer.run.predictions import draw_tests, dump_tests
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -28,6 +29,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--backbone", metavar="RUN", help="run folder the checkpoint was made from")
     parser.add_argument("--work-dir", help="metrics.json and pictures go there")
     parser.add_argument("--tta", action="store_true", help="the config's test-time augmentation")
+    parser.add_argument("--show", action="store_true", help="show predictions in a window")
+    parser.add_argument("--show-dir", metavar="DIR", help="write a picture of every prediction")
+    parser.add_argument(
+        "--wait-time", type=float, default=2, help="seconds a window of --show stays (default 2)"
+    )
+    parser.add_argument(
+        "--out", help="predictions: FILE.pkl of a detector, a folder of a segmentor's label maps"
+    )
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
     parser.add_argument("--launcher", choices=LAUNCHERS, default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
@@ -51,6 +60,10 @@ def main(argv: list[str] | None = None) -> int:
     recipe.set_hook(cfg, "sparc.LoadedWeightsHook", strict=True)
     if args.launcher == "none":
         recipe.single_process_norms(cfg.model)
+    if args.show or args.show_dir:
+        draw_tests(cfg, args.show, args.show_dir, args.wait_time)
+    if args.out:
+        dump_tests(cfg, args.out)
     with naming_parts(cfg):
         Runner.from_cfg(cfg).test()
     return 0

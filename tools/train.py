@@ -41,6 +41,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="learning rate of a block over that of the next (0.7 for B, 0.8 for L)",
     )
     parser.add_argument(
+        "--adamw",
+        action="store_true",
+        help="with --backbone: AdamW at 1e-4 in the place of the config's optimizer",
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="with --backbone: print what it changes in the config, and why; train nothing",
@@ -88,6 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         args.from_scratch,
         args.layer_decay,
         args.dry_run,
+        args.adamw,
     )
     if args.dry_run:
         return 0

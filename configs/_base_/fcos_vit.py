@@ -63,6 +63,8 @@ optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
+    constructor="LayerDecayConstructor",  # biases, norms and positions are not decayed
+    paramwise_cfg=dict(layer_decay=1.0),
     clip_grad=dict(max_norm=1.0),
 )
 default_hooks = dict(logger=dict(interval=20))

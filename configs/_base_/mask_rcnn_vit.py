@@ -8,9 +8,9 @@ custom_imports = dict(imports=["transfer"])
 task = "detection"
 norm_cfg = dict(type="GN", num_groups=32)  # ViTDet has layer norms over channels here
 model = dict(
-    data_preprocessor=dict(
-        batch_augments=[dict(type="BatchFixedSizePad", size=(1024, 1024), pad_mask=True)]
-    ),
+    # a square of 1024 px, in testing as in training: on another grid the positions would be
+    # resampled out of shape. Padded after the normalisation, beyond what boxes are clipped to.
+    data_preprocessor=dict(pad_size_divisor=1024),
     backbone=dict(
         _delete_=True,
         type="sparc.SparcViT",
@@ -30,8 +30,6 @@ model = dict(
 test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=(1024, 1024), keep_ratio=True),
-    # the square of training: on another grid the positions would be resampled out of shape
-    dict(type="Pad", size=(1024, 1024), pad_val=dict(img=(114, 114, 114))),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(
         type="PackDetInputs",
@@ -60,8 +58,6 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=250),
     dict(type="MultiStepLR", by_epoch=True, begin=0, end=25, milestones=[22, 24], gamma=0.1),
 ]
-# decay 0.9999 (ViTDet itself has no EMA); the averaged weights are what is evaluated and saved
-custom_hooks = [dict(type="EMAHook", momentum=1e-4)]
 # 64 images per step, as ViTDet
 train_dataloader = dict(batch_size=8)
 auto_scale_lr = dict(base_batch_size=64)

@@ -3,7 +3,7 @@
 _base_ = ["./mask_rcnn_vit.py", "./vit_tiny.py"]
 
 model = dict(
-    data_preprocessor=dict(batch_augments=None),
+    data_preprocessor=dict(pad_size_divisor=32),
     backbone=dict(vision={{_base_.vit_tiny}}, window=0),
     # ViTDet's 256 channels and 512 regions are a teraflop per step in its box head of four
     # convolutions alone; this one is that of mmdet's own Mask R-CNN
@@ -44,4 +44,3 @@ train_dataloader = dict(
 )
 val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-custom_hooks = []  # an average over 10,000 steps says nothing about a few hundred

@@ -15,6 +15,8 @@ task = "segmentation"
 norm_cfg = dict(type="GN", num_groups=16)
 model = dict(
     pretrained=None,
+    # at test time images are padded to whole patches, and the padding is cut off the prediction
+    data_preprocessor=dict(test_cfg=dict(size_divisor=16)),
     backbone=dict(_delete_=True, type="sparc.SparcViT", vision={{_base_.vit_tiny}}),
     neck=dict(
         _delete_=True,
@@ -30,6 +32,8 @@ optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
+    constructor="LayerDecayConstructor",  # biases, norms and positions are not decayed
+    paramwise_cfg=dict(layer_decay=1.0),
     clip_grad=dict(max_norm=1.0),
 )
 train_dataloader = dict(batch_size=16, num_workers=0, persistent_workers=False)

@@ -38,5 +38,7 @@ optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=3e-4, weight_decay=0.05),
+    constructor="LayerDecayConstructor",  # biases, norms and positions are not decayed
+    paramwise_cfg=dict(layer_decay=1.0),
     clip_grad=dict(max_norm=5.0),
 )

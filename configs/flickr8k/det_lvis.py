@@ -19,7 +19,7 @@ model = dict(
 train_dataloader = dict(
     dataset=dict(
         _delete_=True,
-        type="ClassBalancedDataset",
+        type="sparc.RepeatFactorDataset",
         oversample_thr=1e-3,
         dataset=dict(
             ann_file="boxes_nouns_lvis_train.json", pipeline={{_base_.train_pipeline}}, **boxes

@@ -9,7 +9,7 @@ model = dict(test_cfg=dict(score_thr=1e-4, max_per_img=300))
 train_dataloader = dict(
     dataset=dict(
         _delete_=True,
-        type="ClassBalancedDataset",
+        type="sparc.RepeatFactorDataset",
         oversample_thr=1e-1,
         dataset=dict(
             type="LVISV1Dataset",

@@ -22,6 +22,12 @@ model = dict(
     neck=dict(type="sparc.SimplePyramid", in_channels=768),
     decode_head=dict(in_channels=[256] * 4),
 )
+no_decay = dict(lr_mult=1.0, decay_mult=0.0)
 optim_wrapper = dict(
-    constructor="LayerDecayConstructor", paramwise_cfg=dict(_delete_=True, layer_decay=0.8)
+    constructor="LayerDecayConstructor",
+    paramwise_cfg=dict(
+        _delete_=True,
+        layer_decay=0.8,
+        custom_keys={name: no_decay for name in ("query_embed", "query_feat", "level_embed")},
+    ),
 )

@@ -14,8 +14,10 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
+from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.registry import METRICS
-from transfer.detection.metrics import DECLARED, DEFAULT_MAX_DETS, evaluate
+from transfer.detection.metrics import DECLARED, DEFAULT_MAX_DETS, check_ground_truth, evaluate
+from transfer.mm.annotations import names_once
 
 
 @METRICS.register_module()
@@ -25,6 +27,7 @@ class DetectionMetric(BaseMetric):
     Args:
         ann_file: the annotation file, COCO or LVIS format. Labels are mapped to its category ids by
             the names in the dataset's `metainfo['classes']`.
+            Where they are some of its categories, those alone are judged.
         style: 'coco' or 'lvis'. iou_types: of 'bbox' and 'segm'.
         max_dets: see `metrics.evaluate`; the model's own limit (`test_cfg.max_per_img`) is apart.
         outfile_prefix: where `PREFIX.bbox.json` and `PREFIX.segm.json`, the results in COCO format,
@@ -32,8 +35,8 @@ class DetectionMetric(BaseMetric):
 
     Raises:
         FileNotFoundError: no such annotation file.
-        ValueError: unknown style or iou type; at evaluation, classes that do not match the
-            annotation file, a model without masks asked for 'segm', scores that are not finite.
+        ValueError: unknown style or iou type; before training (`check`), classes that do not match
+            the annotation file; at evaluation, a model without masks asked for 'segm', scores that are not finite.
     """
 
     declared = DECLARED
@@ -58,6 +61,7 @@ class DetectionMetric(BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix or style)
         self.ann_file, self.style, self.iou_types = ann_file, style, iou_types
         self.max_dets, self.outfile_prefix = max_dets, outfile_prefix
+        self._truth: dict[str, Any] | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep one entry per image: `pred_instances` {bboxes [N,4] xyxy in pixels of the original
@@ -66,7 +70,7 @@ class DetectionMetric(BaseMetric):
         for sample in data_samples:
             found = sample["pred_instances"]
             entry = {
-                "image_id": int(sample["img_id"]),
+                "image_id": _plain(sample["img_id"]),
                 "labels": found["labels"].detach().cpu().numpy(),
                 "scores": found["scores"].detach().cpu().double().numpy(),
                 "bboxes": found["bboxes"].detach().cpu().double().numpy().reshape(-1, 4),
@@ -80,10 +84,55 @@ class DetectionMetric(BaseMetric):
                 entry["mask_scores"] = mask_scores.detach().cpu().double().numpy()
             self.results.append(entry)
 
+    def check(self) -> None:
+        """Reads the annotation file and compares it with the classes of the dataset; called before
+        anything is trained. Raises ValueError as `evaluate` and `category_ids` do.
+        """
+        self.category_ids(self.truth)
+        for iou_type in self.iou_types:
+            check_ground_truth(self.of_classes(), iou_type, self.style, self.ann_file)
+
+    @property
+    def truth(self) -> dict[str, Any]:
+        """The annotation file, read once."""
+        if self._truth is None:
+            try:
+                self._truth = json.loads(Path(self.ann_file).read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{self.ann_file} is not JSON: {error}") from None
+            if not isinstance(self._truth, dict):
+                raise ValueError(f"{self.ann_file} is not a COCO annotation file")
+        return self._truth
+
+    def of_classes(self) -> dict[str, Any]:
+        """The annotations that the dataset's classes are judged by: those of its categories, as
+        pycocotools counts when it is given `catIds`; and those of listed images.
+        """
+        kept = set(self.category_ids(self.truth))
+        images = {image["id"] for image in self.truth["images"]}
+        rows = [row for row in self.truth["annotations"] if row["category_id"] in kept]
+        listed = [row for row in rows if row["image_id"] in images]
+        if len(listed) < len(rows):
+            spelt = {str(i) for i in images}
+            other = next(row for row in rows if row["image_id"] not in images)
+            if str(other["image_id"]) in spelt:
+                raise ValueError(
+                    f"{self.ann_file}: annotation {other['id']} has image_id "
+                    f"{other['image_id']!r}, which the images spell as another type: make both "
+                    "numbers or both text"
+                )
+            print_log(
+                f"{len(rows) - len(listed)} of {len(rows)} annotations of {self.ann_file} are of "
+                f"images it does not list, the first of {other['image_id']!r}: they count nowhere",
+                "current",
+                level=30,
+            )
+        categories = [row for row in self.truth["categories"] if row["id"] in kept]
+        return {**self.truth, "categories": categories, "annotations": listed}
+
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """`{iou_type_NAME: value}` for each of `iou_types`, see `metrics.evaluate`."""
-        truth = json.loads(Path(self.ann_file).read_text(encoding="utf-8"))
-        category_ids = self.category_ids(truth)
+        truth, category_ids = self.of_classes(), self.category_ids(self.truth)
         unseen = {image["id"] for image in truth["images"]} - {row["image_id"] for row in results}
         if unseen:
             print_log(
@@ -113,19 +162,14 @@ class DetectionMetric(BaseMetric):
         classes = (self.dataset_meta or {}).get("classes")
         if not classes:
             raise ValueError("labels have no names: give the dataset metainfo=dict(classes=...)")
+        names_once(truth["categories"], classes, self.ann_file)
         ids = {row["name"]: row["id"] for row in truth["categories"]}
         unknown = [name for name in classes if name not in ids]
         if unknown:
             raise ValueError(
                 f"{self.ann_file} has no category {unknown[:5]} ({len(unknown)} of {len(classes)}"
-                " classes of the dataset are missing): set metainfo=dict(classes=...) to its names"
-            )
-        annotated = {row["category_id"] for row in truth["annotations"]}
-        left_out = [n for n, i in ids.items() if i in annotated and n not in set(classes)]
-        if left_out:
-            raise ValueError(
-                f"{self.ann_file} annotates {left_out[:5]} ({len(left_out)} categories),"
-                " which are not among the dataset's classes: evaluate against a file without them"
+                f" classes of the dataset are missing){nearest(unknown[0], ids)}: set "
+                "metainfo=dict(classes=...) to its names"
             )
         if list(classes) != [name for name in ids if name in set(classes)]:
             raise ValueError(
@@ -133,6 +177,11 @@ class DetectionMetric(BaseMetric):
                 " mmdet numbers labels in the file's order: list the classes in that order"
             )
         return [ids[name] for name in classes]
+
+
+def _plain(image: Any) -> int | str:
+    """An image id as the annotation file has it: a number, or a text."""
+    return image if isinstance(image, str) else int(image)
 
 
 def encode(masks: torch.Tensor | Sequence[dict]) -> list[dict]:

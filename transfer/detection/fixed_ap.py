@@ -8,9 +8,7 @@ data set, and as many per image as there are. The two differ by points: always s
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 from sparc_pretrain.registry import METRICS
@@ -66,8 +64,7 @@ class FixedDetectionMetric(DetectionMetric):
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Both protocols' numbers."""
         values = super().compute_metrics(results)
-        truth = json.loads(Path(self.ann_file).read_text(encoding="utf-8"))
-        ids = self.category_ids(truth)
+        truth, ids = self.of_classes(), self.category_ids(self.truth)
         for iou_type in self.iou_types:
             rows = coco_rows(results, ids, iou_type)
             found = fixed_ap(truth, rows, iou_type, self.per_class)

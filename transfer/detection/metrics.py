@@ -60,7 +60,7 @@ def evaluate(
         raise ValueError(f"max_dets must be positive, not {max_dets}")
     truth, truth_name = _load(ground_truth_json, "the ground truth")
     results, results_name = _load(results_json, "the results")
-    _check_ground_truth(truth, iou_type, style, truth_name)
+    check_ground_truth(truth, iou_type, style, truth_name)
     _check_results(results, truth, iou_type, results_name)
 
     # a box beside a mask would set the object's size, so only the field in question goes on
@@ -68,6 +68,7 @@ def evaluate(
     rows = [
         {key: row[key] for key in ("image_id", "category_id", "score", field)} for row in results
     ]
+    truth, rows = _numbered(truth, rows)
     if style == "lvis":
         # lvis-api keeps the best of an image first, and only then drops what has no area
         rows = [row for row in _best_per_image(rows, limit) if _area(row, field) > 0]
@@ -96,6 +97,19 @@ def evaluate(
         for letter, name in LVIS_GROUPS.items():
             values[name] = _mean(precision_TRKAM[:, :, groups == letter, 0, -1])
     return values
+
+
+def _numbered(truth: Json, rows: list[Json]) -> tuple[Json, list[Json]]:
+    """Both with images numbered from 0 where their ids are not numbers (hotcoco takes no texts)."""
+    if all(isinstance(image["id"], int) for image in truth["images"]):
+        return truth, rows
+    number = {image["id"]: i for i, image in enumerate(truth["images"])}
+    images = [{**image, "id": number[image["id"]]} for image in truth["images"]]
+    named = [
+        [{**row, "image_id": number[row["image_id"]]} for row in side]
+        for side in (truth["annotations"], rows)
+    ]
+    return {**truth, "images": images, "annotations": named[0]}, named[1]
 
 
 def _mean(precision: np.ndarray) -> float:
@@ -131,7 +145,8 @@ def _load(source: Any, what: str) -> tuple[Any, str]:
         raise ValueError(f"{source} is not JSON: {error}") from error
 
 
-def _check_ground_truth(truth: Any, iou_type: str, style: str, name: str) -> None:
+def check_ground_truth(truth: Any, iou_type: str, style: str, name: str) -> None:
+    """Raises ValueError for annotations that cannot be evaluated; `name` is what they are called."""
     if not isinstance(truth, dict):
         raise ValueError(f"{name}: expected a COCO annotation object, not a {type(truth).__name__}")
     for key in ("images", "categories", "annotations"):

@@ -8,6 +8,8 @@ import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from sparc_pretrain.command.cli import nearest
+
 LVIS_CLASSES = ("LVISV05Dataset", "LVISV1Dataset", "LVISDataset")
 
 
@@ -58,6 +60,7 @@ def categories(dataset: Any, listed: list[dict], by_position: bool = False) -> N
         ValueError: naming the first category at another place.
     """
     classes = tuple((getattr(dataset, "metainfo", None) or {}).get("classes") or ())
+    names_once(listed, classes, dataset.ann_file)
     found = [c["name"] for c in listed if by_position or c["name"] in classes]
     if by_position and sorted(found) != sorted(classes):
         if classes and len(found) != len(classes):
@@ -65,6 +68,13 @@ def categories(dataset: Any, listed: list[dict], by_position: bool = False) -> N
                 f"{dataset.ann_file} holds {len(found)} categories, metainfo.classes {len(classes)}"
             )
         return  # spelt otherwise: nothing to compare by name
+    names = [c["name"] for c in listed]
+    missing = [name for name in classes if name not in set(names)]
+    if missing and not by_position:
+        raise ValueError(
+            f"{dataset.ann_file} has no category {missing[:5]}{nearest(missing[0], names)} of the "
+            f"{len(classes)} in metainfo.classes: the names must match"
+        )
     for place, (there, here) in enumerate(
         zip(found, [c for c in classes if c in set(found)], strict=True)
     ):
@@ -73,6 +83,18 @@ def categories(dataset: Any, listed: list[dict], by_position: bool = False) -> N
                 f"{dataset.ann_file}: category {place} is {there!r}, metainfo.classes has {here!r} "
                 "there: list metainfo.classes in the file's order"
             )
+
+
+def names_once(listed: Iterable[dict], classes: Iterable[str], name: str) -> None:
+    """Raises ValueError where two categories of the file `name` have the name of one class."""
+    wanted, ids = set(classes), {}
+    for row in listed:
+        if row["name"] in wanted and row["name"] in ids:
+            raise ValueError(
+                f"{name}: the name {row['name']!r} is used by two categories (ids "
+                f"{ids[row['name']]} and {row['id']}): rename one, or remove the one without boxes"
+            )
+        ids[row["name"]] = row["id"]
 
 
 def needs_masks(pipeline: Any) -> bool:

@@ -27,7 +27,9 @@ from mmengine.config import utils as config_utils
 from mmengine.dataset import BaseDataset
 
 from sparc_pretrain.engine import mmengine_patches
-from transfer.mm import annotations, ops
+from transfer.mm import annotations, images, ops
+from transfer.mm.half_precision import mend_half_precision
+from transfer.mm.label_maps import mend_label_maps
 
 # The part of each package whose import registers classes.
 PARTS = ("models", "datasets", "engine", "evaluation", "visualization")
@@ -50,6 +52,7 @@ def install() -> None:
     mmengine_patches.install()
     mend_external_bases()
     name_empty_datasets()
+    images.mend_loading()
     ops.install()
 
 
@@ -136,6 +139,8 @@ def register(*scopes: str) -> None:
         for part in PARTS:
             _import_quietly(scope, part)
     mend_lvis()
+    mend_half_precision()
+    mend_label_maps()
     mend_offsets()
     mend_bert()
     mend_ssd()

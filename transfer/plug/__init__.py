@@ -1,5 +1,5 @@
 """(any mm config, run folder) -> the same config on that run's backbone."""
 
-from transfer.plug.config import explain, layer_wise, note_ancestry, plug, read, scope_of
+from transfer.plug.config import adopt_own, explain, layer_wise, plug, read, scope_of
 
-__all__ = ["explain", "layer_wise", "note_ancestry", "plug", "read", "scope_of"]
+__all__ = ["adopt_own", "explain", "layer_wise", "plug", "read", "scope_of"]

@@ -22,7 +22,7 @@ from sparc_pretrain.metrics_file import ancestry
 from transfer import mm
 from transfer.plug.contract import contract, read_levels
 from transfer.plug.exclusions import excluded
-from transfer.plug.replace import STRIDE, Change, Ledger, replace
+from transfer.plug.replace import STRIDE, Change, Ledger, depth, replace
 
 BACKBONE = ("SparcViT", "sparc.SparcViT")
 PYRAMID = ("SimplePyramid", "sparc.SimplePyramid")
@@ -37,6 +37,7 @@ def plug(
     run: str | Path,
     scratch: bool = False,
     layer_decay: float | None = None,
+    adamw: bool = False,
 ) -> Config:
     """Put a run's backbone into a config; a Config is changed in place and returned.
 
@@ -48,18 +49,23 @@ def plug(
             ``mmseg::...``.
         run: run folder or its work dir. scratch: the run's architecture, but random weights
             (the baseline). layer_decay: factor from a block's learning rate to the one before.
+        adamw: AdamW in the place of the config's optimizer, see `ADAMW`.
 
     Raises:
         ValueError: the model cannot take it; the line names both sides. FileNotFoundError,
             InvalidRunFolder: no such config or run.
     """
     cfg = config if isinstance(config, Config) else read(config)
-    explain(cfg, run, scratch, layer_decay)
+    explain(cfg, run, scratch, layer_decay, adamw)
     return cfg
 
 
 def explain(
-    cfg: Config, run: str | Path, scratch: bool = False, layer_decay: float | None = None
+    cfg: Config,
+    run: str | Path,
+    scratch: bool = False,
+    layer_decay: float | None = None,
+    adamw: bool = False,
 ) -> list[Change]:
     """As `plug`, in place; returns what was changed and why."""
     opened = run_folder.verify(run)
@@ -85,6 +91,10 @@ def explain(
     _pixels(cfg, opened, scope, bool(foreign), ledger)
     if plans:
         _leave_behind(cfg, ledger)
+    if adamw:
+        _take_adamw(cfg, ledger)
+    elif plans:
+        _note_optimizer(cfg, ledger)
     if layer_decay is not None:
         layer_wise(cfg, layer_decay, ledger)
     if "tokenizer" in model and not model.tokenizer:  # a captioner speaks the run's tokens
@@ -117,12 +127,17 @@ def scope_of(cfg: Config) -> str:
     return "mmseg" if segmentor else "mmdet"
 
 
-def note_ancestry(cfg: Config) -> None:
-    """Write down the ancestry of a config that names its run folder itself (`backbone.run`)."""
+def adopt_own(cfg: Config) -> list[Change]:
+    """The run that a config names itself (`backbone.run`) put into it as `explain` does, so that
+    pixels, widths and ancestry are that run's; nothing where the config has been through it.
+    """
+    if "ancestry" in cfg:
+        return []
     for _, owner in _owners(cfg):
         run = owner.backbone.get("run") if owner.backbone.get("type") in BACKBONE else None
-        if run and "ancestry" not in cfg:
-            cfg.ancestry = ancestry(run_folder.verify(run))
+        if run:
+            return explain(cfg, run)
+    return []
 
 
 def layer_wise(cfg: Config, rate: float, ledger: Ledger) -> None:
@@ -174,13 +189,17 @@ def _can_take(
 
 def _adopt(owner: ConfigDict, path: str, vision: dict, folder: str | None, ledger: Ledger) -> None:
     """The run's architecture in a backbone that is a SparcViT; widths behind it follow."""
-    before, after = (owner.backbone.get("vision") or {}).get("width"), vision["width"]
+    told = owner.backbone.get("vision") or _vision_of(owner.backbone.get("run"))
+    before, after = told.get("width"), vision["width"]
+    _same_depths(owner.backbone, path, told, vision, ledger)
     ledger.set(owner.backbone, f"{path}.backbone", "vision", ConfigDict(vision), "the run's tower")
     owner.backbone.run = folder
     listed = owner.get("neck") or {}
     neck = listed[0] if isinstance(listed, (list, tuple)) else listed
     if owner.backbone.get("patch", STRIDE) is None and neck.get("type") in PYRAMID:
         ledger.set(neck, f"{path}.neck", "in_stride", vision["patch"], "the run's patch")
+    if neck.get("type") in PYRAMID:
+        ledger.set(neck, f"{path}.neck", "in_channels", after, "the run's width")
     # a neck with a width of its own hides the backbone's from what comes after
     hidden = "out_channels" in neck
     for part in ("neck",) if hidden else ("neck", "decode_head", "auxiliary_head"):
@@ -188,6 +207,25 @@ def _adopt(owner: ConfigDict, path: str, vision: dict, folder: str | None, ledge
         for name, reader in _dicts(first, f"{path}.{part}"):
             _follow(reader, name, before, after, ledger)
     _follow(owner, path, before, after, ledger)
+
+
+def _vision_of(run: str | None) -> dict:
+    """The architecture of the run that a config names, if it is there."""
+    return run_folder.open_run(run).config["vision"] if run and Path(run).exists() else {}
+
+
+def _same_depths(backbone: ConfigDict, path: str, told: dict, vision: dict, ledger: Ledger) -> None:
+    """Maps are taken at the same parts of the run's depth as of the depth the config has: 3, 5, 7,
+    11 of 12 blocks are 7, 11, 15, 23 of 24.
+    """
+    indices = backbone.get("out_indices")
+    if not told.get("arch") or not indices or min(indices) < 0:
+        return
+    before, after = depth(told), depth(vision)
+    if before != after:
+        scaled = [max(math.ceil((i + 1) / before * after), 1) - 1 for i in indices]
+        reason = f"the same parts of {after} blocks as of {before}"
+        ledger.set(backbone, f"{path}.backbone", "out_indices", scaled, reason)
 
 
 def _follow(reader: ConfigDict, path: str, before: int | None, after: int, ledger: Ledger) -> None:
@@ -244,28 +282,33 @@ def _pixels(
         parts += _dicts(cfg.data_preprocessor, "data_preprocessor")
     for path, part in parts:
         own = path.endswith("data_preprocessor") and "data_preprocessor" not in part
-        if not (own and foreign) and not ("mean" in part and "std" in part):
-            continue
-        if part.get("mean") is None and not foreign:
+        kind = str(part.get("type")).split(".")[-1]
+        if not (own and (foreign or kind in PREPROCESSORS)) and not (
+            part.get("mean") is not None and "std" in part
+        ):
             continue
         ledger.set(part, path, "mean", mean, "as the run was trained")
         ledger.set(part, path, "std", std, "as the run was trained")
-        if foreign or "bgr_to_rgb" in part:  # runs are trained on RGB, mm reads BGR
-            ledger.set(part, path, "bgr_to_rgb", True, "the run was trained on RGB")
+        if own and kind in PREPROCESSORS or foreign or "bgr_to_rgb" in part:
+            ledger.set(part, path, "bgr_to_rgb", True, "the run was trained on RGB, mm reads BGR")
             part.pop("rgb_to_bgr", None)
-        if not foreign:
-            continue
-        for key in ("pad_size_divisor", "size_divisor"):
-            told = part.get(key) or (1 if key in _DIVISORS.get(scope, ()) else None)
-            if told:
-                whole_patches = math.lcm(told, STRIDE)
-                ledger.set(part, path, key, whole_patches, "whole patches")
-        test = part.get("test_cfg")
-        if test and test.get("size_divisor"):
-            padded = math.lcm(test.size_divisor, STRIDE)
-            ledger.set(test, f"{path}.test_cfg", "size_divisor", padded, "whole patches")
+        if foreign:
+            for key in ("pad_size_divisor", "size_divisor"):
+                told = part.get(key) or (1 if key in _DIVISORS.get(scope, ()) else None)
+                if told:
+                    whole_patches = math.lcm(told, STRIDE)
+                    ledger.set(part, path, key, whole_patches, "whole patches")
+        test = part.get("test_cfg") or ConfigDict()
+        if kind == "SegDataPreProcessor" and not test.get("size"):
+            # else the map of a photograph that is not whole patches is stretched over it
+            padded = math.lcm(test.get("size_divisor") or 1, STRIDE)
+            padding = ConfigDict(test, size_divisor=padded)
+            reason = "whole patches; the padding is cut off the prediction"
+            ledger.set(part, path, "test_cfg", padding, reason)
 
 
+# mm's own, which a SparcViT gets its pixels from
+PREPROCESSORS = ("DetDataPreprocessor", "SegDataPreProcessor")
 _DIVISORS = {"mmdet": ("pad_size_divisor",)}
 
 
@@ -296,6 +339,38 @@ def _leave_behind(cfg: Config, ledger: Ledger) -> None:
         told = wrapper.get("paramwise_cfg") or {}
         rate = next((told[key] for key in FOREIGN_RATES if key in told), 0.8)
         layer_wise(cfg, rate, ledger)
+
+
+# What plain ViTs are fine-tuned with (ViTDet, arXiv 2203.16527, app. A; MAE, 2111.06377, app. A).
+ADAMW = ConfigDict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05)
+CLIPPED = ConfigDict(max_norm=1.0)
+
+
+def _take_adamw(cfg: Config, ledger: Ledger) -> None:
+    """AdamW for the config's optimizer, with its clipping; vectors and positions are not decayed.
+
+    Raises:
+        ValueError: no optimizer to replace.
+    """
+    wrapper = cfg.get("optim_wrapper")
+    if not wrapper:
+        raise ValueError("--adamw: the config has no optim_wrapper")
+    path, reason = "optim_wrapper", "--adamw"
+    ledger.set(wrapper, path, "optimizer", ConfigDict(ADAMW), reason)
+    if not wrapper.get("clip_grad"):
+        ledger.set(wrapper, path, "clip_grad", ConfigDict(CLIPPED), reason)
+    if wrapper.get("constructor") != LAYER_DECAY:
+        layer_wise(cfg, 1.0, ledger)
+
+
+def _note_optimizer(cfg: Config, ledger: Ledger) -> None:
+    """The ledger says which optimizer stays, where it is one that ViTs are not trained with."""
+    optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer") or {}
+    if str(optimizer.get("type")).startswith("Adam"):
+        return
+    kept = {key: optimizer[key] for key in ("type", "lr", "weight_decay") if key in optimizer}
+    reason = "made for the old backbone; ViTs learn with AdamW at about 1e-4: see --adamw"
+    ledger.changes.append(Change("optim_wrapper.optimizer", kept, kept, reason))
 
 
 def _owners(cfg: Config) -> list[tuple[str, ConfigDict]]:

@@ -22,7 +22,9 @@ PROJECTING = ("FPN", "PAFPN", "ChannelMapper", "FPN_CARAFE", "FPN_DropBlock", "N
 
 @dataclass(frozen=True)
 class Change:
-    """One edit of a config: where, what it was, what it is, and why."""
+    """One edit of a config: where, what it was, what it is, and why; or what stays, and why that is
+    worth a line.
+    """
 
     path: str
     before: Any
@@ -30,6 +32,8 @@ class Change:
     reason: str
 
     def __str__(self) -> str:
+        if self.before == self.after:
+            return f"{self.path}: {_short(self.before)} stays  ({self.reason})"
         return f"{self.path}: {_short(self.before)} -> {_short(self.after)}  ({self.reason})"
 
 
@@ -76,7 +80,7 @@ def replace(
     levels, width = len(promise.channels), vision["width"]
     each = levels > 1 and set(promise.strides) == {STRIDE} and len(promise.depths) == levels
     if each:
-        depth = _depth(vision)
+        depth = depth(vision)
         new.out_indices = [max(math.ceil(part * depth), 1) - 1 for part in promise.depths]
     ledger.set(owner, path, "backbone", new, f"the run's tower; {promise.source}")
     if owner.get("pretrained"):
@@ -122,10 +126,10 @@ def _projects(neck: dict, levels: int) -> bool:
     return name in PROJECTING and isinstance(told, (list, tuple)) and len(told) == levels
 
 
-def _depth(vision: dict[str, Any]) -> int:
+def depth(vision: dict[str, Any]) -> int:
     """Blocks of the run's tower."""
     with torch.device("meta"):
-        return VisionTower.from_config(dict(vision)).depth
+        return VisionTower.from_config({"img_size": 224, **vision}).depth
 
 
 def _short(value: Any) -> str:

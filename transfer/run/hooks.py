@@ -19,6 +19,9 @@ from mmengine.structures import PixelData
 from sparc_pretrain.distributed import rank
 from sparc_pretrain.metrics_file import write_metrics
 from sparc_pretrain.registry import HOOKS
+from transfer.detection.evaluator import DetectionMetric
+from transfer.mm import images
+from transfer.mm.label_maps import check_sample
 from transfer.run.foreign_metrics import declared_by
 
 LEGIBLE = 320  # pixels: pictures with a shorter side are scaled up before labels are drawn
@@ -45,17 +48,34 @@ class DataCheckHook(Hook):
         if len(dataset) == 0:
             raise ValueError(f"the training data set is empty: {_source(dataset)}")
         _compare(dataset, runner.model)
+        check_sample(_innermost(dataset))
+        if runner.val_loop is not None:  # what the first validation would stop at
+            _judge(runner.val_dataloader.dataset, runner.val_evaluator, runner.model)
 
     def before_test(self, runner: Runner) -> None:
         """As before training."""
-        _compare(runner.test_dataloader.dataset, runner.model)
+        _judge(runner.test_dataloader.dataset, runner.test_evaluator, runner.model)
+
+
+def _judge(dataset: Any, evaluator: Any, model: Any) -> None:
+    """Raises ValueError where what is evaluated does not go together."""
+    _compare(dataset, model)
+    check_sample(_innermost(dataset))
+    for metric in evaluator.metrics:
+        if isinstance(metric, DetectionMetric):
+            metric.check()
+
+
+def _innermost(dataset: Any) -> Any:
+    """The data set inside those that wrap one."""
+    while hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return dataset
 
 
 def _compare(dataset: Any, model: Any) -> None:
     """Raises ValueError where a head of `model` classifies another number of categories."""
-    inner = dataset
-    while hasattr(inner, "dataset"):
-        inner = inner.dataset
+    inner = _innermost(dataset)
     meta = getattr(inner, "metainfo", None) or {}
     classes = meta.get("classes")
     if not classes:
@@ -132,7 +152,7 @@ class RecordHook(Hook):
                 return
             folder = Path(runner.work_dir) / "pictures"
             folder.mkdir(exist_ok=True)
-            image, drawn = enlarged(mmcv.imread(sample.img_path, channel_order="rgb"), sample)
+            image, drawn = enlarged(images.read(sample.img_path), sample)
             runner.visualizer.add_datasample(
                 "prediction", image, drawn, out_file=str(folder / f"{self.drawn:02d}.png")
             )
@@ -192,7 +212,6 @@ def enlarged(image: np.ndarray, sample: Any) -> tuple[np.ndarray, Any]:
 
 def _source(dataset: Any) -> str:
     """Where a data set was read from."""
-    while hasattr(dataset, "dataset"):
-        dataset = dataset.dataset
+    dataset = _innermost(dataset)
     prefix = getattr(dataset, "data_prefix", None) or {}
     return str(getattr(dataset, "ann_file", "") or ", ".join(str(v) for v in prefix.values()))

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.utils import import_modules_from_strings
 
 from sparc_pretrain.command import cli
 from transfer import mm
 from transfer.mm.norms import single_process_norms
-from transfer.plug import explain, layer_wise, note_ancestry
+from transfer.plug import adopt_own, explain, layer_wise
 from transfer.plug.config import BACKBONE
 from transfer.plug.replace import Ledger
 
@@ -40,6 +41,7 @@ def load(
     scratch: bool = False,
     layer_decay: float | None = None,
     dry: bool = False,
+    adamw: bool = False,
 ) -> Config:
     """Read a config (a path, or ``mmdet::...`` / ``mmseg::...``), put the backbone in, check it.
 
@@ -60,12 +62,14 @@ def load(
         raise ValueError(
             f"{config} has no model: give a config from configs/, not one of its parts"
         )
+    if adamw and not backbone:
+        raise ValueError("--adamw needs --backbone RUN; without it, write optim_wrapper yourself")
     if scratch and not backbone:
         raise ValueError("--from-scratch needs --backbone RUN, whose architecture it takes")
     if "schedule" in cfg and "train_dataloader" not in cfg:
         raise ValueError(f"{config} is a pre-training config: use tools/pretrain.py")
     if backbone:
-        changes = explain(cfg, backbone, scratch, layer_decay)
+        changes = explain(cfg, backbone, scratch, layer_decay, adamw)
         cfg.merge_from_dict(later)
         if dry:
             print("\n".join(map(str, changes)) or f"{config}: nothing to change")
@@ -75,7 +79,8 @@ def load(
     else:
         if layer_decay is not None:
             layer_wise(cfg, layer_decay, Ledger())
-        note_ancestry(cfg)
+        for change in adopt_own(cfg):
+            print_log(f"backbone.run: {change}", "current")
     cfg.config_name = _name(Path(config), cfg)
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(config).stem}"
     scope = cfg.get("default_scope", "mmdet")

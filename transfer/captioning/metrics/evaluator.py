@@ -95,25 +95,33 @@ class CaptionMetric(BaseMetric):
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """The corpus scores; writes the captions beside."""
+        self._write(results, {})  # hours of generation must not hang on a reference
         captions = [row["caption"] for row in results]
         references = [row["references"] for row in results]
         totals, items = score(captions, references, per_item=True)
         self._add(totals, items, results)
-        if self.outfile_prefix is not None:
-            joint = "" if self.outfile_prefix.endswith("/") else "."
-            path = Path(f"{self.outfile_prefix}{joint}captions.json")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            folder = (self.dataset_meta or {}).get("folder")
-            rows = [
-                {
-                    **row,
-                    **({"file": str(Path(folder) / row["image"])} if folder else {}),
-                    "scores": {name: round(values[i], 4) for name, values in items.items()},
-                }
-                for i, row in enumerate(results)
-            ]
-            path.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+        self._write(results, items)
         return totals
+
+    def _write(self, results: list[dict], items: dict[str, list[float]]) -> None:
+        """``captions.json`` beside the record: every caption with its references and `items`, the
+        scores of each.
+        """
+        if self.outfile_prefix is None:
+            return
+        joint = "" if self.outfile_prefix.endswith("/") else "."
+        path = Path(f"{self.outfile_prefix}{joint}captions.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = (self.dataset_meta or {}).get("folder")
+        rows = [
+            {
+                **row,
+                **({"file": str(Path(folder) / row["image"])} if folder else {}),
+                **({"scores": {k: round(v[i], 4) for k, v in items.items()}} if items else {}),
+            }
+            for i, row in enumerate(results)
+        ]
+        path.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
 
     def _add(
         self, totals: dict[str, float], items: dict[str, list[float]], results: list[dict]

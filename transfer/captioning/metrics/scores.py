@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, overload
 
+from mmengine.logging import print_log
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 from pycocoevalcap.rouge.rouge import Rouge
@@ -49,17 +50,24 @@ def score(
 
     Returns `{name: value}` for `NAMES`: BLEU and ROUGE-L from 0 to 1, CIDEr from 0 to 10. With
     `per_item` also `{name: one value per image}`.
-    Raises ValueError for no captions, lists of different lengths, an image without a reference, or
-    one whose references are all empty once tokenised; TypeError for what is not a string.
+    An image whose references hold no word (an emoji) scores 0, as with pycocoevalcap; a warning
+    counts them.
+    Raises ValueError for no captions, lists of different lengths and an image without a reference;
+    TypeError for what is not a string.
     """
     _check(candidates, references)
     if not tokenized:
         tokenizer = PTBTokenizer()
         candidates = tokenizer.tokenize(candidates)
         references = [tokenizer.tokenize(texts) for texts in references]
-    for index, texts in enumerate(references):
-        if not any(text.split() for text in texts):
-            raise ValueError(f"no reference of item {index} has a word in it: {list(texts)}")
+    wordless = [i for i, texts in enumerate(references) if not any(t.split() for t in texts)]
+    if wordless:
+        print_log(
+            f"{len(wordless)} of {len(references)} items have no reference with a word in it and "
+            f"score 0, the first is item {wordless[0]}",
+            "current",
+            level=30,
+        )
 
     bleu, cider, rouge = BleuScorer(n=4), CiderScorer(n=4, sigma=6.0), Rouge()
     rouge_items = []
