@@ -123,5 +123,5 @@ def hasten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **kwargs: (text, True))
     patch.setattr("mmengine.config.utils._get_cfg_metainfo", _package_metadata)
     patch.setattr("mmengine.dataset.base_dataset.gc", SimpleNamespace(collect=lambda: 0))
-    patch.setattr("transfer.hooks.RecordHook.after_val_iter", lambda *_, **__: None)
-    patch.setattr("transfer.hooks.RecordHook.after_test_iter", lambda *_, **__: None)
+    patch.setattr("transfer.run.hooks.RecordHook.after_val_iter", lambda *_, **__: None)
+    patch.setattr("transfer.run.hooks.RecordHook.after_test_iter", lambda *_, **__: None)

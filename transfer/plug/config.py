@@ -224,6 +224,8 @@ def _same_depths(backbone: ConfigDict, path: str, told: dict, vision: dict, ledg
     before, after = depth(told), depth(vision)
     if before != after:
         scaled = [max(math.ceil((i + 1) / before * after), 1) - 1 for i in indices]
+        if len(set(scaled)) < len(scaled):  # so shallow that maps would fall together
+            return
         reason = f"the same parts of {after} blocks as of {before}"
         ledger.set(backbone, f"{path}.backbone", "out_indices", scaled, reason)
 

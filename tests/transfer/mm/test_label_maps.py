@@ -31,8 +31,8 @@ def dataset(folder: Path, maps: list[np.ndarray], **options) -> BaseSegDataset:
         metainfo=options.pop("metainfo", dict(classes=CLASSES)),
         pipeline=[
             dict(type="LoadImageFromFile"),
-            dict(type="Resize", scale=(24, 16), keep_ratio=True),
-            dict(type="LoadAnnotations"),
+            dict(type="mmseg.Resize", scale=(24, 16), keep_ratio=True),
+            dict(type="mmseg.LoadAnnotations"),
         ],
         **options,
     )

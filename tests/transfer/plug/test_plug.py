@@ -15,7 +15,7 @@ from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.metrics_file import ancestry
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
-from transfer.plug import explain, note_ancestry, plug
+from transfer.plug import adopt_own, explain, plug
 
 MEAN, STD = (0.25, 0.5, 0.75), (0.125, 0.25, 0.5)
 
@@ -143,6 +143,7 @@ def test_a_config_that_fits_already_has_few_changes_and_each_says_why(run) -> No
         "model.neck.in_channels",
         "model.data_preprocessor.mean",
         "model.data_preprocessor.std",
+        "model.data_preprocessor.bgr_to_rgb",
     ]
     assert str(changes[1]) == "model.neck.in_channels: 768 -> 24  (the run's width)"
 
@@ -164,8 +165,8 @@ def test_a_damaged_run_is_refused_before_the_config_is_touched(run, tmp_path: Pa
 
 def test_a_run_named_in_the_config_itself_is_written_down_as_well(run) -> None:
     cfg = config(backbone=dict(type="sparc.SparcViT", run=str(run.path)))
-    note_ancestry(cfg)
-    assert cfg.ancestry == ancestry(run)
+    assert adopt_own(cfg)
+    assert cfg.ancestry == ancestry(run) and cfg.model.backbone.vision == run.config["vision"]
+    assert adopt_own(cfg) == []
     plain = config()
-    note_ancestry(plain)
-    assert "ancestry" not in plain
+    assert adopt_own(plain) == [] and "ancestry" not in plain

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch.nn import functional as F
 
@@ -143,7 +143,7 @@ SEGMENTORS = (
     "configs/quickstart/seg.py",
     "configs/seg/sparc_ade20k.py",
     "mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py",
-    "mmseg::pspnet/pspnet_r50-d8_4xb2-80k_ade20k-512x512.py",
+    "mmseg::pspnet/pspnet_r50-d8_4xb4-80k_ade20k-512x512.py",
 )
 
 
@@ -162,7 +162,7 @@ def test_a_perfect_model_is_not_stretched_over_photographs_that_are_not_whole_pa
     with DefaultScope.overwrite_default_scope("mmseg"):
         model = EncoderDecoder(
             backbone=dict(type="ResNet", depth=18), decode_head=head,
-            data_preprocessor=cfg.model.data_preprocessor, test_cfg=dict(mode="whole"),
+            data_preprocessor=cfg.model.data_preprocessor, test_cfg=ConfigDict(mode="whole"),
         )  # fmt: skip
     model.backbone = Pooled()
     with torch.no_grad():  # class 1 where red is above the mean
