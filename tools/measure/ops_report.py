@@ -20,13 +20,13 @@ from types import ModuleType
 
 import torch
 import torchvision
+from ops_coverage import COVERAGE, NOT_NEEDED, WITHOUT_KERNEL
 from torch import Tensor, distributed
 from torch.nn import functional
 
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.command import cli
 from transfer.mm import ops
-from transfer.mm.ops.coverage import COVERAGE, NOT_NEEDED, WITHOUT_KERNEL
 
 Call = Callable[[], Sequence[Tensor]]
 
@@ -72,7 +72,6 @@ def cases(mm: ModuleType) -> dict[str, tuple[str, Call, tuple[str, Call] | None]
     gate = random(2, 9, 24, 24, seed=2).sigmoid()
     logits, label = random(2000, 80), torch.randint(0, 81, (2000,))
     onehot = functional.one_hot(label, 81)[:, :80].float()
-    classes = label.clamp(max=79)
     shapes, starts = torch.tensor([[16, 16], [8, 8]]), torch.tensor([0, 256])
     value, where = random(1, 320, 8, 32), random(1, 320, 8, 2, 4, 2, seed=1).sigmoid()
     share = random(1, 320, 8, 8, seed=2).softmax(-1).view(1, 320, 8, 2, 4)
@@ -83,10 +82,6 @@ def cases(mm: ModuleType) -> dict[str, tuple[str, Call, tuple[str, Call] | None]
     norm, plain_norm = mm.SyncBatchNorm(32), torch.nn.BatchNorm2d(32)
     lanes = random(192, 77).abs()
     vision = torchvision.ops
-
-    def naive_softmax_focal(logits: Tensor) -> Tensor:
-        log_p = logits.log_softmax(1).gather(1, classes[:, None]).squeeze(1)
-        return (-0.25 * (1 - log_p.exp()) ** 2 * log_p).mean()
 
     def match() -> list[Tensor]:
         groups = mm.nms_match(torch.cat([box, score[:, None]], 1), 0.5)
@@ -100,22 +95,16 @@ def cases(mm: ModuleType) -> dict[str, tuple[str, Call, tuple[str, Call] | None]
             value, shapes, starts, where, share, 64
         )
 
-    def pool(mode: str) -> Call:
-        return trained(lambda m: mm.roi_align(m, rois, (7, 7), 1 / 16, 0, mode, True), maps)
-
     return {
         "nms": ("1000 boxes", lambda: [mm.nms(box, score, 0.5)[1]],
                 ("torchvision nms", lambda: [vision.nms(box, score, 0.5)])),
         "softnms": ("1000 boxes", lambda: list(mm.soft_nms(box, score)), None),
         "nms_match": ("1000 boxes", match, None),
         "line_nms": ("192 lanes", lambda: list(mm.line_nms(lanes, score[:192], 0.9, 50)), None),
-        "roi_align (avg)": ("64x32x32, 128 regions, 7x7", pool("avg"),
-                            ("torchvision roi_align", trained(lambda m: vision.roi_align(
-                                m, rois, 7, 1 / 16, 0, True), maps))),
-        "roi_align (max)": ("the same", pool("max"), None),
-        "roi_pool": ("the same", trained(lambda m: mm.roi_pool(m, rois, (7, 7), 1 / 16), maps),
-                     ("torchvision roi_pool (rounds otherwise)",
-                      trained(lambda m: vision.roi_pool(m, rois, 7, 1 / 16), maps))),
+        "roi_align": ("64x32x32, 128 regions, 7x7", trained(lambda m: mm.roi_align(
+            m, rois, (7, 7), 1 / 16, 0, "avg", True), maps),
+            ("torchvision roi_align", trained(lambda m: vision.roi_align(
+                m, rois, 7, 1 / 16, 0, True), maps))),
         "deform_roi_pool": ("the same", trained(lambda m, o: mm.deform_roi_pool(
             m, rois, o, (7, 7), 1 / 16), maps, random(128, 2, 7, 7)),
             ("torchvision roi_align (no offsets)",
@@ -137,9 +126,6 @@ def cases(mm: ModuleType) -> dict[str, tuple[str, Call, tuple[str, Call] | None]
             z, label, 2.0, 0.25, None, "sum"), logits),
             ("torchvision sigmoid_focal_loss", trained(lambda z: vision.sigmoid_focal_loss(
                 z, onehot, reduction="sum"), logits))),
-        "softmax_focal_loss": ("2000x80", trained(lambda z: mm.softmax_focal_loss(
-            z, classes, 2.0, 0.25, None, "mean"), logits),
-            ("plain PyTorch formula", trained(naive_softmax_focal, logits))),
         "carafe": ("32x16x16 to 32x32, 5x5", trained(
             lambda f, m: mm.carafe(f, m, 5, 1, 2), small, kernels),
             ("plain PyTorch: unfold, weigh, sum", trained(naive_carafe, small, kernels))),
@@ -174,7 +160,7 @@ def measure(rounds: int, compiled: ModuleType | None) -> list[str]:
     with ops.using("standin"):
         table = cases(mmcv.ops)
     for name, (size, call, plain) in table.items():
-        kernels = next(row.kernels for row in COVERAGE if row.name == name.split(" (")[0])
+        kernels = next(row.kernels for row in COVERAGE if row.name == name)
         runs: dict[str, list[float]] = {"ours": [], "plain": [], "compiled": []}
         differ = "-"
         # mmcv's own kernels for the CPU; the others exist for CUDA only.

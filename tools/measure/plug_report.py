@@ -3,9 +3,9 @@ model, take one loss step with gradients reaching the backbone, predict. Writes 
 
     python tools/measure/plug_report.py --out docs/results/plug.md --resume
 
-Of each folder the first applicable config is tried (with --kinds one per kind of model), each in a
-process of its own with a time limit; WORK_DIR/results.jsonl holds a line per folder, so a stopped
-report goes on with --resume.
+Of each folder one config per kind of model (detector, neck, heads) is tried, each in a process of
+its own with a time limit; WORK_DIR/results.jsonl holds a line per config, so a stopped report goes
+on with --resume.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import logging
 import multiprocessing
 import os
 import platform
+import sys
 import time
 import traceback
 import warnings
@@ -38,7 +39,9 @@ from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
 from transfer import mm
 from transfer.plug import explain, read, scope_of
-from transfer.plug.trial import trial
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.transfer.plug.trial import trial  # noqa: E402  (also what the tests try a config with)
 
 PASSES, FAILS, EXCLUDED = "passes", "fails", "not applicable"
 PARTS = ("neck", "rpn_head", "roi_head", "bbox_head", "mask_head", "decode_head", "auxiliary_head")
@@ -56,11 +59,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--run", help="run folder (default: a tiny one with random weights)")
     parser.add_argument("--resume", action="store_true", help="keep the results that are there")
     parser.add_argument("--only", metavar="PATTERN", help="configs such as 'mmdet/dino/*'")
-    parser.add_argument(
-        "--kinds",
-        action="store_true",
-        help="one config per kind of model (detector, neck, heads) in a folder, not per folder",
-    )
     parser.add_argument("--jobs", type=int, default=1, help="configs tried at a time")
     parser.add_argument("--limit", type=float, default=120, help="seconds per config")
     return parser.parse_args(argv)
@@ -84,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     mm.register(*mm.SCOPES)  # once, in the parent: ten seconds
     wanted = [
         group
-        for group in configs(args.kinds)
+        for group in configs()
         if not args.only or fnmatch.fnmatch(group[0][0], args.only)
     ]
     todo = [group for group in wanted if group[0][0] not in done]
@@ -119,11 +117,11 @@ def tiny_run(work_dir: Path) -> Path:
     return path
 
 
-def configs(kinds: bool) -> list[list[tuple[str, Path]]]:
+def configs() -> list[list[tuple[str, Path]]]:
     """Names and paths to try, in groups: of a group the first that is applicable counts.
 
-    A group is a folder; with `kinds` every kind of every folder is a group of one, parts and files
-    that do not load left out.
+    Every kind of every folder is a group of one; a folder of nothing but parts and files that do
+    not load is one group, so that it is counted.
     """
     groups = []
     for library in mm.SCOPES:
@@ -133,7 +131,7 @@ def configs(kinds: bool) -> list[list[tuple[str, Path]]]:
             paths = sorted(folder.rglob("*.py"), key=lambda path: (len(path.parts), path))
             named = [(f"{library}/{path.relative_to(root)}", path) for path in paths]
             firsts: dict[str, list[tuple[str, Path]]] = {}
-            for name, path in named if kinds else []:
+            for name, path in named:
                 firsts.setdefault(kind_of(path), [(name, path)])
             usable = [one for kind, one in firsts.items() if not kind.startswith(UNUSABLE)]
             groups += usable or [named]
@@ -293,8 +291,7 @@ def table(results: list[dict[str, Any]]) -> str:
         "# Any mm config takes our backbone",
         "",
         f"`python tools/measure/plug_report.py`, {date}, {machine}, torch {torch.__version__}. "
-        "Of every config folder in the wheels, the first applicable config (--kinds: one per kind "
-        "of model): a tiny run folder is plugged in, the model is built, one loss step is taken "
+        "Of every config folder in the wheels, one config per kind of model: a tiny run folder is plugged in, the model is built, one loss step is taken "
         "(finite, with a gradient in every weight of backbone and pyramid), and two images are "
         "predicted. "
         "Weights are random, images are small and of noise; heads keep their structure. The text "

@@ -21,7 +21,7 @@ from transfer.mm import ops
 from transfer.plug import explain, plug, read, scope_of
 from transfer.plug.contract import Contract, contract, measured, read_levels
 from transfer.plug.exclusions import BACKBONES, MODEL_CLASSES, NECKS, Exclusion
-from transfer.plug.trial import trial
+from tests.transfer.plug.trial import trial
 
 WIDTH = 32
 FAMILIES = (

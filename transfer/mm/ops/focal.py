@@ -1,7 +1,8 @@
-"""Focal losses for the stand-in of ``mmcv._ext``.
+"""The sigmoid focal loss for the stand-in of ``mmcv._ext``.
 
 Argument names and order, and which tensors are written in place, are those of mmcv's C++ binding
 (``pybind.cpp``). Letters: R rows, K classes. Half types are computed in float32.
+No config of mmdet or mmseg calls the softmax one: it raises.
 """
 
 from __future__ import annotations
@@ -50,46 +51,4 @@ def sigmoid_focal_loss_backward(
     grad_input.copy_(gradient * weight[target, None] if weight.numel() else gradient)
 
 
-def softmax_focal_loss_forward(
-    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
-) -> None:
-    """Focal loss of the target's probability, from softmax probabilities ``input [R,K]`` into
-    ``output [R]``; target < 0: 0.
-    """
-    p = widen(input).gather(1, target.clamp(min=0)[:, None]).squeeze(1)
-    loss = -alpha * (1 - p) ** gamma * p.clamp(min=torch.finfo(torch.float32).tiny).log()
-    if weight.numel():
-        loss = loss * weight[target.clamp(min=0)]
-    output.copy_(loss * (target >= 0))
-
-
-def softmax_focal_loss_backward(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    buff: Tensor,
-    grad_input: Tensor,
-    gamma: float,
-    alpha: float,
-) -> None:
-    """The derivative with respect to the logits behind the probabilities ``input``, into
-    ``grad_input [R,K]``; ``buff [R]`` is scratch.
-    """
-    softmax, label = widen(input), target.clamp(min=0)
-    p = softmax.gather(1, label[:, None]).squeeze(1)
-    log_p = p.clamp(min=torch.finfo(torch.float32).tiny).log()
-    slope = alpha * (gamma * (1 - p) ** (gamma - 1) * p * log_p - (1 - p) ** gamma)
-    if weight.numel():
-        slope = slope * weight[label]
-    slope = slope * (target >= 0)
-    buff.copy_(slope)
-    own = label[:, None] == torch.arange(input.shape[1], device=input.device)
-    grad_input.copy_(slope[:, None] * (own.to(softmax.dtype) - softmax))
-
-
-KERNELS = (
-    sigmoid_focal_loss_forward,
-    sigmoid_focal_loss_backward,
-    softmax_focal_loss_forward,
-    softmax_focal_loss_backward,
-)
+KERNELS = (sigmoid_focal_loss_forward, sigmoid_focal_loss_backward)

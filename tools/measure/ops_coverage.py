@@ -39,7 +39,6 @@ COVERAGE = (
         LOOP,
         CHECK,
     ),
-    Op("roi_pool", _both("roi_pool"), "no config; `mmdet.apis`", LOOP, CHECK),
     Op("deform_roi_pool", _both("deform_roi_pool"), "dcn (dpool), dcnv2 (mdpool)", LOOP, CHECK),
     Op(
         "deform_conv",
@@ -75,7 +74,6 @@ COVERAGE = (
         LOOP,
         CHECK,
     ),
-    Op("softmax_focal_loss", _both("softmax_focal_loss"), "no config", LOOP, CHECK),
     Op(
         "carafe",
         (*_both("carafe"), *_both("carafe_naive")),
@@ -116,9 +114,9 @@ WITHOUT_KERNEL = (
 )
 
 NOT_NEEDED = (
-    "No family calls the others (rotated and quadrilateral boxes, points and voxels, PrRoIPool,",
-    "BorderAlign, correlation, upfirdn2d ...). Each still imports, and raises NotImplementedError",
-    "when it is called, with its name and the command that compiles mmcv.",
+    "No family calls the others (RoIPool, RoIAlign's `max`, the softmax focal loss, rotated and",
+    "quadrilateral boxes, points and voxels, PrRoIPool, BorderAlign, correlation, upfirdn2d ...).",
+    "Each still imports, and raises NotImplementedError when it is called.",
     "",
     "Deliberate differences from mmcv's kernels: `deform_roi_pool` has the true derivative with",
     "respect to its offsets also where a sample lies up to one cell outside the map (mmcv",
