@@ -69,7 +69,7 @@ def write(folder: Path, contents: dict[str, Any], name: str = "boxes.json") -> P
 
 def detector(folder: Path, extra: str = "", name: str = "det.py") -> Path:
     """FOLDER/NAME: FCOS on FOLDER/boxes.json for two steps, `extra` on top of it."""
-    text = f'''
+    text = f"""
 _base_ = {str(ROOT / "configs" / "_base_" / "fcos_vit.py")!r}
 image_scale = ({SIDE}, {SIDE})
 model = dict(
@@ -98,7 +98,7 @@ train_cfg = dict(_delete_=True, type="IterBasedTrainLoop", max_iters=2, val_inte
 param_scheduler = []
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(by_epoch=False, interval=2))
 log_processor = dict(by_epoch=False, window_size=1)
-'''
+"""
     (folder / "small_base.py").write_text(text)
     (folder / name).write_text(f"_base_ = './small_base.py'\n{extra}")
     return folder / name

@@ -41,7 +41,7 @@ from transfer import mm
 from transfer.plug import explain, read, scope_of
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.transfer.plug.trial import trial  # noqa: E402  (also what the tests try a config with)
+from tests.transfer.plug.trial import trial
 
 PASSES, FAILS, EXCLUDED = "passes", "fails", "not applicable"
 PARTS = ("neck", "rpn_head", "roi_head", "bbox_head", "mask_head", "decode_head", "auxiliary_head")
@@ -81,9 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     warnings.simplefilter("ignore")
     mm.register(*mm.SCOPES)  # once, in the parent: ten seconds
     wanted = [
-        group
-        for group in configs()
-        if not args.only or fnmatch.fnmatch(group[0][0], args.only)
+        group for group in configs() if not args.only or fnmatch.fnmatch(group[0][0], args.only)
     ]
     todo = [group for group in wanted if group[0][0] not in done]
     for result in forked(todo, run, args.jobs, args.limit):
@@ -291,7 +289,8 @@ def table(results: list[dict[str, Any]]) -> str:
         "# Any mm config takes our backbone",
         "",
         f"`python tools/measure/plug_report.py`, {date}, {machine}, torch {torch.__version__}. "
-        "Of every config folder in the wheels, one config per kind of model: a tiny run folder is plugged in, the model is built, one loss step is taken "
+        "Of every config folder in the wheels, one config per kind of model: a tiny run folder is "
+        "plugged in, the model is built, one loss step is taken "
         "(finite, with a gradient in every weight of backbone and pyramid), and two images are "
         "predicted. "
         "Weights are random, images are small and of noise; heads keep their structure. The text "

@@ -36,7 +36,8 @@ class DetectionMetric(BaseMetric):
     Raises:
         FileNotFoundError: no such annotation file.
         ValueError: unknown style or iou type; before training (`check`), classes that do not match
-            the annotation file; at evaluation, a model without masks asked for 'segm', scores that are not finite.
+            the annotation file; at evaluation, a model without masks asked for 'segm', scores that
+            are not finite.
     """
 
     declared = DECLARED

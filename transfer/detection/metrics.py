@@ -146,7 +146,7 @@ def _load(source: Any, what: str) -> tuple[Any, str]:
 
 
 def check_ground_truth(truth: Any, iou_type: str, style: str, name: str) -> None:
-    """Raises ValueError for annotations that cannot be evaluated; `name` is what they are called."""
+    """Raises ValueError for annotations that cannot be evaluated; `name` is their file's."""
     if not isinstance(truth, dict):
         raise ValueError(f"{name}: expected a COCO annotation object, not a {type(truth).__name__}")
     for key in ("images", "categories", "annotations"):

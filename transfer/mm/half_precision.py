@@ -50,7 +50,9 @@ def _whole_regions(forward: Any) -> Any:
     """
 
     @wraps(forward)
-    def extract(self: Any, feats: tuple[Tensor, ...], rois: Tensor, *args: Any, **kw: Any) -> Tensor:
+    def extract(
+        self: Any, feats: tuple[Tensor, ...], rois: Tensor, *args: Any, **kw: Any
+    ) -> Tensor:
         kind = feats[0].dtype
         if kind not in HALF:
             return forward(self, feats, rois, *args, **kw)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
@@ -22,14 +20,19 @@ from sparc_pretrain.metrics_file import ancestry
 from transfer import mm
 from transfer.plug.contract import contract, read_levels
 from transfer.plug.exclusions import excluded
+from transfer.plug.optimizer import (
+    FOREIGN_DECAY,
+    FOREIGN_RATES,
+    layer_wise,
+    note_optimizer,
+    take_adamw,
+)
+from transfer.plug.pixels import normalise
 from transfer.plug.replace import STRIDE, Change, Ledger, depth, replace
+from transfer.plug.walk import dicts
 
 BACKBONE = ("SparcViT", "sparc.SparcViT")
 PYRAMID = ("SimplePyramid", "sparc.SimplePyramid")
-LAYER_DECAY = "LayerDecayConstructor"
-# mm's own layer-wise learning rates, which know only the backbones they were written for
-FOREIGN_DECAY = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
-FOREIGN_RATES = ("decay_rate", "layer_decay_rate")
 
 
 def plug(
@@ -88,13 +91,13 @@ def explain(
         if (path, owner) not in foreign:
             _adopt(owner, path, vision, folder, ledger)
     _fits(cfg, opened)
-    _pixels(cfg, opened, scope, bool(foreign), ledger)
+    normalise(cfg, opened, scope, bool(foreign), ledger)
     if plans:
         _leave_behind(cfg, ledger)
     if adamw:
-        _take_adamw(cfg, ledger)
+        take_adamw(cfg, ledger)
     elif plans:
-        _note_optimizer(cfg, ledger)
+        note_optimizer(cfg, ledger)
     if layer_decay is not None:
         layer_wise(cfg, layer_decay, ledger)
     if "tokenizer" in model and not model.tokenizer:  # a captioner speaks the run's tokens
@@ -123,7 +126,7 @@ def scope_of(cfg: Config) -> str:
     """The config's default scope; of a part without one, the package that knows its model."""
     if cfg.get("default_scope"):
         return cfg.default_scope
-    segmentor = any("decode_head" in part for _, part in _dicts(cfg.get("model") or {}, "model"))
+    segmentor = any("decode_head" in part for _, part in dicts(cfg.get("model") or {}, "model"))
     return "mmseg" if segmentor else "mmdet"
 
 
@@ -138,28 +141,6 @@ def adopt_own(cfg: Config) -> list[Change]:
         if run:
             return explain(cfg, run)
     return []
-
-
-def layer_wise(cfg: Config, rate: float, ledger: Ledger) -> None:
-    """Layer-wise learning rates, in place; see `transfer.backbone.layer_decay`.
-
-    Raises:
-        ValueError: a rate outside (0, 1], or no optimizer to give it to.
-    """
-    if not 0 < rate <= 1:
-        raise ValueError(f"layer decay {rate}: must be above 0 and at most 1 (ViTDet: 0.7 or 0.8)")
-    if not cfg.get("optim_wrapper"):
-        raise ValueError("layer decay: the config has no optim_wrapper")
-    wrapper, path = cfg.optim_wrapper, "optim_wrapper"
-    kept = {
-        key: value
-        for key, value in (wrapper.get("paramwise_cfg") or {}).items()
-        if key not in (*FOREIGN_RATES, "decay_type", "num_layers")
-    }
-    reason = "learning rates fall from block to block"
-    ledger.set(wrapper, path, "constructor", LAYER_DECAY, reason)
-    params = ConfigDict(kept, layer_decay=rate)
-    ledger.set(wrapper, path, "paramwise_cfg", params, reason)
 
 
 def _can_take(
@@ -204,7 +185,7 @@ def _adopt(owner: ConfigDict, path: str, vision: dict, folder: str | None, ledge
     hidden = "out_channels" in neck
     for part in ("neck",) if hidden else ("neck", "decode_head", "auxiliary_head"):
         first = neck if part == "neck" else owner.get(part) or {}
-        for name, reader in _dicts(first, f"{path}.{part}"):
+        for name, reader in dicts(first, f"{path}.{part}"):
             _follow(reader, name, before, after, ledger)
     _follow(owner, path, before, after, ledger)
 
@@ -269,54 +250,9 @@ def _fits(cfg: Config, opened: run_folder.RunFolder) -> None:
             )
 
 
-def _pixels(
-    cfg: Config, opened: run_folder.RunFolder, scope: str, foreign: bool, ledger: Ledger
-) -> None:
-    """Every preprocessor normalises as the run was trained, on RGB, and pads to whole patches."""
-    mean = [round(255 * v, 4) for v in opened.config["mean"]]  # no rounding noise in the dry run
-    std = [round(255 * v, 4) for v in opened.config["std"]]
-    model = cfg.get("model") or ConfigDict()
-    if foreign and not model.get("data_preprocessor") and not cfg.get("data_preprocessor"):
-        kind = "SegDataPreProcessor" if scope == "mmseg" else "DetDataPreprocessor"
-        model.data_preprocessor = ConfigDict(type=kind)
-    parts = list(_dicts(model, "model"))
-    if "data_preprocessor" in cfg:  # a Runner gives it to a model that has none
-        parts += _dicts(cfg.data_preprocessor, "data_preprocessor")
-    for path, part in parts:
-        own = path.endswith("data_preprocessor") and "data_preprocessor" not in part
-        kind = str(part.get("type")).split(".")[-1]
-        if not (own and (foreign or kind in PREPROCESSORS)) and not (
-            part.get("mean") is not None and "std" in part
-        ):
-            continue
-        ledger.set(part, path, "mean", mean, "as the run was trained")
-        ledger.set(part, path, "std", std, "as the run was trained")
-        if own and kind in PREPROCESSORS or foreign or "bgr_to_rgb" in part:
-            ledger.set(part, path, "bgr_to_rgb", True, "the run was trained on RGB, mm reads BGR")
-            part.pop("rgb_to_bgr", None)
-        if foreign:
-            for key in ("pad_size_divisor", "size_divisor"):
-                told = part.get(key) or (1 if key in _DIVISORS.get(scope, ()) else None)
-                if told:
-                    whole_patches = math.lcm(told, STRIDE)
-                    ledger.set(part, path, key, whole_patches, "whole patches")
-        test = part.get("test_cfg") or ConfigDict()
-        if kind == "SegDataPreProcessor" and not test.get("size"):
-            # else the map of a photograph that is not whole patches is stretched over it
-            padded = math.lcm(test.get("size_divisor") or 1, STRIDE)
-            padding = ConfigDict(test, size_divisor=padded)
-            reason = "whole patches; the padding is cut off the prediction"
-            ledger.set(part, path, "test_cfg", padding, reason)
-
-
-# mm's own, which a SparcViT gets its pixels from
-PREPROCESSORS = ("DetDataPreprocessor", "SegDataPreProcessor")
-_DIVISORS = {"mmdet": ("pad_size_divisor",)}
-
-
 def _leave_behind(cfg: Config, ledger: Ledger) -> None:
     """Take out what belonged to the old backbone: whole-model weights, imports, its layer rates."""
-    for path, part in _dicts(cfg.model, "model"):
+    for path, part in dicts(cfg.model, "model"):
         start = part.get("init_cfg")
         if isinstance(start, dict) and start.get("type") == "Pretrained":
             ledger.set(part, path, "init_cfg", None, "weights of a model with the old backbone")
@@ -330,7 +266,7 @@ def _leave_behind(cfg: Config, ledger: Ledger) -> None:
         if kept != listed:
             reason = "not installed, and brought the old backbone"
             ledger.set(imports, "custom_imports", "imports", kept, reason)
-    for path, part in _dicts(cfg.model, "model"):
+    for path, part in dicts(cfg.model, "model"):
         teacher = part.get("teacher_config")
         if isinstance(teacher, str) and not Path(teacher).is_file():
             found = Path(mm.locate(f"mmdet::../{teacher}"))
@@ -343,54 +279,10 @@ def _leave_behind(cfg: Config, ledger: Ledger) -> None:
         layer_wise(cfg, rate, ledger)
 
 
-# What plain ViTs are fine-tuned with (ViTDet, arXiv 2203.16527, app. A; MAE, 2111.06377, app. A).
-ADAMW = ConfigDict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05)
-CLIPPED = ConfigDict(max_norm=1.0)
-
-
-def _take_adamw(cfg: Config, ledger: Ledger) -> None:
-    """AdamW for the config's optimizer, with its clipping; vectors and positions are not decayed.
-
-    Raises:
-        ValueError: no optimizer to replace.
-    """
-    wrapper = cfg.get("optim_wrapper")
-    if not wrapper:
-        raise ValueError("--adamw: the config has no optim_wrapper")
-    path, reason = "optim_wrapper", "--adamw"
-    ledger.set(wrapper, path, "optimizer", ConfigDict(ADAMW), reason)
-    if not wrapper.get("clip_grad"):
-        ledger.set(wrapper, path, "clip_grad", ConfigDict(CLIPPED), reason)
-    if wrapper.get("constructor") != LAYER_DECAY:
-        layer_wise(cfg, 1.0, ledger)
-
-
-def _note_optimizer(cfg: Config, ledger: Ledger) -> None:
-    """The ledger says which optimizer stays, where it is one that ViTs are not trained with."""
-    optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer") or {}
-    if str(optimizer.get("type")).startswith("Adam"):
-        return
-    kept = {key: optimizer[key] for key in ("type", "lr", "weight_decay") if key in optimizer}
-    reason = "made for the old backbone; ViTs learn with AdamW at about 1e-4: see --adamw"
-    ledger.changes.append(Change("optim_wrapper.optimizer", kept, kept, reason))
-
-
 def _owners(cfg: Config) -> list[tuple[str, ConfigDict]]:
     """Paths and dicts in ``cfg.model`` that hold a backbone with a type."""
     return [
         (path, d)
-        for path, d in _dicts(cfg.get("model") or {}, "model")
+        for path, d in dicts(cfg.get("model") or {}, "model")
         if isinstance(d.get("backbone"), dict) and "type" in d.backbone
     ]
-
-
-def _dicts(node: Any, path: str) -> Iterator[tuple[str, ConfigDict]]:
-    """`node` and every dict below it, with their paths; not those inside a backbone."""
-    if isinstance(node, dict):
-        yield path, node
-        for key, value in list(node.items()):
-            if key != "backbone":
-                yield from _dicts(value, f"{path}.{key}" if path else key)
-    elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from _dicts(value, f"{path}[{i}]")

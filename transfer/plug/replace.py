@@ -80,8 +80,8 @@ def replace(
     levels, width = len(promise.channels), vision["width"]
     each = levels > 1 and set(promise.strides) == {STRIDE} and len(promise.depths) == levels
     if each:
-        depth = depth(vision)
-        new.out_indices = [max(math.ceil(part * depth), 1) - 1 for part in promise.depths]
+        blocks = depth(vision)
+        new.out_indices = [max(math.ceil(part * blocks), 1) - 1 for part in promise.depths]
     ledger.set(owner, path, "backbone", new, f"the run's tower; {promise.source}")
     if owner.get("pretrained"):
         ledger.set(owner, path, "pretrained", None, "weights of the old backbone")

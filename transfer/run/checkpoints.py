@@ -146,8 +146,8 @@ class ResumedScheduleHook(Hook):
         if sizes[0] != sizes[1]:
             raise ValueError(
                 f"cannot resume from {runner._load_from}: its optimizer has parameters in groups "
-                f"of {sizes[0][:SHOWN]}, the config's of {sizes[1][:SHOWN]}: give the paramwise_cfg "
-                "and the constructor that it was trained with"
+                f"of {sizes[0][:SHOWN]}, the config's of {sizes[1][:SHOWN]}: give the constructor "
+                "and paramwise_cfg that it was trained with"
             )
         schedulers = runner.param_schedulers or []
         changes = [*_of_groups(saved["param_groups"], groups)]

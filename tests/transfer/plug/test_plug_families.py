@@ -16,12 +16,12 @@ import transfer
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
+from tests.transfer.plug.trial import trial
 from transfer import mm
 from transfer.mm import ops
 from transfer.plug import explain, plug, read, scope_of
 from transfer.plug.contract import Contract, contract, measured, read_levels
 from transfer.plug.exclusions import BACKBONES, MODEL_CLASSES, NECKS, Exclusion
-from tests.transfer.plug.trial import trial
 
 WIDTH = 32
 FAMILIES = (
