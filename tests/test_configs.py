@@ -168,7 +168,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Batches in an epoch, of the data sets that these configs were measured on.
 EPOCH_STEPS = {
     "flickr8k/det.py": 375,
-    "flickr8k/det_lvis.py": 437,
+    "flickr8k/det_lvis.py": 392,
     "coco_subset/mask_rcnn.py": 54,
 }
 

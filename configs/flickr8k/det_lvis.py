@@ -28,11 +28,11 @@ train_dataloader = dict(
 )
 val_dataloader = dict(dataset=dict(ann_file="boxes_nouns_lvis_val.json", **boxes))
 test_dataloader = val_dataloader
-# repeat factors make 6,988 of 5,996 images: 437 steps of 16
+# repeat factors make 6,272 of 5,996 images: 392 steps of 16
 train_cfg = dict(max_epochs=1, val_interval=1)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=437),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=392),
 ]
 val_evaluator = dict(
     type="sparc.FixedDetectionMetric", ann_file=root + "boxes_nouns_lvis_val.json", style="lvis"

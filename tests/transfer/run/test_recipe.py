@@ -177,7 +177,7 @@ Stranger = type("Stranger", (Head,), {"__module__": "torchvision.ops"})
 def check(dataset: Any, **heads: nn.Module) -> None:
     loader = SimpleNamespace(dataset=dataset)
     DataCheckHook().before_train(
-        SimpleNamespace(train_dataloader=loader, model=nn.ModuleDict(heads))
+        SimpleNamespace(train_dataloader=loader, model=nn.ModuleDict(heads), val_loop=None)
     )
 
 
