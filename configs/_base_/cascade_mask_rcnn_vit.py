@@ -1,8 +1,10 @@
 """ViTDet's Cascade Mask R-CNN: three class-agnostic box stages at IoU 0.5, 0.6 and 0.7 (Cascade
-R-CNN, arXiv 1712.00726), one mask head; a delta on our Mask R-CNN.
+R-CNN, arXiv 1712.00726); a delta on our Mask R-CNN.
 
-As in detectron2 the stages count alike and boxes have an L1 loss; unlike there, the gradient of
-the features is not divided by the number of stages.
+As in detectron2 the stages count alike and boxes have an L1 loss. Unlike there, every stage has a
+mask head of its own (mmdet's CascadeRoIHead makes three, whose masks are averaged; detectron2 has
+one, trained on the proposals), and the gradient of the features is not divided by the number of
+stages.
 """
 
 _base_ = "./mask_rcnn_vit.py"

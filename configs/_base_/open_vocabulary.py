@@ -1,5 +1,8 @@
 """OWL-ViT's recipe (arXiv 2205.06230; scenic's projects/owl_vit/configs/clip_b16.py) for a SPARC
 run: ViT-B/16 at 768 px, batches of 256, 140,000 steps. Leaves set the data.
+
+Not as published: losses are divided by the objects of the whole batch, where scenic divides those
+of each example by its own; instances of a class that overlap much are not merged in training.
 """
 
 _base_ = "mmdet::_base_/default_runtime.py"

@@ -6,17 +6,16 @@ python tools/train.py configs/camvid/linear_cached.py --backbone work_dirs/flick
 
 _base_ = "./seg.py"
 
+custom_imports = dict(imports=["transfer", "transfer.segmentation.linear_probe"])
+
 model = dict(
     backbone=dict(frozen=True),
     neck=None,
     decode_head=dict(
         _delete_=True,
-        type="FCNHead",
+        type="sparc.LinearProbeHead",
         in_channels=192,
-        channels=192,
         in_index=0,
-        num_convs=0,
-        concat_input=False,
         num_classes=11,
         norm_cfg=dict(type="BN"),
         align_corners=False,

@@ -4,7 +4,8 @@
         --launcher pytorch --amp
 
 Yardstick (not ours): ViTDet's ViT-B from MAE reaches 51.6 box AP and 45.9 mask AP (detectron2,
-projects/ViTDet, README). We have not run this config to its end.
+projects/ViTDet, README; with relative positions, which this recipe lacks). We have not run this
+config to its end.
 """
 
 _base_ = "../_base_/mask_rcnn_vit.py"

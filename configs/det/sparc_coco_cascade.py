@@ -4,7 +4,8 @@
         --launcher pytorch --amp
 
 Yardstick (not ours): ViTDet's ViT-B from MAE reaches 54.0 box AP and 46.7 mask AP (detectron2,
-projects/ViTDet, README). We have not run this config to its end.
+projects/ViTDet, README; with relative positions, which this recipe lacks; one mask head). We have
+not run this config to its end.
 """
 
 _base_ = "../_base_/cascade_mask_rcnn_vit.py"

@@ -4,7 +4,8 @@
         --backbone RUN --launcher pytorch --amp
 
 Yardstick (not ours): ViTDet's ViT-L/16 from MAE reaches 57.6 box AP and 50.0 mask AP (detectron2,
-projects/ViTDet, README). We have not run this config to its end.
+projects/ViTDet, README; with relative positions, which this recipe lacks; one mask head). We have
+not run this config to its end.
 """
 
 _base_ = ["./sparc_coco_cascade.py", "../_base_/vit_l14.py"]

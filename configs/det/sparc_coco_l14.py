@@ -4,7 +4,8 @@
         --launcher pytorch --amp
 
 Yardstick (not ours): ViTDet's ViT-L/16 from MAE reaches 55.5 box AP and 49.2 mask AP (detectron2,
-projects/ViTDet, README). We have not run this config to its end.
+projects/ViTDet, README; with relative positions, which this recipe lacks). We have not run this
+config to its end.
 """
 
 _base_ = ["./sparc_coco.py", "../_base_/vit_l14.py"]

@@ -4,7 +4,8 @@
         --launcher pytorch --amp
 
 Yardstick (not ours): ViTDet's ViT-B from MAE reaches 40.2 box AP and 38.2 mask AP (ordinary AP, 300
-detections per image; detectron2, projects/ViTDet, README). We have not run this to its end.
+detections per image; detectron2, projects/ViTDet, README; with relative positions, which this
+recipe lacks). We have not run this to its end.
 """
 
 _base_ = "./sparc_coco.py"

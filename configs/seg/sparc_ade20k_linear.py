@@ -6,18 +6,17 @@
 
 _base_ = "./sparc_ade20k.py"
 
+custom_imports = dict(imports=["transfer", "transfer.segmentation.linear_probe"])
+
 model = dict(
     backbone=dict(out_indices=(-1,), frozen=True, drop_path_rate=0.0),
     neck=None,
     auxiliary_head=None,
     decode_head=dict(
         _delete_=True,
-        type="FCNHead",
+        type="sparc.LinearProbeHead",
         in_channels=768,
-        channels=768,
         in_index=0,
-        num_convs=0,
-        concat_input=False,
         dropout_ratio=0.1,
         num_classes=150,
         norm_cfg=dict(type="SyncBN", requires_grad=True),
