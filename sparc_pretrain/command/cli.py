@@ -57,6 +57,7 @@ KNOWN_KEYS = [
     "model_wrapper_cfg",
 ]
 
+IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
 OUR_PACKAGES = ("sparc_pretrain.", "transfer.")
 # Below keys that end like these a `type` may name a function or a torch layer (nms, RoIAlign),
 # which no registry holds.
@@ -91,8 +92,12 @@ def guard(main: Callable[[], int | None]) -> NoReturn:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of `error` without newlines or KeyError's quotes."""
+    """The message of `error` without newlines or KeyError's quotes; of an error in a loader's
+    worker, which comes with its traceback, the message there.
+    """
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if IN_WORKER.match(text):
+        text = (re.findall(r"^[\w.]+: (.+)$", text, re.MULTILINE) or [text])[-1]
     return re.sub(r"\s*\n\s*", " ", text).strip() or type(error).__name__
 
 

@@ -285,3 +285,16 @@ def test_zero_shot_and_verification_refuse_what_is_no_run(
     (tmp_path / "iter_5.pth").write_bytes(b"half")
     assert "iter_5.pth has no readable manifest" in refusal(call("verify", tmp_path / "iter_5.pth"))
     assert isinstance(tool("verify").run_folder.verify(run), RunFolder)
+
+
+def test_an_error_in_a_loaders_worker_is_told_by_its_own_line() -> None:
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> None:
+            raise ValueError("photo.png: png truncated")
+
+    with pytest.raises(ValueError, match="Traceback") as caught:
+        next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))
+    assert cli.one_line(caught.value) == "photo.png: png truncated"
