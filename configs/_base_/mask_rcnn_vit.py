@@ -2,7 +2,8 @@
 mmdet's Mask R-CNN and its 100 epochs of large-scale jitter.
 
 ViTDet's published numbers are with decomposed relative positions in every attention, which a SPARC
-run does not bring and this recipe does not add; and heads have group norm for its layer norm.
+run does not bring and this recipe does not add (`model.backbone.relative_positions=64` does). Heads
+have group norm in the place of its layer norm.
 """
 
 _base_ = ["mmdet::_base_/models/mask-rcnn_r50_fpn.py", "mmdet::common/lsj-100e_coco-instance.py"]

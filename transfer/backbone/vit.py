@@ -15,6 +15,7 @@ from sparc_pretrain import run_folder
 from sparc_pretrain.blueprint import draw, misfit, shapes_of
 from sparc_pretrain.registry import MODELS
 from sparc_pretrain.towers.vision import VisionTower, resample_patch
+from transfer.backbone.relative_positions import add_relative_positions, tell_grid
 
 
 @MODELS.register_module()
@@ -33,6 +34,9 @@ class SparcViT(BaseModule):
         drop_path_rate: stochastic depth. with_cp: recompute the blocks in the backward pass.
         window, global_blocks: see `VisionTower.maps`; global_blocks None = the last of each
             quarter, as in ViTDet.
+        relative_positions: ViTDet's decomposed relative positions in every attention, new and zero
+            at first; the side in patches of the images that global blocks see in training (64 at
+            1024 px). 0 = none. Attention then has a bias for each pair of patches in memory.
         patch: patch size for dense heads; another one is resampled to it (and said so). None =
             the run's own.
 
@@ -52,6 +56,7 @@ class SparcViT(BaseModule):
         window: int = 0,
         global_blocks: Sequence[int] | None = None,
         patch: int | None = 16,
+        relative_positions: int = 0,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -83,6 +88,9 @@ class SparcViT(BaseModule):
             quarter = self.tower.depth / 4
             global_blocks = [math.ceil(quarter * i) - 1 for i in range(1, 5)]
         self.global_blocks = tuple(global_blocks)
+        self.relative = bool(relative_positions)
+        if relative_positions:
+            add_relative_positions(self.tower, relative_positions, self.window, self.global_blocks)
         self.frozen = frozen
         for module in self._frozen_modules():
             module.requires_grad_(False)
@@ -110,13 +118,15 @@ class SparcViT(BaseModule):
         weights = resample_patch(
             run.weights("vision."), run.config["vision"]["patch"], self.tower.patch
         )
-        wrong = misfit(shapes_of(self.tower.state_dict()), shapes_of(weights))
+        own = self.tower.state_dict()
+        wanted = {name: value for name, value in own.items() if ".attn.relative." not in name}
+        wrong = misfit(shapes_of(wanted), shapes_of(weights))
         if wrong:
             raise ValueError(
                 f"{run.path} does not fit the backbone {self.tower.arch}: {wrong}; "
                 "remove `vision` from the config to build the run's own architecture"
             )
-        self.tower.load_state_dict(weights)
+        self.tower.load_state_dict({**own, **weights})
         print_log(
             f"SparcViT: {len(weights)} tensors from {run.path} ({run.sha256[:12]})", "current"
         )
@@ -138,6 +148,8 @@ class SparcViT(BaseModule):
         down, right = -height % self.stride, -width % self.stride
         if down or right:
             image = F.pad(image, (0, right, 0, down))
+        if self.relative:
+            tell_grid(self.tower, tuple(side // self.stride for side in image.shape[-2:]))
         maps = self.tower.maps(image, self.out_indices, self.window, self.global_blocks)
         return tuple(m.contiguous() for m in maps)  # some heads take views of them
 
