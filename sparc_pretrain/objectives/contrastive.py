@@ -7,10 +7,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -58,10 +59,26 @@ class Temperature(nn.Module):
 
 def unit(x: Tensor) -> Tensor:
     """x [...,D] -> unit vectors in at least float32; a zero vector stays zero, without gradient."""
-    x = full_precision(x)
-    square = (x * x).sum(dim=-1, keepdim=True)
-    positive = square > 0
-    return torch.where(positive, x * torch.where(positive, square, 1).rsqrt(), 0)
+    return _Unit.apply(full_precision(x))
+
+
+class _Unit(torch.autograd.Function):
+    """x / |x|, whose gradient (g - y (g . y)) / |x| is written out: a third of the passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        inverse = torch.where(length > 0, 1 / length, 0)
+        made = x * inverse
+        ctx.save_for_backward(made, inverse)
+        return made
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        made, inverse = ctx.saved_tensors
+        along = (gradient * made).sum(dim=-1, keepdim=True)
+        return torch.addcmul(gradient, made, along, value=-1).mul_(inverse)
 
 
 def full_precision(x: Tensor) -> Tensor:

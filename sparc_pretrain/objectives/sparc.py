@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparc_pretrain.distributed import roll, total, world_size
 from sparc_pretrain.objectives.base import Objective
+from sparc_pretrain.objectives.chunked import pairs_at_a_time, sum_over_pairs
 from sparc_pretrain.objectives.contrastive import (
     BLOCK,
     Temperature,
@@ -24,8 +25,9 @@ from sparc_pretrain.objectives.contrastive import (
     without_autocast,
 )
 from sparc_pretrain.objectives.grouping import (
-    alignment_statistics,
+    alignment_sums,
     equal_pairs,
+    group_direction,
     group_patches,
     image_contrast,
     neighbours,
@@ -49,7 +51,8 @@ def fine_grained_loss(
     reduction: str = "caption",
 ) -> Tensor:
     """L_f of SPARC, eqs. 2-6, of patches [B,P,D], tokens [B,T,D] and mask [B,T]: `group_patches`,
-    then `token_contrast`.
+    then `token_contrast`: the formula line by line, all pairs at once. `Sparc` computes the same a
+    few pairs at a time.
     """
     grouped, _ = group_patches(tokens, patches, threshold, alignment, detach)
     return token_contrast(grouped, tokens, mask, scale, reduction)
@@ -200,28 +203,58 @@ class Sparc(Objective):
         if self.reduction == "token":
             # The mean over ranks of (sum / divisor) must be (sum of sums) / (sum of counts).
             divisor = total(divisor) / world_size()
+        shared = scale, divisor
         losses: dict[str, Tensor] = {}
-        logged: list[Tensor] = []
+        logged: list[tuple[Tensor, ...]] = []
         if self.local_weight:
-            grouped, weights = group_patches(features.tokens, patches, **self.grouping)
-            ignored = twins(batch.ids) if self.ignore_twins else None
-            loss = token_contrast(
-                grouped, features.tokens, mask, scale, self.reduction, divisor, ignored
-            )
+            texts = [mask, features.tokens, *([batch.ids] if self.ignore_twins else [])]
+            pairs = pairs_at_a_time(features.tokens, patches)
+            loss, *sums = sum_over_pairs(self._fine_grained, [patches], texts, shared, pairs)
             losses["local_loss"] = self.local_weight * loss
-            logged.append(weights)
+            logged.append(sums)
         if self.image_contrast:
             refused = equal_pairs(batch.key, batch.ids, batch.mask, self.image_negatives)
-            options = dict(self.grouping, reduction=self.reduction, divisor=divisor)
+            group, _ = neighbours(0, self.image_negatives)
             for name in self.contrasted:
                 tokens = getattr(features, name)
-                loss, weights = image_contrast(
-                    patches, tokens, mask, scale, self.image_negatives, refused, **options
+                pairs = pairs_at_a_time(tokens, patches, group)
+                images = [patches, refused.T]
+                loss, *sums = sum_over_pairs(
+                    self._image_contrast, images, [mask, tokens], shared, pairs
                 )
                 weight = self.image_contrast / len(self.contrasted)
                 losses[f"image_contrast_{name}_loss"] = weight * loss
-                logged.append(weights)
-        return {**losses, **alignment_statistics(logged[0], mask)}
+                logged.append(sums)
+        count = mask.sum().clamp(min=1)
+        kept, entropy = logged[0]
+        return {**losses, "patches_kept": kept / count, "alignment_entropy": entropy / count}
+
+    def _fine_grained(
+        self, patches: Tensor, mask: Tensor, tokens: Tensor, *others: Tensor
+    ) -> tuple[Tensor, ...]:
+        """L_f of a few pairs and the sums for the log; `others`: ids if used, scale, divisor."""
+        *ids, scale, divisor = others
+        grouped, weights = group_direction(tokens, patches, **self.grouping)
+        ignored = twins(ids[0]) if ids else None
+        loss = token_contrast(grouped, tokens, mask, scale, self.reduction, divisor, ignored)
+        return loss, *alignment_sums(weights, mask)
+
+    def _image_contrast(
+        self,
+        patches: Tensor,
+        refused_BK: Tensor,
+        mask: Tensor,
+        tokens: Tensor,
+        scale: Tensor,
+        divisor: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """L_ic of a few whole groups of pairs and the sums for the log."""
+        options = dict(self.grouping, reduction=self.reduction, divisor=divisor)
+        refused_KB = refused_BK.T
+        loss, weights = image_contrast(
+            patches, tokens, mask, scale, self.image_negatives, refused_KB, **options
+        )
+        return loss, *alignment_sums(weights, mask)
 
     def _mask(self, mask: Tensor, special: Tensor) -> Tensor:
         return mask & ~special if self.skip_special else mask
