@@ -18,6 +18,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope, Registry, root
 
 from sparc_pretrain.command.error_hints import explain
+from sparc_pretrain.config_tree import dicts
 from sparc_pretrain.distributed import leave
 
 USER_ERRORS = (ValueError, OSError, KeyError, ImportError)
@@ -182,19 +183,13 @@ def _registered(scope: str | None) -> dict[str, list[Any]]:
 
 
 def _check(value: Any, where: str, known: dict[str, list[Any]]) -> None:
-    if isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            _check(item, f"{where}[{i}]", known)
-    elif isinstance(value, dict):
-        kind = value.get("type")
+    for path, part in dicts(value, where, lambda key: not key.endswith(FUNCTION_KEYS)):
+        kind = part.get("type")
         if isinstance(kind, str):
             if kind not in known and not _torch_name(kind):
-                raise ValueError(f"{where}.type: {kind!r} is not registered{nearest(kind, known)}")
+                raise ValueError(f"{path}.type: {kind!r} is not registered{nearest(kind, known)}")
             ours = [c for c in known.get(kind, []) if c.__module__.startswith(OUR_PACKAGES)]
-            _check_arguments(value, where, ours)
-        for key, item in value.items():
-            if not key.endswith(FUNCTION_KEYS):
-                _check(item, f"{where}.{key}", known)
+            _check_arguments(part, path, ours)
 
 
 def _torch_name(kind: str) -> bool:

@@ -32,6 +32,7 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch.nn.parallel import DistributedDataParallel
 
+from sparc_pretrain.config_tree import dicts
 from sparc_pretrain.distributed import gather_objects, rank
 from sparc_pretrain.engine.checkpoint import CorruptCheckpoint, find_valid, load, save, verify
 from sparc_pretrain.engine.checkpoint import committed as has_manifest
@@ -240,12 +241,7 @@ def _names_only(original: Callable) -> Callable:
 
 def _keys(node: Any) -> Iterator[str]:
     """The keys of all dicts in `node`."""
-    if isinstance(node, dict):
-        yield from map(str, node)
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for item in node:
-            yield from _keys(item)
+    return (str(key) for _, part in dicts(node) for key in part)
 
 
 def _find_latest(path: str) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sparc_pretrain.config_tree import dicts
+
 SYNCHRONISED = ("SyncBN", "MMSyncBN", "naiveSyncBN")
 
 
@@ -11,11 +13,6 @@ def single_process_norms(node: Any) -> None:
     """SyncBN -> BN everywhere below `node`, in place: one process without a group has nothing to
     exchange.
     """
-    if isinstance(node, dict):
-        if node.get("type") in SYNCHRONISED:
-            node["type"] = "BN"
-        for value in node.values():
-            single_process_norms(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            single_process_norms(value)
+    for _, part in dicts(node):
+        if part.get("type") in SYNCHRONISED:
+            part["type"] = "BN"

@@ -19,7 +19,8 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from transfer.mm.norms import SYNCHRONISED
+from sparc_pretrain.config_tree import dicts
+from transfer.mm.norms import single_process_norms
 
 SIDE = 128  # pixels of the image that an old backbone is shown: two cells at stride 64
 # What changes an old backbone's layers but not the shape of its maps; much of it needs compiled
@@ -201,13 +202,9 @@ def _bare(backbone: ConfigDict) -> ConfigDict:
 
 def _without(node: Any, key: str) -> Any:
     """`node` without `key` at any depth and with BN for SyncBN, in place."""
-    if isinstance(node, dict):
-        node.pop(key, None)
-        if node.get("type") in SYNCHRONISED:
-            node["type"] = "BN"
-    for value in node.values() if isinstance(node, dict) else node:
-        if isinstance(value, (dict, list, tuple)):
-            _without(value, key)
+    for _, part in dicts(node):
+        part.pop(key, None)
+    single_process_norms(node)
     return node
 
 

@@ -1,4 +1,4 @@
-"""A walk over the dicts of a config."""
+"""The dicts of a model that are its own, not those of its backbone."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ from typing import Any
 
 from mmengine.config import ConfigDict
 
+from sparc_pretrain import config_tree
+
 
 def dicts(node: Any, path: str) -> Iterator[tuple[str, ConfigDict]]:
     """`node` and every dict below it, with their paths; not those inside a backbone."""
-    if isinstance(node, dict):
-        yield path, node
-        for key, value in list(node.items()):
-            if key != "backbone":
-                yield from dicts(value, f"{path}.{key}" if path else key)
-    elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from dicts(value, f"{path}[{i}]")
+    return config_tree.dicts(node, path, lambda key: key != "backbone")

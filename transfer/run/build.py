@@ -11,6 +11,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import build_functions
 
+from sparc_pretrain.config_tree import dicts
+
 BUILDER = build_functions.build_from_cfg.__code__
 # What mm's classes raise when an argument does not suit them.
 FAULTS = (AssertionError, KeyError, TypeError, AttributeError, IndexError)
@@ -64,14 +66,7 @@ def _path(node: Any, part: dict[str, Any], path: str) -> str | None:
 
 
 def _typed(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    if isinstance(node, dict):
-        if "type" in node:
-            yield path, node
-        for key, value in node.items():
-            yield from _typed(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from _typed(value, f"{path}[{i}]")
+    return ((where, found) for where, found in dicts(node, path) if "type" in found)
 
 
 def _place(error: BaseException) -> str:

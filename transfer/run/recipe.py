@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from mmengine.utils import import_modules_from_strings
 
 from sparc_pretrain.command import cli
+from sparc_pretrain.config_tree import dicts
 from transfer import mm
 from transfer.mm.norms import single_process_norms
 from transfer.plug import adopt_own, explain, layer_wise
@@ -182,11 +183,4 @@ def check_files(cfg: Config, loaders: tuple[str, ...]) -> None:
 
 
 def _datasets(node: Any) -> Iterator[dict]:
-    if isinstance(node, dict):
-        if "data_prefix" in node or "ann_file" in node:
-            yield node
-        for value in node.values():
-            yield from _datasets(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _datasets(value)
+    return (d for _, d in dicts(node) if "data_prefix" in d or "ann_file" in d)

@@ -6,19 +6,19 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmcv.ops import MaskedConv2d
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
+from sparc_pretrain.config_tree import dicts
 from transfer import mm
 from transfer.backbone.pyramid import SimplePyramid
 from transfer.backbone.vit import SparcViT
@@ -110,7 +110,7 @@ def shrink(cfg: Config, folder: str) -> tuple[int, int]:
     """
     size = SIZE
     proposals = "num_proposals" in (cfg.model.get("rpn_head") or {})
-    for part in _dicts(cfg.model):
+    for _, part in dicts(cfg.model):
         if part.get("type") in SIZES:
             size = SIZES[part.type]
         if "clip_border" in part:
@@ -134,7 +134,7 @@ def shrink(cfg: Config, folder: str) -> tuple[int, int]:
             part.init_cfg = None  # a teacher's: the plugged part has none left
     single_process_norms(cfg.model)
     # images are cut or grown in batch to sizes of the recipe
-    for part in _dicts(cfg.model):
+    for _, part in dicts(cfg.model):
         for augment in part.get("batch_augments") or []:
             if "size" in augment:
                 augment.size = size
@@ -238,14 +238,16 @@ def _detected(cfg: Config, size: tuple[int, int], index: int) -> Any:
 
 def _classes(node: Any) -> int:
     """The smallest number of classes of a head below `node` (a region proposer's 1 aside)."""
-    found = [d.num_classes for d in _dicts(node) if isinstance(d.get("num_classes"), int)]
-    found += [d.num_things_classes for d in _dicts(node) if "num_things_classes" in d]
+    found = [d.num_classes for _, d in dicts(node) if isinstance(d.get("num_classes"), int)]
+    found += [d.num_things_classes for _, d in dicts(node) if "num_things_classes" in d]
     return min([n for n in found if n > 1] or found or [1])
 
 
 def _masked(cfg: Config) -> bool:
     """Whether the recipe loads masks; where it loads nothing, all there is to be had."""
-    steps = [d for d in _dicts(cfg.get("train_dataloader")) if "Annotations" in str(d.get("type"))]
+    steps = [
+        d for _, d in dicts(cfg.get("train_dataloader")) if "Annotations" in str(d.get("type"))
+    ]
     return not steps or any(d.get("with_mask", "Panoptic" in d.type) for d in steps)
 
 
@@ -256,15 +258,5 @@ def _told(cfg: Config) -> bool:
 
 def _rescaled(cfg: Config) -> float:
     """The scale at which the recipe hands the semantic map over."""
-    steps = _dicts(cfg.get("train_dataloader"))
-    return next((d.scale_factor for d in steps if d.get("type") == "SegRescale"), 1.0)
-
-
-def _dicts(node: Any) -> Iterator[ConfigDict]:
-    if isinstance(node, dict):
-        yield node
-        for value in list(node.values()):
-            yield from _dicts(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _dicts(value)
+    steps = dicts(cfg.get("train_dataloader"))
+    return next((d["scale_factor"] for _, d in steps if d.get("type") == "SegRescale"), 1.0)
