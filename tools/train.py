@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     cfg.launcher = args.launcher
     if args.launcher == "none":
         recipe.single_process_norms(cfg.model)
-    cfg.optim_wrapper.amp = args.amp or cfg.optim_wrapper.get("amp", False)
+    cfg.optim_wrapper.amp = cfg.optim_wrapper.get("amp") or args.amp
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise ValueError("--auto-scale-lr: the config has no auto_scale_lr.base_batch_size")

@@ -17,6 +17,8 @@ TIMED_OUT = re.compile(r"timed out", re.IGNORECASE)
 WORKER_DIED = re.compile(r"DataLoader worker .*(?:exited unexpectedly|is killed by signal)")
 # how a decoder ends on bytes that it cannot stand; a lack of memory ends in SIGKILL or SIGBUS
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+NCCL = re.compile(r"NCCL error|ncclUnhandled|ncclSystem|ncclInternal|ncclRemote|Duplicate GPU")
+GROUPS = re.compile(r"different number of parameter groups|doesn't match the size of optimizer's")
 LOADER = "torch.utils.data.dataloader"
 
 
@@ -24,7 +26,8 @@ def explain(error: BaseException) -> str | None:
     """One line for an error that is no fault of ours, None for any other.
 
     Known are: a class that does not take what a config gives it, told by mm, timm or torch, a
-    loader worker that died or hangs, and another rank that is gone or stuck.
+    loader worker that died or hangs, another rank that is gone or stuck, a GPU that is full, NCCL,
+    and a checkpoint of an optimizer with other groups.
     """
     text = " ".join(str(error).split())
     if crash := _crash_of_a_worker(error):
@@ -36,6 +39,12 @@ def explain(error: BaseException) -> str | None:
         return _of_a_run("DataLoader worker exited unexpectedly.") if loading else None
     if isinstance(error, RuntimeError):
         return _of_a_run(text)
+    if isinstance(error, ValueError) and GROUPS.search(text):
+        return (
+            f"the checkpoint's optimizer has other parameter groups than this training ({text}): "
+            "it is of another version or config. Train on from its weights in a new --work-dir, "
+            "with --cfg-options model.init_from=RUN"
+        )
     if isinstance(error, (AssertionError, AttributeError, TypeError)):
         return _of_a_constructor(error, text)
     return None
@@ -70,6 +79,20 @@ def _of_a_run(text: str) -> str | None:
         return (
             f"{text}: the loader workers are stuck, look at the disk that the shards are on; "
             "data.timeout sets the limit"
+        )
+    if text.startswith("CUDA out of memory"):
+        return (
+            f"{text[:160]}: the model and this batch are too large for the GPU. In pre-training, "
+            "--accumulate 2 (4, 8, ...) gives the same gradients in less memory, and so do "
+            "--cfg-options model.grad_checkpointing=True and --amp; elsewhere take a smaller "
+            "batch. Then run the same command with --resume auto"
+        )
+    if NCCL.search(text):
+        return (
+            f"NCCL, which joins the GPUs, failed: {text[:300]}; more with NCCL_DEBUG=INFO. Usual "
+            "causes: another process of the run is gone (its own output says why), more processes "
+            "than GPUs on a machine, a small /dev/shm, or the wrong network (NCCL_SOCKET_IFNAME). "
+            "Then run the same command with --resume auto"
         )
     if STUCK_RANK.search(text):
         silent = silent_ranks() if TIMED_OUT.search(text) else []

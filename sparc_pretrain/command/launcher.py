@@ -40,12 +40,28 @@ def init_distributed(
         return
     seconds = float(timeout or os.environ.get("SPARC_DIST_TIMEOUT", DEFAULT_TIMEOUT))
     _export_ranks(launcher)
+    if torch.cuda.is_available():
+        choose_gpu(launcher)
     place = _meeting_place(timedelta(seconds=seconds))
     if torch.cuda.is_available():
         # what slurm and mpi say has just been put where mmengine's own torchrun branch reads it
         mmengine.dist.init_dist("pytorch", backend="nccl", timeout=seconds, **place)
     else:
         dist.init_process_group("gloo", timeout=timedelta(seconds=seconds), **place)
+
+
+def choose_gpu(launcher: str) -> None:
+    """LOCAL_RANK becomes the number of a GPU that this process sees: with ``--gpus-per-task=1``
+    slurm shows each its own, as number 0. Raises ValueError for more processes than GPUs.
+    """
+    here, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if launcher == "pytorch" and together > gpus:
+        raise ValueError(
+            f"torchrun started {together} processes on a machine with {gpus} GPUs: use "
+            f"--nproc-per-node {gpus}"
+        )
+    os.environ["LOCAL_RANK"] = str(here % gpus)
 
 
 def _meeting_place(timeout: timedelta) -> dict[str, Any]:

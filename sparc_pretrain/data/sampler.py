@@ -156,7 +156,7 @@ class PairSampler(Sampler):
             )
         if shards_per_block < 1:
             raise ValueError(f"shards_per_block must be at least 1, not {shards_per_block}")
-        seed = seed or 0
+        seed, self.shards_per_block = seed or 0, shards_per_block
         # with one source the size of a draw changes nothing
         self.draw_size = int(global_batch) if mode == "alternate" and several else 1
         self.schedule = Schedule(list(dataset.weights), seed)

@@ -1,5 +1,5 @@
-"""An optimizer wrapper with bf16 autocast on any device and a guard: a non-finite step changes no
-weight on any rank.
+"""An optimizer wrapper with autocast on any device and a guard: a non-finite step changes no weight
+on any rank. And which weights it decays.
 """
 
 from __future__ import annotations
@@ -18,6 +18,13 @@ from sparc_pretrain.distributed import everywhere
 from sparc_pretrain.engine import precision
 from sparc_pretrain.registry import OPTIM_WRAPPERS
 
+AUTOCAST = {
+    False: None,
+    True: torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
 
 @OPTIM_WRAPPERS.register_module()
 class GuardedOptimWrapper(OptimWrapper):
@@ -25,14 +32,26 @@ class GuardedOptimWrapper(OptimWrapper):
     with
 
     Args:
-        amp: autocast to bfloat16 (no loss scaling needed) on whatever device the model is.
+        amp: True or 'bfloat16': autocast to it (no loss scaling needed) on whatever device the
+            model is; 'float16', for GPUs that have no bfloat16 (V100, T4), scales the loss.
         max_norm: clip the gradient norm to it; None = only measure it. mmengine's `clip_grad`
             works as well.
+
+    Raises:
+        ValueError: another `amp`, or bfloat16 on a GPU that does not have it.
     """
 
-    def __init__(self, *args, amp: bool = False, max_norm: float | None = None, **kwargs) -> None:
+    def __init__(
+        self, *args, amp: bool | str = False, max_norm: float | None = None, **kwargs
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.amp = amp
+        if amp not in AUTOCAST:
+            raise ValueError(f"optim_wrapper.amp={amp!r}: use one of {list(AUTOCAST)}")
+        self.dtype = AUTOCAST[amp]
+        device = self.optimizer.param_groups[0]["params"][0].device.type
+        if self.dtype == torch.bfloat16:
+            need_bfloat16(device)
+        self.scaler = torch.amp.GradScaler(device, enabled=self.dtype == torch.float16)
         self.max_norm = max_norm
         self.skipped_in_a_row = 0
         self._finite_losses: list[Tensor] = []
@@ -43,15 +62,15 @@ class GuardedOptimWrapper(OptimWrapper):
         autocast when asked.
         """
         device = next(model.parameters()).device.type
-        if self.amp:
+        if self.dtype == torch.bfloat16:
             precision.advise(device)
-        with super().optim_context(model), torch.autocast(device, torch.bfloat16, self.amp):
+        with super().optim_context(model), torch.autocast(device, self.dtype, bool(self.dtype)):
             yield
 
     def backward(self, loss: Tensor, **kwargs) -> None:
         """loss.backward(), remembering whether the loss was finite."""
         self._finite_losses.append(loss.detach().isfinite())
-        super().backward(loss, **kwargs)
+        super().backward(self.scaler.scale(loss), **kwargs)
 
     def step(self, **kwargs) -> None:
         """Clip and update, unless a loss or the gradient is not finite on any rank: then nothing
@@ -63,6 +82,8 @@ class GuardedOptimWrapper(OptimWrapper):
             for p in group["params"]
             if p.grad is not None
         ]
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in weights])
         finite = torch.stack([*self._finite_losses, norm.isfinite()]).all()
         self._finite_losses.clear()
@@ -77,7 +98,31 @@ class GuardedOptimWrapper(OptimWrapper):
             self.skipped_in_a_row += 1
             past = self.message_hub.runtime_info.get("skipped_steps", 0)
             self.message_hub.update_info("skipped_steps", past + 1)
+        if self.scaler.is_enabled():
+            self.scaler.update()  # the gradients of all ranks are alike, and so are their scales
         self.message_hub.update_scalar("train/grad_norm", float(norm))
+
+    def state_dict(self) -> dict:
+        """The optimizer's, and of float16 the scale of the loss."""
+        scale = {"loss_scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}
+        return {**super().state_dict(), **scale}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """What `state_dict` gave."""
+        state = dict(state_dict)
+        scale = state.pop("loss_scaler", None)
+        if scale and self.scaler.is_enabled():
+            self.scaler.load_state_dict(scale)
+        super().load_state_dict(state)
+
+
+def need_bfloat16(device: str) -> None:
+    """Raises ValueError on a GPU that only emulates it, many times more slowly than float32."""
+    if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(
+            f"{torch.cuda.get_device_name()} has no bfloat16: use --cfg-options "
+            "optim_wrapper.amp=float16"
+        )
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -32,6 +32,12 @@ def describe(runner: Runner) -> dict[str, str]:
         if schedule := runner.cfg.get("schedule"):
             rate = runner.cfg.optim_wrapper.optimizer.get("lr")
             spec["schedule"] = f"{schedule.steps} steps, {schedule.warmup} of warm-up, rate {rate}"
+            if schedule.warmup is None:
+                own = _sha256(str(runner.cfg.param_scheduler).encode())
+                spec["schedule"] = f"{schedule.steps} steps, rate {rate}, schedulers {own}"
+        block = getattr(getattr(loader, "sampler", None), "shards_per_block", None)
+        if block is not None:
+            spec["shards of a block"] = str(block)
         drawn = getattr(getattr(loader, "sampler", None), "draw_size", None)
         if drawn is not None:  # tells mode 'alternate' from 'mixed'
             spec["samples of a source in a row"] = str(drawn)

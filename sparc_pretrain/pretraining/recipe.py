@@ -13,37 +13,25 @@ from mmengine.config import Config
 
 import sparc_pretrain
 from sparc_pretrain.atomic_file import atomic_write
-from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.data.dataset import PairDataset
 from sparc_pretrain.data.shards import expand, open_all
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.distributed import barrier, rank, world_size
-from sparc_pretrain.pretraining import starting_weights
+from sparc_pretrain.pretraining import sections, starting_weights
+from sparc_pretrain.pretraining.sections import Data, Schedule
 
 SCENES_COMMAND = "python tools/data.py scenes --out data/scenes --train 4000 --val 400 --size 128"
 CONFIGS = Path(sparc_pretrain.__file__).parents[1] / "configs"
 # Captions read to train a tokenizer: enough for 32k merges, read in seconds.
 TOKENIZER_CAPTIONS = 2_000_000
-# Keys of the sections that are ours alone: those a config must give, and those it may.
-SECTIONS = {
-    "tokenizer": ((), ("train", "load")),
-    "data": (
-        ("sources", "global_batch", "image_size", "max_tokens"),
-        ("mode", "workers", "timeout", "dataset"),
-    ),
-    "schedule": (("steps", "warmup"), ()),
-}
-NUMBERS = {
-    "data": ("global_batch", "image_size", "max_tokens", "workers", "timeout"),
-    "schedule": ("steps", "warmup"),
-}
-LOADER_TIMEOUT = 600  # seconds without a batch after which the workers count as stuck
 
 
 def complete(
     cfg: Config, accumulate: int | None = None, amp: bool = False, anew: bool = False
 ) -> Config:
     """Derive train_dataloader, train_cfg and param_scheduler, and make the tokenizer, in place.
+    What the config says of these itself is kept, and refused where it contradicts `data` or
+    `schedule`.
 
     Args:
         cfg: a config like ``configs/sparc.py`` with ``work_dir`` set. accumulate, amp: the
@@ -58,14 +46,11 @@ def complete(
         FileNotFoundError: shards are missing (the command that makes the built-in ones is named).
         ValueError: a section or key that is missing or unknown, batch sizes that do not divide.
     """
-    check_sections(cfg)
-    data, schedule = cfg.data, cfg.schedule
+    data, schedule = check_sections(cfg)
     sources = check_sources(data.sources)
     accumulate = cfg.model.get("accumulate", 1) if accumulate is None else accumulate
-    if data.global_batch < 1 or accumulate < 1:
-        raise ValueError(
-            f"data.global_batch={data.global_batch}, accumulate={accumulate}: 1 or more"
-        )
+    if accumulate < 1:
+        raise ValueError(f"accumulate={accumulate}: 1 or more")
     local = data.global_batch // world_size()
     if local * world_size() != data.global_batch or local % accumulate:
         raise ValueError(
@@ -80,44 +65,62 @@ def complete(
     cfg.model.tokenizer = path
     cfg.model.text.update(vocab_size=tokenizer.vocab_size, max_tokens=data.max_tokens)
     cfg.model.vision.update(img_size=data.image_size)
-    cfg.optim_wrapper.amp = amp or cfg.optim_wrapper.get("amp", False)
+    cfg.optim_wrapper.amp = cfg.optim_wrapper.get("amp") or amp
 
     seed = cfg.get("randomness", {}).get("seed") or 0
-    workers = data.get("workers", 0)
-    cfg.train_dataloader = dict(
-        batch_size=local,
-        num_workers=workers,
-        timeout=data.get("timeout", LOADER_TIMEOUT) if workers else 0,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        drop_last=True,
-        collate_fn=dict(type="sparc_collate"),
-        sampler=dict(
-            type="sparc.PairSampler",
-            seed=seed,
-            mode=data.get("mode", "alternate"),
-            global_batch=data.global_batch,
+    derived = dict(
+        train_dataloader=dict(
+            batch_size=local,
+            num_workers=data.workers,
+            timeout=data.timeout if data.workers else 0,
+            collate_fn=dict(type="sparc_collate"),
+            sampler=dict(
+                type="sparc.PairSampler",
+                seed=seed,
+                mode=data.mode,
+                global_batch=data.global_batch,
+            ),
+            dataset=dict(
+                type="sparc.PairDataset",
+                sources=sources,
+                tokenizer=path,
+                image_size=data.image_size,
+                max_tokens=data.max_tokens,
+                seed=seed,
+                **data.dataset,
+            ),
         ),
-        dataset=dict(
-            type="sparc.PairDataset",
-            sources=sources,
-            tokenizer=path,
-            image_size=data.image_size,
-            max_tokens=data.max_tokens,
-            seed=seed,
-            **data.get("dataset", {}),
-        ),
+        model_wrapper_cfg=dict(type="sparc.DistributedPretrainer"),
+        train_cfg=dict(type="IterBasedTrainLoop", max_iters=schedule.steps),
     )
-    cfg.model_wrapper_cfg = dict(type="sparc.DistributedPretrainer")
+    loading = dict(
+        persistent_workers=data.workers > 0, pin_memory=torch.cuda.is_available(), drop_last=True
+    )
+    validating = dict(val_interval=schedule.steps + 1)
+    rates = _rates(cfg, schedule)
+    sections.derive(cfg, derived, dict(train_dataloader=loading, train_cfg=validating))
+    if rates is not None:
+        cfg.param_scheduler = cfg[sections.FROM]["param_scheduler"] = rates
+    return cfg
+
+
+def _rates(cfg: Config, schedule: Schedule) -> list[dict] | None:
+    """The schedulers of `schedule`, or None when the config has its own. Raises ValueError."""
+    own = cfg.get("param_scheduler")
+    if own and own != (cfg.get(sections.FROM) or {}).get("param_scheduler"):
+        if schedule.warmup is None:
+            return None
+        raise ValueError(
+            "the config has a param_scheduler and a schedule.warmup: leave the one out, or say "
+            "schedule.warmup=None"
+        )
+    if schedule.warmup is None:
+        raise ValueError("schedule.warmup=None is for a config with a param_scheduler of its own")
     steps, warmup = schedule.steps, schedule.warmup
-    if not 0 <= warmup < steps:
-        raise ValueError(f"schedule.warmup={warmup} must be below schedule.steps={steps}")
-    cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=steps, val_interval=steps + 1)
-    cfg.param_scheduler = [
+    return [
         dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=warmup),
         dict(type="CosineAnnealingLR", by_epoch=False, begin=warmup, end=steps, eta_min=0.0),
     ][0 if warmup > 1 else 1 :]  # LinearLR of one step never reaches the rate
-    return cfg
 
 
 def with_objective(cfg: Config, name: str) -> Config:
@@ -142,29 +145,14 @@ def index(sources: list[dict]) -> None:
     barrier()
 
 
-def check_sections(cfg: Config) -> None:
-    """Raises ValueError when a section is missing, lacks a key, has one that nobody reads, or text
-    where a number belongs.
+def check_sections(cfg: Config) -> tuple[Data, Schedule]:
+    """The sections `data` and `schedule`, after a look at `tokenizer` and at what is needed of the
+    rest. Raises ValueError.
     """
-    for section, (needed, optional) in SECTIONS.items():
-        if not isinstance(cfg.get(section), dict):
-            raise ValueError(
-                f"the config has no `{section}`: pre-training needs one like configs/sparc.py"
-            )
-        for key in cfg[section]:
-            if key not in needed + optional:
-                known = nearest(key, needed + optional)
-                raise ValueError(f"config key {section}.{key} is unknown{known}")
-        for key in needed:
-            if key not in cfg[section]:
-                raise ValueError(f"the config has no {section}.{key}, see configs/sparc.py")
-        for key in NUMBERS.get(section, ()):
-            value = cfg[section].get(key, 0)
-            if not isinstance(value, int) or value < 0:
-                raise ValueError(
-                    f"config key {section}.{key}={value!r} must be a whole number, 0 or more"
-                )
+    sections.read(cfg, "tokenizer", sections.Tokenizer)
+    data, schedule = sections.read(cfg, "data", Data), sections.read(cfg, "schedule", Schedule)
     _check_model(cfg)
+    return data, schedule
 
 
 def _check_model(cfg: Config) -> None:

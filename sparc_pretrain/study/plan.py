@@ -16,6 +16,7 @@ ARM_KEYS = {"objective", "options", "seeds", "budget", "as_long_as", "trained", 
 SWEEP_KEYS = {"arms", "key", "values", "seeds", "budget"}
 LOGGED_EVERY = 10  # steps, mmengine's default
 LEARNT_FROM = ("schedule", "data", "tokenizer", "model", "optim_wrapper", "param_scheduler")
+LEARNT_FROM += ("train_dataloader",)
 HOW_ONLY = {"data.workers", "data.timeout", "model.grad_checkpointing"}
 
 

@@ -110,3 +110,38 @@ def test_an_assertion_outside_of_building_is_not_explained() -> None:
         is_seq_of([1], int, seq_type=3)
     assert explain(caught.value) is None
     assert explain(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+
+
+FULL_GPU = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.77 GiB of "
+    "which 1.1 GiB is free."
+)
+NO_NCCL = (
+    "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:77, invalid usage, NCCL "
+    "version 2.27.5\nDuplicate GPU detected : rank 1 and rank 0 both on CUDA device 3000"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            torch.OutOfMemoryError(FULL_GPU),
+            ["2.00 GiB", "--accumulate 2", "grad_checkpointing=True"],
+        ),
+        (torch.distributed.DistBackendError(NO_NCCL), ["Duplicate GPU", "NCCL_DEBUG=INFO"]),
+        (
+            ValueError("loaded state dict has a different number of parameter groups"),
+            ["another version or config", "model.init_from=RUN"],
+        ),
+    ],
+    ids=["full GPU", "NCCL", "parameter groups"],
+)
+def test_trouble_of_gpus_and_checkpoints_is_told_with_its_remedy(
+    error: Exception, words: list[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    line = refusal(through_the_door(fail))
+    assert all(word in line for word in words), line

@@ -171,6 +171,20 @@ def launched(monkeypatch, name, variables):
         monkeypatch.setenv(key, value)
 
 
+@pytest.mark.parametrize(("gpus", "chosen"), [(1, "0"), (4, "3"), (2, "1")])
+def test_slurm_s_task_takes_a_gpu_that_it_sees(monkeypatch, gpus, chosen):
+    """With --gpus-per-task=1 the fourth task of a machine sees one GPU, number 0."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    launcher.choose_gpu("slurm")
+    assert os.environ["LOCAL_RANK"] == chosen
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "5")
+    with pytest.raises(
+        ValueError, match=f"5 processes .* {gpus} GPUs: use --nproc-per-node {gpus}"
+    ):
+        launcher.choose_gpu("pytorch")
+
+
 @pytest.mark.parametrize("name", ["pytorch", "slurm", "mpi"])
 def test_a_launcher_that_does_not_fit_the_environment_is_refused(monkeypatch, name):
     for variable in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):

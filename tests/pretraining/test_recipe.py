@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import tarfile
 from collections.abc import Iterator
@@ -153,6 +154,10 @@ def test_without_warmup_the_cosine_stands_alone(shards: Path) -> None:
         ("optim_wrapper.optimizer", dict(type="AdamW", lr="x"), "lr is a number, not x"),
         ("schedule", None, "the config has no `schedule`"),
         ("schedule", dict(steps=3), r"no schedule\.warmup"),
+        ("schedule", dict(steps=3, warmup=None), r"a param_scheduler of its own"),
+        ("data.mode", "random", r"data\.mode='random': use 'alternate' or 'mixed'"),
+        ("data.dataset", 3, r"data\.dataset=3 must be a dict"),
+        ("data.image_size", True, r"image_size=True must be a whole number"),
         ("tokenizer", dict(train=300, load="x"), "use dict"),
         ("tokenizer", dict(trian=300), r"tokenizer\.trian is unknown \(did you mean 'train'\?\)"),
     ],
@@ -168,6 +173,95 @@ def test_wrong_sections_are_refused_with_the_nearest_name(
         cfg[section] = value
     with pytest.raises(ValueError, match=message):
         complete(cfg)
+
+
+def test_what_a_config_says_in_mmengine_s_words_is_kept_beside_what_is_derived(
+    shards: Path,
+) -> None:
+    own = [dict(type="ConstantLR", factor=0.5, by_epoch=False, begin=0, end=4)]
+    cfg = config(
+        shards,
+        schedule=dict(steps=4, warmup=None),
+        param_scheduler=own,
+        train_dataloader=dict(
+            prefetch_factor=3, pin_memory=True, sampler=dict(shards_per_block=1), batch_size=8
+        ),
+        model_wrapper_cfg=dict(find_unused_parameters=True),
+        train_cfg=dict(val_interval=2),
+    )
+    cfg.data.workers = 1
+    loader = complete(cfg).train_dataloader
+    assert (loader.prefetch_factor, loader.pin_memory, loader.drop_last) == (3, True, True)
+    assert (loader.batch_size, loader.num_workers, loader.persistent_workers) == (8, 1, True)
+    assert loader.sampler.shards_per_block == 1 and loader.sampler.global_batch == 8
+    assert loader.dataset.type == "sparc.PairDataset"
+    assert cfg.model_wrapper_cfg == dict(
+        type="sparc.DistributedPretrainer", find_unused_parameters=True
+    )
+    assert cfg.train_cfg == dict(type="IterBasedTrainLoop", max_iters=4, val_interval=2)
+    assert cfg.param_scheduler == own
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "words"),
+    [
+        ("train_dataloader", dict(batch_size=4), r"batch_size=4 follows from data\.global_batch"),
+        ("train_dataloader", dict(num_workers=2), r"num_workers=2 follows from data\.workers \(0"),
+        (
+            "train_dataloader",
+            dict(sampler=dict(mode="mixed")),
+            r"sampler\.mode='mixed' follows from",
+        ),
+        (
+            "train_dataloader",
+            dict(sampler=dict(type="DefaultSampler")),
+            r"sampler\.type=.*is set by",
+        ),
+        ("train_dataloader", dict(sampler=3), r"train_dataloader\.sampler=3 is set by"),
+        ("train_dataloader", dict(dataset=dict(image_size=9)), r"=9 follows from data\.image_size"),
+        ("train_cfg", dict(max_iters=9), r"max_iters=9 follows from schedule\.steps \(4\)"),
+        ("train_cfg", dict(by_epoch=True, type="EpochBasedTrainLoop"), r"train_cfg\.type="),
+        ("model_wrapper_cfg", dict(type="MMDistributedDataParallel"), r"model_wrapper_cfg\.type="),
+        ("param_scheduler", [dict(type="ConstantLR")], r"say schedule\.warmup=None"),
+    ],
+)
+def test_what_contradicts_data_or_schedule_is_refused_by_name(
+    shards: Path, section: str, value: Any, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        complete(config(shards, **{section: value}))
+
+
+def test_a_completed_config_that_was_written_down_is_completed_anew(
+    shards: Path, tmp_path: Path
+) -> None:
+    """The copy in the work dir, with other numbers: what was derived follows, the rest stays."""
+    cfg = complete(config(shards, train_dataloader=dict(sampler=dict(shards_per_block=7))))
+    cfg.dump(tmp_path / "dumped.py")
+    again = Config.fromfile(tmp_path / "dumped.py")
+    assert complete(again).to_dict() == cfg.to_dict()
+    again.merge_from_dict({"data.global_batch": 4, "schedule.steps": 9, "data.workers": 1})
+    complete(again)
+    loader = again.train_dataloader
+    assert (loader.batch_size, loader.persistent_workers, loader.timeout) == (4, True, 600)
+    assert loader.sampler.shards_per_block == 7
+    assert again.train_cfg == dict(type="IterBasedTrainLoop", max_iters=9, val_interval=10)
+    assert again.param_scheduler[-1].end == 9
+    again.train_dataloader.batch_size = 3
+    with pytest.raises(ValueError, match="batch_size=3 follows from"):
+        complete(again)
+
+
+@pytest.mark.parametrize("mode", ["alternate", "mixed"])
+def test_the_mode_of_the_data_reaches_the_order_of_the_samples(shards: Path, mode: str) -> None:
+    cfg = config(shards)
+    tars = [f"{shards}/train-00000{n}.tar" for n in range(2)]
+    cfg.data.update(sources=[dict(shards=tar) for tar in tars], mode=mode)
+    loader = Runner.build_dataloader(complete(cfg).train_dataloader)
+    stream = [index // 12 for index, _ in itertools.islice(loader.sampler, 64)]
+    of_a_batch = [set(stream[begin : begin + 8]) for begin in range(0, 64, 8)]
+    assert all(len(one) == (1 if mode == "alternate" else 2) for one in of_a_batch)
+    assert {0, 1} == set(stream)
 
 
 def test_micro_batches_that_do_not_divide_the_batch_are_refused(shards: Path) -> None:
