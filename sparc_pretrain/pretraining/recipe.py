@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 import sparc_pretrain
 from sparc_pretrain.atomic_file import atomic_write
+from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.data.dataset import PairDataset
 from sparc_pretrain.data.shards import expand, open_all
 from sparc_pretrain.data.tokenizer import Tokenizer
