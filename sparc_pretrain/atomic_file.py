@@ -50,16 +50,20 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
 @contextmanager
 def atomic_folder(folder: str | Path) -> Iterator[Path]:
     """A draft folder that becomes `folder` when the block ends well, and vanishes when it does not;
-    an existing `folder` is replaced by renaming, never written into.
+    an existing `folder` is replaced by two renames, never written into: who is killed between them
+    leaves it under another name, from which the next call brings it back.
     """
     folder = Path(folder)
     draft = folder.with_name(f".{folder.name}{DRAFT}")
+    old = folder.with_name(f".{folder.name}{REPLACED}")
     shutil.rmtree(draft, ignore_errors=True)
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
     draft.mkdir(parents=True)
     try:
         yield draft
+        _share(draft)
         if folder.exists():
-            old = folder.with_name(f".{folder.name}{REPLACED}")
             shutil.rmtree(old, ignore_errors=True)
             os.replace(folder, old)
             os.replace(draft, folder)
@@ -68,6 +72,16 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
             os.replace(draft, folder)
     finally:  # a full disk needs its room back
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _share(folder: Path) -> None:
+    """Give the files below `folder` the mode that the umask asks for, as the folder has it: some
+    libraries write theirs for the owner alone (safetensors 0.8: 600).
+    """
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(mode)
 
 
 class HashingStream:

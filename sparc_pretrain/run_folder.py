@@ -26,6 +26,7 @@ from sparc_pretrain import run_config
 from sparc_pretrain.atomic_file import DRAFT, REPLACED, atomic_folder
 
 FORMAT = 1
+OURS = re.compile(r"run-\d+(\.1)?")
 OS_ERROR = re.compile(r"os error (\d+)")
 CONFIG, WEIGHTS, TOKENIZER, CARD, MANIFEST = (
     "config.json",
@@ -202,12 +203,17 @@ def publish(
     """Write ``WORK_DIR/run-STEP`` whole, swap the symlink ``WORK_DIR/run`` to it, then delete the
     older ones.
 
-    A reader finds either the old folder or the new one under ``run``, never a half-written one.
+    A reader finds either the old folder or the new one under ``run``, never a half-written one and
+    never none. So a step that is published again does not replace its folder, which no file system
+    does in one move: it goes to ``run-STEP.1``, or back to ``run-STEP`` if that one is there.
     """
     work_dir = Path(work_dir)
     for left in (*work_dir.glob(f".run-*{DRAFT}"), *work_dir.glob(f".run-*{REPLACED}")):
         shutil.rmtree(left)  # of a run that was killed
-    run = write(work_dir / f"run-{step}", config, weights, tokenizer)
+    name = f"run-{step}"
+    if (work_dir / "run").resolve() == (work_dir / name).resolve():
+        name += ".1"
+    run = write(work_dir / name, config, weights, tokenizer)
     link = work_dir / ".run.link"
     link.unlink(missing_ok=True)
     link.symlink_to(run.path.name, target_is_directory=True)
@@ -218,7 +224,7 @@ def publish(
     _sync(work_dir)
     shutil.rmtree(copied, ignore_errors=True)
     for old in work_dir.iterdir():  # what people keep beside it has other names
-        if re.fullmatch(r"run-\d+", old.name) and old.is_dir() and old.name != run.path.name:
+        if OURS.fullmatch(old.name) and old.is_dir() and old.name != run.path.name:
             shutil.rmtree(old)
     return run
 

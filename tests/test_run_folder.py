@@ -2,16 +2,22 @@
 
 import errno
 import json
+import os
 import resource
 import shutil
+import signal
 
 import pytest
 import torch
 
 from sparc_pretrain import run_folder
+from sparc_pretrain.atomic_file import atomic_folder
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.dual_encoder import DualEncoder
+from tests import kills
 from tests.models import encoder
+
+VISION = dict(arch="x", img_size=32, width=8, patch=8)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +65,63 @@ def test_publishing_leaves_other_peoples_folders_and_replaces_a_copied_one(model
         "run", "run-20", "run-best", "run-notes",
     ]  # fmt: skip
     assert (tmp_path / "b/run").is_symlink() and (tmp_path / "b/run").resolve() == run.path
+
+
+@pytest.mark.parametrize("steps", [(10, 20), (10, 10)], ids=str)
+def test_a_kill_at_any_moment_of_publishing_leaves_a_whole_folder_under_run(tmp_path, steps):
+    config = dict.fromkeys(run_folder.REQUIRED_KEYS, 0)
+    config |= {"format": run_folder.FORMAT, "vision": VISION, "objective": None, "text": None}
+
+    def publish(folder, step, value):
+        weights = {"adapters.x": torch.full((2,), float(value))}
+        return run_folder.publish(folder, step, config, weights, None)
+
+    for value, step in enumerate(steps[:-1]):
+        publish(tmp_path / "start", step, value)
+    last = len(steps) - 1
+    for change in range(1, 100):
+        work = tmp_path / str(change)
+        shutil.copytree(tmp_path / "start", work, symlinks=True)
+
+        def doomed(work=work, change=change):
+            kills.die_before_change(change)
+            publish(work, steps[-1], last)
+
+        died = kills.in_a_fork(doomed)
+        value = run_folder.verify(work / "run").weights()["adapters.x"][0]
+        assert value in ((last,) if died == 0 else (last - 1, last)), change
+        run = publish(work, steps[-1], last)  # the resumed run comes by again
+        assert run_folder.verify(work / "run").sha256 == run.sha256
+        assert len(list(work.iterdir())) == 2  # the folder and its link: nothing is left behind
+        if died == 0:
+            break
+        assert died == -signal.SIGKILL
+    assert 15 < change < 60
+
+
+def test_a_folder_killed_between_its_two_renames_comes_back_with_the_next_write(tmp_path):
+    def write(text):
+        with atomic_folder(tmp_path / "out") as draft:
+            (draft / "file").write_text(text)
+
+    write("old")
+    (tmp_path / "out").rename(tmp_path / ".out.old")
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "out"):
+        raise RuntimeError("the disk is full")
+    assert (tmp_path / "out" / "file").read_text() == "old"
+    write("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_all_files_of_a_run_folder_have_the_mode_that_the_umask_asks_for(tmp_path, model, mask):
+    before = os.umask(mask)
+    try:
+        run = run_folder.publish(tmp_path, 1, model.config(), model.state_dict(), "{}")
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in run.path.iterdir()} == {0o666 & ~mask}
+    assert run.path.stat().st_mode & 0o777 == 0o777 & ~mask
 
 
 def test_a_full_disk_is_an_os_error_and_leaves_no_draft_and_drafts_of_the_killed_go(

@@ -5,29 +5,27 @@ python tools/align.py work_dirs/sparc/run photo.jpg "a brown dog jumps over a lo
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-import torch
-from PIL import Image
-
-from sparc_pretrain.command import cli
-from sparc_pretrain.zeroshot import encode
-from sparc_pretrain.zeroshot.alignment import align
-from sparc_pretrain.zeroshot.alignment_sheet import sheet
+from sparc_pretrain.command import cli, flags
 
 
 def main(argv: list[str] | None = None) -> int:
     """Align, draw, and say which words stand out."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = flags.parser(__doc__)
     parser.add_argument("run", help="run folder, or the work dir that holds one")
     parser.add_argument("image", help="a photo of any size")
     parser.add_argument("caption", help="what is said of it")
     parser.add_argument("--out", help="PNG (default: IMAGE_words.png in this folder)")
     parser.add_argument("--width", type=int, default=1280, help="of the picture, pixels")
     args = parser.parse_args(argv)
+    import torch
+    from PIL import Image
+
+    from sparc_pretrain.zeroshot import encode
+    from sparc_pretrain.zeroshot.alignment import align
+    from sparc_pretrain.zeroshot.alignment_sheet import sheet
+
     image = encode.open_image(args.image)
     out = Path(args.out or f"{Path(args.image).stem}_words.png")
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):

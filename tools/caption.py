@@ -8,36 +8,26 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-# isort: off
-from transfer.run import recipe
+from sparc_pretrain.command import cli, flags
 
-import torch
-from mmengine.config import Config, DictAction
-from mmengine.registry import MODELS, init_default_scope
-from PIL import Image
-from torch import Tensor, nn
-
-from sparc_pretrain.data.images import BadImage, decode, eval_resize
-from sparc_pretrain.engine import checkpoint
-from sparc_pretrain.command import cli
-from transfer.captioning.model import word_attention
-
-# isort: on
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from PIL import Image
+    from torch import Tensor, nn
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = flags.parser(__doc__)
     parser.add_argument("captioner", help="work dir of tools/train.py, or a checkpoint in it")
     parser.add_argument("images", nargs="+", help="image files")
     parser.add_argument("--explain", action="store_true", help="draw where each word looked")
     parser.add_argument("--out-dir", help="captions.json and the pictures go there")
     parser.add_argument("--config", help="config file, where the work dir has several")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
+    flags.cfg_options(parser)
     return parser.parse_args(argv)
 
 
@@ -57,6 +47,10 @@ def main(argv: list[str] | None = None) -> int:
         raise FileExistsError(
             f"{args.out_dir} holds an evaluation and its captions: choose another --out-dir"
         )
+    from transfer.captioning.model import word_attention  # first: it mends mmcv
+
+    import torch  # isort: skip
+
     cfg, weights = find(args.captioner, args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     model = build(cfg, weights)
@@ -86,6 +80,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def find(captioner: str, config: str | None) -> tuple[Config, Path]:
     """The config and the checkpoint that a work dir or a checkpoint's path means."""
+    from sparc_pretrain.engine import checkpoint
+    from transfer.run import recipe
+
     path = Path(captioner)
     if not path.exists():
         raise FileNotFoundError(f"no work dir or checkpoint {path}")
@@ -104,6 +101,11 @@ def find(captioner: str, config: str | None) -> tuple[Config, Path]:
 
 def build(cfg: Config, weights: Path) -> nn.Module:
     """The captioner with the checkpoint's weights."""
+    import torch
+    from mmengine.registry import MODELS, init_default_scope
+
+    from sparc_pretrain.engine import checkpoint
+
     init_default_scope(cfg.get("default_scope", "mmengine"))
     model = MODELS.build(cfg.model)
     try:
@@ -115,6 +117,8 @@ def build(cfg: Config, weights: Path) -> nn.Module:
 
 def read(name: str, cfg: Config) -> Tensor:
     """[3,S,S] uint8, as in the test set of the config."""
+    from sparc_pretrain.data.images import BadImage, decode, eval_resize
+
     dataset = cfg.test_dataloader.dataset
     try:
         image = decode(Path(name).read_bytes())
@@ -125,6 +129,10 @@ def read(name: str, cfg: Config) -> Tensor:
 
 def shown(name: str, cfg: Config) -> Image.Image:
     """The part of the photo that the captioner saw, upright and in its own proportions."""
+    from PIL import Image
+
+    from sparc_pretrain.data.images import decode, eval_resize
+
     image = decode(Path(name).read_bytes())
     if cfg.test_dataloader.dataset.get("how", "squash") == "crop":
         image = eval_resize(image, min(image.shape[-2:]), "crop")

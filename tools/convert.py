@@ -14,35 +14,22 @@ from __future__ import annotations
 import argparse
 import ast
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sparc_pretrain import run_folder
-from sparc_pretrain.command import cli
-from sparc_pretrain.convert import parts as converted
-from sparc_pretrain.convert.export import export
-from sparc_pretrain.convert.files import WEIGHT_FILES, read_object, refuse_existing
-from sparc_pretrain.convert.from_timm import load_timm
-from sparc_pretrain.convert.hub import push_to_hub
-from sparc_pretrain.convert.load_hf import load_hf
-from sparc_pretrain.convert.load_open_clip import load_open_clip
-from sparc_pretrain.convert.to_hf import to_hf
-from sparc_pretrain.convert.to_open_clip import to_open_clip
-from sparc_pretrain.convert.to_timm import to_timm
+from sparc_pretrain.command import cli, flags
 
-WRITERS = {
-    "timm": (to_timm, "timm"),
-    "hf": (to_hf, "transformers"),
-    "open_clip": (to_open_clip, "open_clip"),
-}
+if TYPE_CHECKING:
+    from sparc_pretrain.convert.export import Writer
+    from sparc_pretrain.convert.parts import Parts
+
+WRITERS = {"timm": "timm", "hf": "transformers", "open_clip": "open_clip"}  # kind -> library
 KINDS = ("open_clip", "timm", "hf")
 LOADED = ("model.safetensors", "pytorch_model.bin")  # of a folder with a config.json
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = flags.parser(__doc__)
     parser.add_argument("source", help="name, folder or file of weights; with --to a run folder")
     parser.add_argument("out", help="the run folder to write; with --to the exported folder")
     parser.add_argument("--kind", choices=KINDS, help="of the source, where its name does not say")
@@ -64,14 +51,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Convert; nothing is written unless the features are equal."""
     args = parse(argv)
+    from sparc_pretrain.convert import parts as converted
+    from sparc_pretrain.convert.export import export
+    from sparc_pretrain.convert.files import refuse_existing
+    from sparc_pretrain.convert.hub import push_to_hub
+
     refuse_existing(args.out, args.force)
     if args.to:
         for name in ("kind", "arch", "set", "vision_only", "ema", "raw"):
             if getattr(args, name):
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} is about checkpoints coming in; leave it out with --to")
-        writer, library = WRITERS[args.to]
-        done = export(args.source, args.out, writer, library, args.force)
+        done = export(args.source, args.out, writer(args.to), WRITERS[args.to], args.force)
         print(f"{args.out}: {done.architecture}, features differ by {done.difference:.1e}")
         notes = done.notes
     else:
@@ -89,8 +80,21 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def read(args: argparse.Namespace) -> converted.Parts:
+def writer(kind: str) -> Writer:
+    """What writes a run folder for another library."""
+    from sparc_pretrain.convert.to_hf import to_hf
+    from sparc_pretrain.convert.to_open_clip import to_open_clip
+    from sparc_pretrain.convert.to_timm import to_timm
+
+    return {"timm": to_timm, "hf": to_hf, "open_clip": to_open_clip}[kind]
+
+
+def read(args: argparse.Namespace) -> Parts:
     """The source, through the library that made it."""
+    from sparc_pretrain.convert.from_timm import load_timm
+    from sparc_pretrain.convert.load_hf import load_hf
+    from sparc_pretrain.convert.load_open_clip import load_open_clip
+
     source, path = args.source, Path(args.source)
     average = True if args.ema else False if args.raw else None
     if average is not None and (not path.is_file() or args.arch is None):
@@ -121,6 +125,8 @@ def guess(source: str, arch: str | None) -> str:
     """
     import open_clip
     import timm
+
+    from sparc_pretrain.convert.files import WEIGHT_FILES
 
     path = Path(source)
     if not path.exists() and (path.suffix in WEIGHT_FILES or source.startswith((".", "/", "~"))):
@@ -170,6 +176,9 @@ def setting(text: str) -> tuple[str, Any]:
 
 
 def _of_config(folder: Path) -> str:
+    from sparc_pretrain import run_folder
+    from sparc_pretrain.convert.files import read_object
+
     if (folder / run_folder.MANIFEST).exists():
         raise ValueError(f"{folder} is a run folder already; export it with --to timm|hf|open_clip")
     if not (folder / "config.json").exists():

@@ -14,23 +14,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from sparc_pretrain.command.cli import guard
-from sparc_pretrain.data import box_files, box_shards, image_files
-from sparc_pretrain.data.captions import read_captions, splits
-from sparc_pretrain.data.images import BadImage
+from sparc_pretrain.command import cli, flags
+from sparc_pretrain.data import box_kinds
 from sparc_pretrain.data.layouts import LAYOUTS, link_coco, prepare
-from sparc_pretrain.data.shards import Pair, ShardSet, write_shards
-from sparc_pretrain.zeroshot import prompts
+
+if TYPE_CHECKING:
+    from sparc_pretrain.data.shards import Pair
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = flags.parser(__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     shards = commands.add_parser("shards", help="images and a caption file -> tars")
@@ -45,7 +43,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     shards.set_defaults(run=make_shards, prefix="shard-")
 
     boxes = commands.add_parser("boxes", help="images and boxes with words -> tars")
-    boxes.add_argument("--kind", choices=box_files.KINDS, required=True)
+    boxes.add_argument("--kind", choices=box_kinds.KINDS, required=True)
     boxes.add_argument("--images", type=Path, required=True, help="folder of the images")
     boxes.add_argument(
         "--annotations", type=Path, nargs="+", required=True, help="files of this kind"
@@ -55,7 +53,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     boxes.add_argument("--exclude", type=Path, help="file of image ids or names, one a line")
     boxes.add_argument(
         "--several",
-        choices=box_files.SEVERAL,
+        choices=box_kinds.SEVERAL,
         default="skip",
         help="entities: what a phrase of several boxes becomes (default: skip)",
     )
@@ -76,7 +74,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
     export = commands.add_parser("export", help="tars with boxes -> JSON lines of other projects")
     export.add_argument("shards", help="a tar, a folder of them, or a pattern in quotes")
-    export.add_argument("--kind", choices=list(box_files.LINES), required=True)
+    export.add_argument("--kind", choices=box_kinds.LINES, required=True)
     export.add_argument("--out", type=Path, required=True, help="folder of lines and images")
     export.set_defaults(run=make_export)
 
@@ -109,6 +107,9 @@ def make_shards(args: argparse.Namespace) -> None:
     """The subcommand `shards`. Raises ValueError when no pair can be used, OSError for what is
     missing or in the way.
     """
+    from sparc_pretrain.data.captions import read_captions, splits
+    from sparc_pretrain.data.shards import write_shards
+
     _check(args)
     found_splits = splits(args.captions) if args.split is None else []
     if len(found_splits) > 1:  # what is held out must not slip into a training set
@@ -135,6 +136,11 @@ def make_boxes(args: argparse.Namespace) -> None:
     """The subcommand `boxes`. Raises ValueError when no image can be used, or a file is of another
     kind, OSError for what is missing or in the way.
     """
+    from sparc_pretrain.data import box_files, box_shards
+    from sparc_pretrain.data.captions import read_captions
+    from sparc_pretrain.data.shards import write_shards
+    from sparc_pretrain.zeroshot import prompts
+
     _check(args)
     dropped: Counter[str] = Counter()
     captions = read_captions(args.captions, args.split) if args.captions else {}
@@ -160,6 +166,9 @@ def make_boxes(args: argparse.Namespace) -> None:
 
 def make_export(args: argparse.Namespace) -> None:
     """The subcommand `export`: `OUT/KIND.jsonl` and `OUT/images`."""
+    from sparc_pretrain.data import box_shards
+    from sparc_pretrain.data.shards import ShardSet
+
     dropped: Counter[str] = Counter()
     shards = ShardSet(args.shards)
     folder = args.out / "images"
@@ -179,6 +188,8 @@ def make_index(args: argparse.Namespace) -> None:
     """The subcommand `index`. Raises ValueError when a tar is missing or damaged, or none holds a
     sample.
     """
+    from sparc_pretrain.data.shards import ShardSet
+
     found = ShardSet(args.shards, show=True)
     print(f"{len(found)} samples in {len(found.paths)} tars")
     if found.ignored:
@@ -194,7 +205,10 @@ def make_index(args: argparse.Namespace) -> None:
 
 def make_scenes(args: argparse.Namespace) -> None:
     """The subcommand `scenes`: the data set in its own formats, then `shards/{train,val}-*.tar`."""
+    from sparc_pretrain.data import box_files, box_shards
+    from sparc_pretrain.data.captions import read_captions
     from sparc_pretrain.data.scenes import write_scenes
+    from sparc_pretrain.data.shards import write_shards
 
     with tqdm(total=args.train + args.val, unit=" scenes") as bar:
 
@@ -251,6 +265,9 @@ def pairs(
     An image whose shorter side is above `resize` is made smaller; any other keeps its bytes. With
     `show`, a bar of the progress.
     """
+    from sparc_pretrain.data import image_files
+    from sparc_pretrain.data.images import BadImage
+
     folder = images.resolve()
     used: set[str] = set()
     # a last part that several images have is no name of any of them
@@ -295,4 +312,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    guard(main)
+    cli.guard(main)

@@ -8,39 +8,28 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# isort: off
-from transfer.run import recipe
+from sparc_pretrain.command import cli, flags
 
-import torch
-from mmengine.config import Config, DictAction
-from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
-from mmengine.visualization import Visualizer
-from torch import nn
-
-from sparc_pretrain.engine import checkpoint
-from sparc_pretrain.command import cli
-from transfer.run.build import naming_parts
-from transfer.mm import images
-
-# isort: on
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from mmengine.dataset import Compose
+    from mmengine.visualization import Visualizer
+    from torch import nn
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", help="config file (or its copy in the work dir)")
+    parser = flags.parser(__doc__)
+    flags.config(parser, "config file (or its copy in the work dir)")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("images", nargs="+", help="image files")
-    parser.add_argument("--backbone", metavar="RUN", help="run folder the checkpoint was made from")
+    flags.backbone(parser, "run folder the checkpoint was made from")
     parser.add_argument("--out-dir", default="predictions")
     parser.add_argument("--words", help="what to look for, comma-separated (open vocabulary only)")
     parser.add_argument("--score-thr", type=float, default=0.3, help="boxes below are not drawn")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
+    flags.cfg_options(parser)
     return parser.parse_args(argv)
 
 
@@ -50,6 +39,14 @@ def main(argv: list[str] | None = None) -> int:
     missing = [name for name in (args.checkpoint, *args.images) if not Path(name).is_file()]
     if missing:
         raise FileNotFoundError(f"no file {missing[0]}")
+    from transfer.run import recipe  # first: it mends mmcv before mmcv is imported
+    from transfer.run.build import naming_parts  # isort: split
+
+    import torch
+    from mmengine.dataset import pseudo_collate
+
+    from transfer.mm import images
+
     cfg = recipe.load(args.config, args.cfg_options, args.out_dir, args.backbone)
     if cfg.get("task") == "captioning":
         raise ValueError(
@@ -81,6 +78,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def build(cfg: Config, args: argparse.Namespace) -> tuple[nn.Module, Compose, Visualizer]:
     """The model with the checkpoint's weights, its test pipeline without truth, and who draws."""
+    import torch
+    from mmengine.dataset import Compose
+    from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
+
+    from sparc_pretrain.engine import checkpoint
+    from transfer.run import recipe
+
     recipe.single_process_norms(cfg.model)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     model = MODELS.build(cfg.model).to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -10,46 +10,31 @@ import argparse
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmengine.config import Config, DictAction
-from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from sparc_pretrain.command import cli, flags
 
-from sparc_pretrain.command import cli
-from sparc_pretrain.command.launcher import LAUNCHERS, init_distributed
-from sparc_pretrain.engine import checkpoint as files
-from sparc_pretrain.engine import mmengine_patches
-from sparc_pretrain.pretraining.recipe import check_sections, complete, with_objective
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", help="config file, e.g. configs/sparc.py")
+    parser = flags.parser(__doc__)
+    flags.config(parser, "config file, e.g. configs/sparc.py")
     parser.add_argument(
         "--objective",
         metavar="NAME",
         help="train the objective of configs/NAME.py (clip, filip, ...) with this config's data, "
         "towers and schedule",
     )
-    parser.add_argument("--work-dir", help="checkpoints, logs and the run folder go there")
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        help="continue from PATH, or from the newest valid checkpoint of the work dir (auto)",
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="replace the checkpoints of an earlier training"
-    )
-    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    flags.work_dir(parser, "checkpoints, logs and the run folder go there")
+    flags.resume(parser)
+    flags.amp(parser)
     parser.add_argument("--accumulate", type=int, help="micro-batches per step (exact)")
     parser.add_argument("--compile", action="store_true", help="torch.compile both towers")
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="none")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    flags.launcher(parser)
+    flags.cfg_options(parser)
     return parser.parse_args(argv)
 
 
@@ -58,15 +43,24 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.compile:
         need_compiler()
+    from mmengine.model import is_model_wrapper
+    from mmengine.runner import Runner
+
+    from sparc_pretrain.command.launcher import init_distributed
+    from sparc_pretrain.engine import mmengine_patches
+    from sparc_pretrain.engine.work_dir_lock import held
+
     mmengine_patches.install()
     init_distributed(args.launcher)
     cfg = load(args)
-    runner = Runner.from_cfg(cfg)
-    if args.compile:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        model.encoder.vision.compile()
-        model.encoder.text.compile(dynamic=True)
-    runner.train()
+    with held(cfg.work_dir, wait=args.resume is not None):  # before anything is written there
+        prepare(cfg, args)
+        runner = Runner.from_cfg(cfg)
+        if args.compile:
+            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            model.encoder.vision.compile()
+            model.encoder.text.compile(dynamic=True)
+        runner.train()
     return 0
 
 
@@ -81,7 +75,9 @@ def need_compiler() -> None:
 
 
 def load(args: argparse.Namespace) -> Config:
-    """The complete config of a command line."""
+    """The config of a command line, checked; only reads, but for making the work dir."""
+    from sparc_pretrain.pretraining.recipe import check_sections, with_objective
+
     cfg = cli.read_config(args.config)
     if args.objective:
         with_objective(cfg, args.objective)
@@ -92,13 +88,21 @@ def load(args: argparse.Namespace) -> Config:
     check_sections(cfg)
     cli.check_config(cfg)
     cli.writable(cfg.work_dir)
+    return cfg
+
+
+def prepare(cfg: Config, args: argparse.Namespace) -> None:
+    """Complete `cfg` in place, with what lies in its work dir or is put there."""
+    from sparc_pretrain.engine import checkpoint as files
+    from sparc_pretrain.engine import mmengine_patches
+    from sparc_pretrain.pretraining.recipe import complete
+
     if args.resume is None and not args.force:
         files.refuse_overwriting(cfg.work_dir)
     complete(cfg, args.accumulate, args.amp, anew=args.force and args.resume is None)
     checkpoint = mmengine_patches.resolve_resume(cfg.work_dir, args.resume)
     if checkpoint is not None:
         cfg.resume, cfg.load_from = True, str(checkpoint)
-    return cfg
 
 
 if __name__ == "__main__":

@@ -12,12 +12,7 @@ import shutil
 import time
 from pathlib import Path
 
-import torch
-
-from sparc_pretrain.command import cli
-from sparc_pretrain.data.tokenizer import Tokenizer
-from transfer.captioning.language_model import sentences
-from transfer.captioning.language_model.training import Plan, train, write_folder
+from sparc_pretrain.command import cli, flags
 
 # what a family calls width, depth and heads
 FAMILIES = {
@@ -33,10 +28,8 @@ FAMILIES = {
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("text", nargs="+", help=sentences.KINDS.replace("%", "%%"))
+    parser = flags.parser(__doc__)
+    parser.add_argument("text", nargs="+", help="a sentence per line (.txt), .tsv, or captions")
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument(
         "--exclude", nargs="+", default=[], metavar="FILE", help="leave out the sentences of these"
@@ -53,7 +46,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    flags.amp(parser)
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), help="default: cuda where there is one"
     )
@@ -73,6 +66,12 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("steps, batch, layers and heads are at least 1, block from 2 to positions")
     if args.max_minutes is not None and args.max_minutes <= 0:
         raise ValueError(f"--max-minutes must be above 0, not {args.max_minutes}")
+    import torch
+
+    from sparc_pretrain.data.tokenizer import Tokenizer
+    from transfer.captioning.language_model import sentences
+    from transfer.captioning.language_model.training import Plan, train, write_folder
+
     gpu = torch.cuda.is_available()
     if args.device == "cuda" and not gpu:
         raise ValueError("--device cuda: torch sees no GPU; tools/doctor.py says why")

@@ -8,7 +8,6 @@ is not repeated.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shlex
@@ -18,10 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
-from sparc_pretrain.command import cli
-from sparc_pretrain.engine import precision
+from sparc_pretrain.command import cli, flags
 
 SCENES = "data/scenes"
 TASKS = ("det", "seg", "caption")
@@ -31,10 +27,8 @@ Command = list[str]
 
 def main(argv: list[str] | None = None) -> int:
     """Run all steps; the first that fails ends with its exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--work-dir", default="work_dirs/quickstart")
+    parser = flags.parser(__doc__)
+    flags.work_dir(parser, "everything goes there", default="work_dirs/quickstart")
     parser.add_argument(
         "--seed", type=int, default=0, help="of weights and orders, not of the data"
     )
@@ -72,15 +66,17 @@ def data() -> Command:
     )
 
 
-def transfer(task: str, run: str, work_dir: Path, *flags: str) -> Command:
+def transfer(task: str, run: str, work_dir: Path, *more: str) -> Command:
     """Fine-tune and evaluate one task."""
     config = f"configs/quickstart/{task}.py"
     places = ["--backbone", run, "--work-dir", str(work_dir)]
-    return [*tool("train", config, *places, *amp(), "--resume", "auto"), *flags]
+    return [*tool("train", config, *places, *amp(), "--resume", "auto"), *more]
 
 
 def amp() -> list[str]:
     """``--amp``, where bfloat16 makes training faster."""
+    from sparc_pretrain.engine import precision
+
     return ["--amp"] if precision.amp_pays() else []
 
 
@@ -101,6 +97,8 @@ def step(title: str, commands: dict[Path, Command], work: Path) -> None:
         print(f"\n== {title}: done before", flush=True)
         return
     print(f"\n== {title}", flush=True)
+    import torch
+
     started = time.perf_counter()
     together = 1 if torch.cuda.is_available() else len(todo)
     waiting, running = list(todo.items()), {}

@@ -7,24 +7,21 @@
 
 from __future__ import annotations
 
-import argparse
-
-from sparc_pretrain.command import cli
-from sparc_pretrain.report.page import TITLE, build
+from sparc_pretrain.command import cli, flags
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the page; exit code 2 when there is nothing to report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = flags.parser(__doc__)
     parser.add_argument("work_dirs", nargs="+", help="searched, with all folders below them")
     parser.add_argument("--out", default="report.html")
     parser.add_argument("--images", nargs="+", help="folders or files: samples and alignments")
     parser.add_argument("--captions", help="their captions: COCO, Karpathy, token.txt, CSV, JSONL")
-    parser.add_argument("--title", default=TITLE)
+    parser.add_argument("--title")
     args = parser.parse_args(argv)
-    out = build(args.work_dirs, args.out, args.images, args.captions, args.title)
+    from sparc_pretrain.report.page import TITLE, build
+
+    out = build(args.work_dirs, args.out, args.images, args.captions, args.title or TITLE)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
     return 0
 

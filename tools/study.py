@@ -18,26 +18,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from mmengine.config import DictAction
+from sparc_pretrain.command import cli, flags
 
-from sparc_pretrain.command import cli
-from sparc_pretrain.study import plan, store
-from sparc_pretrain.study.plan import Cell, Plan
+if TYPE_CHECKING:
+    from sparc_pretrain.study.plan import Cell, Plan
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", help="a pre-training config with a `study` section")
-    parser.add_argument("--work-dir", help="default: work_dirs/study/NAME[_PRESET]")
+    parser = flags.parser(__doc__)
+    flags.config(parser, "a pre-training config with a `study` section")
+    flags.work_dir(parser, "default: work_dirs/study/NAME[_PRESET]")
     parser.add_argument("--preset", help="a name of study.presets, e.g. gpu")
-    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    flags.amp(parser)
     parser.add_argument("--jobs", type=int, help="cells at a time (default: GPUs, or CPU cores)")
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--seeds", nargs="+", type=int, help="only these")
@@ -47,7 +42,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--remeasure", action="store_true", help="finished cells whose run was kept, once more"
     )
     parser.add_argument("--resume", action="store_true", help="accepted; it always resumes")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
+    flags.cfg_options(parser)
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     args.given = sys.argv[1:] if argv is None else argv
@@ -57,6 +52,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing, then write the page."""
     args = parse(argv)
+    from sparc_pretrain.study import plan, store
+
     study = plan.read(args.config, args.preset, args.cfg_options)
     name = "_".join(filter(None, (Path(args.config).stem, args.preset)))
     work = cli.writable(args.work_dir or f"work_dirs/study/{name}")
@@ -85,6 +82,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(study: Plan, cells: list[Cell], work: Path, args: argparse.Namespace) -> list[str]:
     """Train and evaluate the cells that have no record yet; returns those that failed."""
+    import torch
+
+    from sparc_pretrain.study import store
+
     gpus = torch.cuda.device_count()
     jobs = args.jobs or gpus or os.cpu_count() or 1
     todo = [cell for cell in cells if not store.record_of(work, cell.name).exists()]
@@ -128,6 +129,8 @@ def run(study: Plan, cells: list[Cell], work: Path, args: argparse.Namespace) ->
 
 def ready(study: Plan, cell: Cell, work: Path) -> bool:
     """A cell that is given another arm's time waits until both times are known."""
+    from sparc_pretrain.study import store
+
     if cell.arm.as_long_as is None:
         return True
     needed = (cell.arm.as_long_as, study.baseline)
@@ -138,6 +141,8 @@ def start(
     study: Plan, cell: Cell, work: Path, args: argparse.Namespace, threads: int, gpu: int | None
 ) -> subprocess.Popen:
     """Start a cell as a process of its own: this command with --cell."""
+    from sparc_pretrain.study import store
+
     folder = work / "runs" / cell.name
     folder.mkdir(parents=True, exist_ok=True)
     ratio = 1.0
@@ -177,7 +182,9 @@ def wait_for_one(running: dict[subprocess.Popen, Any]) -> subprocess.Popen:
 
 def evaluate_cell(study: Plan, name: str, work: Path, amp: bool) -> int:
     """In a process of its own: train the cell (resuming), measure it, write its record."""
-    from sparc_pretrain.study import evaluate
+    import torch
+
+    from sparc_pretrain.study import evaluate, store
     from sparc_pretrain.zeroshot import encode
     from sparc_pretrain.zeroshot.patch_reader import PatchReader
 
@@ -214,6 +221,8 @@ def train_cell(cell: Cell, folder: Path, amp: bool) -> dict[str, float]:
         # one step with a learning rate of zero writes the run folder of the initial weights
         command += ["--cfg-options", "schedule.steps=1", "schedule.warmup=0"]
         command += ["optim_wrapper.optimizer.lr=0.0"]
+    import numpy as np
+
     before = len(scalars(folder))
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)

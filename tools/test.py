@@ -8,26 +8,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-from mmengine.runner import Runner
-
-from sparc_pretrain.command import cli
-from sparc_pretrain.command.launcher import LAUNCHERS, init_distributed
-from transfer.run import recipe
-from transfer.run.augmented_tests import augment_tests
-from transfer.run.build import naming_parts
-from transfer.run.predictions import draw_tests, dump_tests
+from sparc_pretrain.command import cli, flags
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", help="config file, mmdet::NAME, or the copy in the work dir")
+    parser = flags.parser(__doc__)
+    flags.config(parser, "config file, mmdet::NAME, or the copy in the work dir")
     parser.add_argument("checkpoint", help="checkpoint file")
-    parser.add_argument("--backbone", metavar="RUN", help="run folder the checkpoint was made from")
-    parser.add_argument("--work-dir", help="metrics.json and pictures go there")
+    flags.backbone(parser, "run folder the checkpoint was made from")
+    flags.work_dir(parser, "metrics.json and pictures go there")
     parser.add_argument("--tta", action="store_true", help="the config's test-time augmentation")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", metavar="DIR", help="write a picture of every prediction")
@@ -37,15 +27,23 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", help="predictions: FILE.pkl of a detector, a folder of a segmentor's label maps"
     )
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="none")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    flags.cfg_options(parser)
+    flags.launcher(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Test as the config says."""
     args = parse(argv)
+    from transfer.run import recipe  # first: it mends mmcv before mmcv is imported
+    from transfer.run.augmented_tests import augment_tests
+    from transfer.run.build import naming_parts
+    from transfer.run.predictions import draw_tests, dump_tests  # isort: split
+
+    from mmengine.runner import Runner
+
+    from sparc_pretrain.command.launcher import init_distributed
+
     init_distributed(args.launcher)
     if not Path(args.checkpoint).is_file():
         raise FileNotFoundError(f"no checkpoint {args.checkpoint}")

@@ -11,24 +11,14 @@ from __future__ import annotations
 
 import argparse
 
-from mmengine.config import DictAction
-from mmengine.runner import Runner
-
-from sparc_pretrain.command import cli
-from sparc_pretrain.command.launcher import LAUNCHERS, init_distributed
-from sparc_pretrain.engine import checkpoint as files
-from sparc_pretrain.engine import mmengine_patches
-from transfer.run import recipe
-from transfer.run.build import naming_parts
+from sparc_pretrain.command import cli, flags
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", help="config file, or mmdet::NAME / mmseg::NAME")
-    parser.add_argument("--backbone", metavar="RUN", help="run folder whose backbone is used")
+    parser = flags.parser(__doc__)
+    flags.config(parser, "config file, or mmdet::NAME / mmseg::NAME")
+    flags.backbone(parser, "run folder whose backbone is used")
     parser.add_argument(
         "--from-scratch",
         action="store_true",
@@ -50,15 +40,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="with --backbone: print what it changes in the config, and why; train nothing",
     )
-    parser.add_argument("--work-dir", help="checkpoints, logs and metrics.json go there")
-    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    flags.work_dir(parser, "checkpoints, logs and metrics.json go there")
+    flags.amp(parser)
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale lr to the batch size")
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        help="continue from PATH, or from the newest valid checkpoint of the work dir (auto)",
-    )
+    flags.resume(parser)
     parser.add_argument(
         "--resume-schedule",
         choices=("same", "new"),
@@ -70,12 +55,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="take what fits of load_from, although not all of its backbone does",
     )
-    parser.add_argument(
-        "--force", action="store_true", help="replace the checkpoints of an earlier training"
-    )
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="none")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    flags.cfg_options(parser)
+    flags.launcher(parser)
     return parser.parse_args(argv)
 
 
@@ -84,6 +65,16 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.dry_run and not args.backbone:
         raise ValueError("--dry-run shows what --backbone RUN changes: give it one")
+    from transfer.run import recipe  # first: it mends mmcv before mmcv is imported
+    from transfer.run.build import naming_parts  # isort: split
+
+    from mmengine.runner import Runner
+
+    from sparc_pretrain.command.launcher import init_distributed
+    from sparc_pretrain.engine import checkpoint as files
+    from sparc_pretrain.engine import mmengine_patches
+    from sparc_pretrain.engine.work_dir_lock import held
+
     init_distributed(args.launcher)
     cfg = recipe.load(
         args.config,
@@ -98,8 +89,6 @@ def main(argv: list[str] | None = None) -> int:
     if args.dry_run:
         return 0
     recipe.check_files(cfg, ("train_dataloader", "val_dataloader"))
-    if args.resume is None and not args.force:
-        files.refuse_overwriting(cfg.work_dir)
     cfg.launcher = args.launcher
     if args.launcher == "none":
         recipe.single_process_norms(cfg.model)
@@ -108,13 +97,16 @@ def main(argv: list[str] | None = None) -> int:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise ValueError("--auto-scale-lr: the config has no auto_scale_lr.base_batch_size")
         cfg.auto_scale_lr.enable = True
-    checkpoint = mmengine_patches.resolve_resume(cfg.work_dir, args.resume)
-    if checkpoint is not None:
-        cfg.resume, cfg.load_from = True, str(checkpoint)
-    recipe.set_hook(cfg, "sparc.LoadedWeightsHook", partial=args.load_partially)
-    recipe.set_hook(cfg, "sparc.ResumedScheduleHook", new=args.resume_schedule == "new")
-    with naming_parts(cfg):
-        Runner.from_cfg(cfg).train()
+    with held(cfg.work_dir, wait=args.resume is not None):  # before anything is written there
+        if args.resume is None and not args.force:
+            files.refuse_overwriting(cfg.work_dir)
+        checkpoint = mmengine_patches.resolve_resume(cfg.work_dir, args.resume)
+        if checkpoint is not None:
+            cfg.resume, cfg.load_from = True, str(checkpoint)
+        recipe.set_hook(cfg, "sparc.LoadedWeightsHook", partial=args.load_partially)
+        recipe.set_hook(cfg, "sparc.ResumedScheduleHook", new=args.resume_schedule == "new")
+        with naming_parts(cfg):
+            Runner.from_cfg(cfg).train()
     return 0
 
 

@@ -7,23 +7,22 @@ Of a work dir, all its checkpoints and the run folder.
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
-from sparc_pretrain import run_folder
-from sparc_pretrain.command import cli
-from sparc_pretrain.engine import checkpoint
-from sparc_pretrain.zeroshot import encode
+from sparc_pretrain.command import cli, flags
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0 when everything is intact; the first damage ends with exit code 2."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = flags.parser(__doc__)
     parser.add_argument("paths", nargs="+", help="run folders, work dirs or checkpoint files")
-    for path in map(Path, parser.parse_args(argv).paths):
+    paths = parser.parse_args(argv).paths
+    from sparc_pretrain import run_folder
+    from sparc_pretrain.engine import checkpoint
+    from sparc_pretrain.zeroshot import encode
+
+    for path in map(Path, paths):
         if path.is_file():
             checkpoint.verify(path)
             print(f"{path}: intact")

@@ -17,28 +17,17 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import nn
+from sparc_pretrain.command import cli, flags
+from sparc_pretrain.data.sets.conventions import CONVENTIONS
+from sparc_pretrain.zeroshot import choices
 
-from sparc_pretrain import metrics_file, run_folder
-from sparc_pretrain.atomic_file import atomic_write
-from sparc_pretrain.command import cli
-from sparc_pretrain.data.sets import label_maps, phrases
-from sparc_pretrain.dual_encoder import DualEncoder
-from sparc_pretrain.zeroshot import (
-    classification,
-    dense,
-    encode,
-    faithfulness,
-    grounding_run,
-    prompts,
-    regions,
-    retrieval,
-    segmentation,
-)
-from sparc_pretrain.zeroshot.outcome import Outcome
-from sparc_pretrain.zeroshot.patch_reader import PatchReader
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sparc_pretrain.dual_encoder import DualEncoder
+    from sparc_pretrain.zeroshot.outcome import Outcome
 
 # The classes that mmseg's data sets have, where --classes is not given.
 MMSEG = {
@@ -49,17 +38,16 @@ MMSEG = {
     "ade20k": "ADE20KDataset",
     "coco-stuff": "COCOStuffDataset",
 }
-Evaluated = tuple[Outcome, str]
-Load = Callable[[], tuple[DualEncoder, nn.Module]]  # called once the data are found to be there
+Evaluated: TypeAlias = "tuple[Outcome, str]"
+# called once the data are found to be there
+Load: TypeAlias = "Callable[[], tuple[DualEncoder, nn.Module]]"
 
 HEAD = "of the patches (default: global = g_v after h_v, local = g_v where h_v was not trained)"
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = flags.parser(__doc__)
     parser.add_argument("run", help="run folder, or the work dir that holds one")
     tasks = parser.add_subparsers(dest="task", required=True)
 
@@ -93,7 +81,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         found.add_argument("--split", help="of a Karpathy file")
         found.add_argument(
             "--protocol",
-            choices=tuple(retrieval.PROTOCOLS),
+            choices=tuple(choices.PROTOCOLS),
             help="of a Karpathy file's test split; coco-1k = mean over five folds of 1,000",
         )
         whole(found)
@@ -101,7 +89,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     found = task("classification", "class names to images")
     found.add_argument("--labels", help="CSV (image, label); without it, a folder per class")
     found.add_argument("--classes", help="class names: text or JSON; default: the folders' names")
-    found.add_argument("--ensemble", choices=prompts.ENSEMBLES, default="auto")
+    found.add_argument("--ensemble", choices=choices.ENSEMBLES, default="auto")
     prompted(found)
     whole(found)
 
@@ -109,16 +97,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     found.add_argument("--annotations", required=True, help="folder of label maps (PNG)")
     found.add_argument("--split", help="list of the names to take (VOC's val.txt; default: all)")
     found.add_argument("--classes", help="class names; needed unless --convention names a data set")
-    found.add_argument("--convention", choices=tuple(label_maps.CONVENTIONS), default="ade")
-    found.add_argument(
-        "--background", choices=segmentation.BACKGROUNDS, help="of voc21 and context60"
-    )
+    found.add_argument("--convention", choices=tuple(CONVENTIONS), default="ade")
+    found.add_argument("--background", choices=choices.BACKGROUNDS, help="of voc21 and context60")
     found.add_argument("--threshold", type=float, default=0.0, help="cosine, of the background")
     found.add_argument("--head", choices=("global", "local"), help=HEAD)
     found.add_argument("--view", choices=("slide", "squash", "whole"), default="slide")
     found.add_argument("--size", type=int, default=0, help="shorter side (default: of training)")
     found.add_argument("--stride", type=int, default=0, help="of windows (default: half a window)")
-    found.add_argument("--upsample", choices=tuple(dense.UPSAMPLING), default="labels")
+    found.add_argument("--upsample", choices=tuple(choices.UPSAMPLING), default="labels")
     prompted(found)
 
     found = task("grounding", "phrases to boxes, words to patches")
@@ -137,6 +123,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run_retrieval(args: argparse.Namespace, load: Load) -> Evaluated:
     """Recall both ways."""
+    from sparc_pretrain.zeroshot import retrieval
+
     data, folds = retrieval.read_pairs(args.images, args.captions, args.split, args.protocol)
     found = retrieval.evaluate(*load(), data, folds, args.resize, args.batch_size)
     found.protocol["karpathy"] = args.protocol
@@ -145,6 +133,8 @@ def run_retrieval(args: argparse.Namespace, load: Load) -> Evaluated:
 
 def run_faithfulness(args: argparse.Namespace, load: Load) -> Evaluated:
     """K-Precision."""
+    from sparc_pretrain.zeroshot import faithfulness, retrieval
+
     data, _ = retrieval.read_pairs(args.images, args.captions, args.split, args.protocol)
     found = faithfulness.evaluate(*load(), data, args.resize, args.batch_size)
     return found, args.captions
@@ -152,6 +142,8 @@ def run_faithfulness(args: argparse.Namespace, load: Load) -> Evaluated:
 
 def run_classification(args: argparse.Namespace, load: Load) -> Evaluated:
     """Top-1, top-5, mean per class."""
+    from sparc_pretrain.zeroshot import classification, prompts
+
     data = classification.read_labelled(args.images, args.labels, args.classes)
     templates = prompts.templates(args.templates, args.suffix)
     found = classification.evaluate(
@@ -162,6 +154,10 @@ def run_classification(args: argparse.Namespace, load: Load) -> Evaluated:
 
 def run_segmentation(args: argparse.Namespace, load: Load) -> Evaluated:
     """mIoU, the paper's way and mmseg's."""
+    from sparc_pretrain.data.sets import label_maps
+    from sparc_pretrain.zeroshot import dense, prompts, segmentation
+    from sparc_pretrain.zeroshot.patch_reader import PatchReader
+
     view = dense.View(args.view, args.size, args.stride, args.upsample)
     names = published(args.convention) if args.classes is None else None
     names = prompts.read_classes(args.classes) if names is None else names
@@ -192,6 +188,9 @@ def published(convention: str) -> list[str]:
 
 def run_grounding(args: argparse.Namespace, load: Load) -> Evaluated:
     """Pointing, boxes, words."""
+    from sparc_pretrain.data.sets import phrases
+    from sparc_pretrain.zeroshot import grounding_run
+
     data = phrases.read_phrases(args.images, args.phrases, args.limit)
     model, objective = load()
     return grounding_run.evaluate(model, data, args.size, objective), args.phrases
@@ -199,6 +198,9 @@ def run_grounding(args: argparse.Namespace, load: Load) -> Evaluated:
 
 def run_regions(args: argparse.Namespace, load: Load) -> Evaluated:
     """Top-1 of ground-truth boxes, and average precision by the detection metrics."""
+    from sparc_pretrain.zeroshot import prompts, regions
+    from sparc_pretrain.zeroshot.patch_reader import PatchReader
+
     data = regions.read_regions(args.images, args.annotations, args.limit)
     templates = prompts.templates(args.templates, args.suffix)
     model, objective = load()
@@ -233,6 +235,12 @@ TASKS: dict[str, Callable[..., Evaluated]] = {
 def main(argv: list[str] | None = None) -> int:
     """Run the task, write its record and what lies beside it, print the numbers."""
     args = parse(argv)
+    import torch
+
+    from sparc_pretrain import metrics_file, run_folder
+    from sparc_pretrain.atomic_file import atomic_write
+    from sparc_pretrain.zeroshot import encode
+
     run = run_folder.open_run(args.run)
 
     def load() -> tuple[DualEncoder, nn.Module]:

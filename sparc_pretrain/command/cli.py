@@ -1,5 +1,5 @@
 """The door of every tool: mistakes of the user end in one line and exit code 2, before anything is
-trained.
+trained. torch and mmengine are imported by what needs them: a command line is read without.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from mmengine.config import Config
-from mmengine.registry import DefaultScope, Registry, root
-
-from sparc_pretrain.command.error_hints import explain
 from sparc_pretrain.config_tree import dicts
-from sparc_pretrain.distributed import leave
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 USER_ERRORS = (ValueError, OSError, KeyError, ImportError)
 # Top-level keys of a config that mmengine or our tools read: a near miss of one of these is a typo.
@@ -76,6 +74,8 @@ def guard(main: Callable[[], int | None]) -> NoReturn:
     try:
         code = main()
     except Exception as error:
+        from sparc_pretrain.command.error_hints import explain
+
         wrong_argument = isinstance(error, TypeError) and "unexpected keyword" in str(error)
         mistake = isinstance(error, USER_ERRORS) or wrong_argument
         line = explain(error) or (one_line(error) if mistake else None)
@@ -89,6 +89,10 @@ def guard(main: Callable[[], int | None]) -> NoReturn:
         if isinstance(end.code, str):
             raise
         code = end.code
+    if "torch" not in sys.modules:  # nothing was started that could hold the process
+        sys.exit(code or 0)
+    from sparc_pretrain.distributed import leave
+
     leave(code or 0)
 
 
@@ -114,6 +118,8 @@ def read_config(path: str | Path, custom_imports: bool = True) -> Config:
     Raises:
         FileNotFoundError: no such file, or no such base. ValueError: it is not Python.
     """
+    from mmengine.config import Config
+
     if not Path(path).is_file():
         raise FileNotFoundError(f"no config file {path}")
     try:
@@ -162,6 +168,10 @@ def writable(folder: str | Path) -> Path:
 
 def _registered(scope: str | None) -> dict[str, list[Any]]:
     """name -> classes or functions of every registry, with and without the scope before it."""
+    from mmengine.registry import DefaultScope, Registry, root
+
+    from sparc_pretrain.registry import OBJECTIVES
+
     known: dict[str, list[Any]] = {}
 
     def visit(registry: Registry) -> None:
@@ -176,8 +186,6 @@ def _registered(scope: str | None) -> dict[str, list[Any]]:
         for registry in vars(root).values():
             if isinstance(registry, Registry):
                 visit(registry)
-        from sparc_pretrain.registry import OBJECTIVES
-
         visit(OBJECTIVES)
     return known
 

@@ -19,6 +19,7 @@ WORKER_DIED = re.compile(r"DataLoader worker .*(?:exited unexpectedly|is killed 
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
 NCCL = re.compile(r"NCCL error|ncclUnhandled|ncclSystem|ncclInternal|ncclRemote|Duplicate GPU")
 GROUPS = re.compile(r"different number of parameter groups|doesn't match the size of optimizer's")
+SHARED_MEMORY = re.compile(r"unable to [^<]*</torch_[^>]*>[^:]*: [^(]*\(\d+\)")
 LOADER = "torch.utils.data.dataloader"
 
 
@@ -69,6 +70,12 @@ def _crash_of_a_worker(error: BaseException) -> str | None:
 
 
 def _of_a_run(text: str) -> str | None:
+    if full := SHARED_MEMORY.search(text):
+        return (
+            f"a loader worker has no room for its batch in /dev/shm ({full[0]}): make it larger "
+            "(`df /dev/shm`; docker run --shm-size, or an emptyDir of medium Memory), take fewer "
+            "data.workers or prefetch less, then run the same command with --resume auto"
+        )
     if WORKER_DIED.search(text):
         return (
             f"{text} A loader worker dies when memory runs out (`dmesg | grep -i kill`) or "

@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 DEFAULT_TIMEOUT = 600.0  # seconds a collective may take before the run ends with an error
 DEFAULT_PORT = "29500"
 

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 
+from sparc_pretrain.data.box_kinds import KINDS, SEVERAL
 from sparc_pretrain.data.element_json import BadElements, Json, corners_of, stacked
 from sparc_pretrain.data.elements import Elements, from_odvg, from_xvlm, parse
 
-SEVERAL = ("skip", "union", "each")  # what a phrase of several boxes becomes
 LINES = {"xvlm": from_xvlm, "odvg": from_odvg}
-KINDS = (*LINES, "coco", "objects365", "lvis", "vg", "entities", "scenes")
 
 
 def read_boxes(

@@ -6,6 +6,7 @@ import atexit
 import errno
 import inspect
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.distributed import anywhere, gather_objects, rank
 from sparc_pretrain.engine import checkpoint as files
 from sparc_pretrain.engine import mmengine_patches
-from sparc_pretrain.engine.work_dir_lock import WorkDirLock
+from sparc_pretrain.engine.work_dir_lock import held
 from sparc_pretrain.pretraining import data_spec
 from sparc_pretrain.registry import HOOKS
 
@@ -75,7 +76,7 @@ class CheckpointHook(MMCheckpointHook):
         self.keep, self.minutes, self.on_full = max_keep_ckpts, minutes, on_full
         self.allow_changes = allow_changes
         self.data_spec: dict[str, str] = {}
-        self.lock: WorkDirLock | None = None
+        self._holding = ExitStack()
         self.saved_iter: int | None = None
         self._again: tuple[int, dict] | None = None
         self._saving_best = False
@@ -89,24 +90,15 @@ class CheckpointHook(MMCheckpointHook):
         """
         if not isinstance(runner._train_loop, BaseLoop):
             return
-        refusal = None
-        if rank() == 0:
-            self.lock = WorkDirLock(runner.work_dir)
-            try:
-                self.lock.take()
-                # a run that stops or fails never comes to after_run
-                atexit.register(self.lock.release)
-            except ValueError as error:
-                refusal = str(error)
-        refusal = gather_objects(refusal)[0]
-        if refusal is not None:
-            raise ValueError(refusal)
+        # tools hold it since before they wrote a byte; scripts that build their own Runner do not
+        self._holding.enter_context(held(runner.work_dir, wait=runner._resume))
+        # a run that stops or fails never comes to after_run
+        atexit.register(self._holding.close)
         self.data_spec = data_spec.describe(runner)
 
     def after_run(self, runner: Runner) -> None:
         """Give the work dir back."""
-        if self.lock is not None:
-            self.lock.release()
+        self._holding.close()
 
     def before_train(self, runner: Runner) -> None:
         """Sweep up after a killed run, and set aside checkpoints of a future this run leaves.
@@ -140,7 +132,6 @@ class CheckpointHook(MMCheckpointHook):
     ) -> None:
         """Save by interval, at the last step, or when `minutes` have passed."""
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
-        self._beat()
         step = runner.iter + 1
         if self.minutes is None or self.saved_iter == step or step % CLOCK_EVERY:
             return
@@ -148,12 +139,6 @@ class CheckpointHook(MMCheckpointHook):
         if anywhere(late, get_comm_device()):
             runner.logger.info(f"Saving checkpoint at {step} iterations, after {self.minutes} min")
             self._save_checkpoint(runner)
-
-    def after_val_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
-        """A sign of life: validations may be long."""
-        self._beat()
 
     def save_at(self, runner: Runner, epoch: int, iteration: int) -> None:
         """Save now, unless this iteration has been saved; every rank must call it.
@@ -193,10 +178,6 @@ class CheckpointHook(MMCheckpointHook):
                 f"the checkpoint to resume from is of another model: {len(wrong)} weights differ, "
                 f"such as {', '.join(wrong[:SHOWN_KEYS])}; use the config it was trained with"
             )
-
-    def _beat(self) -> None:
-        if self.lock is not None:
-            self.lock.beat()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         if self._saving_best:  # mmengine writes this step again after a new best one

@@ -7,9 +7,11 @@ Each patch says why it is here and when it can go. mmengine's parts are looked u
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from functools import wraps
 from inspect import isclass
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -30,7 +32,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
+from torch._utils import ExceptionWrapper
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import get_worker_info
 
 from sparc_pretrain.config_tree import dicts
 from sparc_pretrain.distributed import gather_objects, rank
@@ -41,6 +45,7 @@ from sparc_pretrain.engine.plain_data import load_plain
 
 __all__ = ["drop_config_text", "install", "resolve_resume"]
 
+HANDING_OVER = "in a loader worker that hands over a batch"
 COMPILED, PARALLEL = "_orig_mod.", "module."
 UNSAFE_KEY = re.compile(r"['\\\x00-\x1f\x85\u2028\u2029]")
 RESUMABLE = ("meta", "state_dict", "message_hub", "optimizer")
@@ -89,6 +94,10 @@ def install() -> None:
     # A log server that is down, or a package that is missing, ends the run. Goes when the
     # Visualizer catches what its backends raise.
     Visualizer.__init__ = sheltered(Visualizer.__init__)
+
+    # A batch that does not fit into /dev/shm is dropped by the thread that hands it over, and the
+    # loader waits for it. Goes when multiprocessing tells the reader.
+    Queue._on_queue_feeder_error = _hand_over_the_error
 
     # On a machine without accelerator DistributedDataParallel must not get device_ids. Goes when
     # Runner.wrap_model looks at the device.
@@ -258,6 +267,17 @@ def _refuse_hub(*args: Any, **kwargs: Any) -> None:
         "mmengine.hub would install packages over the ones in use; load the config with "
         "mmengine.Config.fromfile from the installed package instead"
     )
+
+
+def _hand_over_the_error(queue: Queue, error: Exception, item: Any) -> None:
+    """Stands for multiprocessing's static method, which prints the error and goes on; `item` is
+    what could not be sent, of a loader worker (number of the batch, batch).
+    """
+    if get_worker_info() is not None and isinstance(item, tuple) and len(item) == 2:
+        caught = (type(error), error, error.__traceback__)
+        queue.put((item[0], ExceptionWrapper(caught, where=HANDING_OVER)))
+    else:
+        traceback.print_exception(error)
 
 
 def _cpu_aware(original: Callable) -> Callable:

@@ -1,10 +1,11 @@
-"""What a run is trained on, and for how long, in a few lines of text that travel in its
+"""What a run is trained on, how and for how long, in a few lines of text that travel in its
 checkpoints: a resumed run must be the same.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,14 @@ from sparc_pretrain.engine.random_state import base_seed
 
 KEY = "data_spec"
 SHOWN = 16  # hexadecimal digits of a hash
+# Parts of a pre-training config that say how: what a checkpoint goes on with (its optimizer groups
+# win over the config's), or what its weights cannot tell (drop paths, weights of losses).
+METHOD = {
+    "objective": ("model", "objective"),
+    "vision tower": ("model", "vision"),
+    "text tower": ("model", "text"),
+    "optimizer": ("optim_wrapper",),
+}
 
 
 def describe(runner: Runner) -> dict[str, str]:
@@ -35,6 +44,8 @@ def describe(runner: Runner) -> dict[str, str]:
             if schedule.warmup is None:
                 own = _sha256(str(runner.cfg.param_scheduler).encode())
                 spec["schedule"] = f"{schedule.steps} steps, rate {rate}, schedulers {own}"
+            for name, keys in METHOD.items():
+                spec[name] = _text(runner.cfg, keys)
         block = getattr(getattr(loader, "sampler", None), "shards_per_block", None)
         if block is not None:
             spec["shards of a block"] = str(block)
@@ -105,6 +116,14 @@ def _content(dataset: Any) -> str | None:
         names = "\n".join(Path(str(row.get("img_path", ""))).name for row in rows)
         return f"images {_sha256(names.encode())}"
     return None
+
+
+def _text(cfg: Any, keys: tuple[str, ...]) -> str:
+    """A part of a config, whatever the order of its keys; "none" where it has none."""
+    for key in keys:
+        cfg = (cfg or {}).get(key)
+    found = cfg.to_dict() if hasattr(cfg, "to_dict") else cfg
+    return "none" if found is None else json.dumps(found, sort_keys=True, default=str)
 
 
 def _sha256(data: bytes) -> str:

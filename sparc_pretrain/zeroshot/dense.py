@@ -17,9 +17,9 @@ from torchvision.transforms.v2 import functional as resizing
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.objectives.contrastive import unit
 from sparc_pretrain.zeroshot import prompts
+from sparc_pretrain.zeroshot.choices import UPSAMPLING
 from sparc_pretrain.zeroshot.patch_reader import PAPER, PatchReader
 
-UPSAMPLING = {"labels": "nearest", "scores": "bilinear"}
 CLASSES_AT_ONCE = 16  # maps of that many classes are held in the size of the photo
 
 

@@ -17,10 +17,10 @@ from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import unit
 from sparc_pretrain.types import TextFeatures
 from sparc_pretrain.zeroshot import encode
+from sparc_pretrain.zeroshot.choices import ENSEMBLES
 
 LABEL = "{}"
 PLACE = re.compile(r"\{\w*\}")  # {}, and the {c} and {label} of published lists
-ENSEMBLES = ("auto", "embedding", "score")
 TextBatches = list[TextFeatures]
 
 

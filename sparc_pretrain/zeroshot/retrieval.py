@@ -13,10 +13,9 @@ from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.metric import Metric
 from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.zeroshot import encode
+from sparc_pretrain.zeroshot.choices import PROTOCOLS
 from sparc_pretrain.zeroshot.outcome import Outcome
 
-# Karpathy's test splits: name -> (images, folds whose recalls are averaged). Five captions each.
-PROTOCOLS = {"karpathy-1k": (1000, 1), "karpathy-5k": (5000, 1), "coco-1k": (5000, 5)}
 CAPTIONS_PER_IMAGE = 5
 # "pooled_": by the cosine of pooled embeddings, whatever the objective
 METRICS = (

@@ -17,6 +17,7 @@ from sparc_pretrain.data.sets.label_maps import IGNORE, LabelledMaps, read_map
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.metric import Metric
 from sparc_pretrain.zeroshot import dense, encode, prompts
+from sparc_pretrain.zeroshot.choices import BACKGROUNDS
 from sparc_pretrain.zeroshot.outcome import Outcome
 from sparc_pretrain.zeroshot.patch_reader import PAPER, PatchReader
 
@@ -29,7 +30,6 @@ METRICS = (
     Metric("mmseg_aAcc", title="pixel accuracy"),
     Metric("mmseg_mAcc", title="mean accuracy of classes"),
 )
-BACKGROUNDS = ("none", "class", "threshold")
 
 
 def confusion(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from sparc_pretrain import run_folder
 from sparc_pretrain.command import cli
 from sparc_pretrain.engine.checkpoint_hook import CheckpointHook
 from sparc_pretrain.run_folder import RunFolder
@@ -285,7 +286,7 @@ def test_zero_shot_and_verification_refuse_what_is_no_run(
     assert "is not a run folder" in refusal(call("verify", tmp_path))
     (tmp_path / "iter_5.pth").write_bytes(b"half")
     assert "iter_5.pth has no readable manifest" in refusal(call("verify", tmp_path / "iter_5.pth"))
-    assert isinstance(tool("verify").run_folder.verify(run), RunFolder)
+    assert isinstance(run_folder.verify(run), RunFolder)
 
 
 def test_an_error_in_a_loaders_worker_is_told_by_its_own_line() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from mmengine.registry import MODELS
 from torch.utils.data import DataLoader, Dataset
 
 from sparc_pretrain.command.error_hints import explain
+from sparc_pretrain.engine import mmengine_patches
 from tests.commands import refusal, through_the_door
 from transfer import mm
 
@@ -55,6 +57,19 @@ def test_a_worker_that_crashed_is_not_told_to_lack_memory() -> None:
     line = refusal(through_the_door(lambda: len(list(DataLoader(Doomed(crashed), num_workers=1)))))
     assert "worker crashed (SIGSEGV)" in line and "faulthandler" in line
     assert "memory" not in line and "--resume auto" not in line
+
+
+def test_a_full_dev_shm_is_told_within_ten_seconds_by_its_name() -> None:
+    def no_room() -> None:  # for the file in /dev/shm that hands a tensor over
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+
+    mmengine_patches.install()
+    started = time.monotonic()
+    loader = DataLoader(Doomed(no_room), num_workers=1, collate_fn=list, timeout=60)
+    line = refusal(through_the_door(lambda: len(list(loader))))
+    assert "no room for its batch in /dev/shm" in line and "--shm-size" in line
+    assert "shards" not in line and time.monotonic() - started < 10
 
 
 def test_a_stuck_loader_worker_is_told_after_the_timeout() -> None:

@@ -86,6 +86,10 @@ def test_shards_bring_a_fingerprint_and_a_tokenizer() -> None:
     other = data_spec.describe(runner)
     differ = {key for key in other if other[key] != spec.get(key)}
     assert differ == {"how samples are read", "samples of a source in a row", "schedule"}
+    cfg.optim_wrapper.optimizer.lr = 0.2
+    differ = {key for key, value in data_spec.describe(runner).items() if value != other[key]}
+    assert differ == {"optimizer", "schedule"}
+    assert spec["objective"] == "none"
     assert other["schedule"] == "20 steps, 2 of warm-up, rate 0.1"
     assert spec["global batch"] == "2"  # kept by any number of processes
     assert spec["data set"] == "abc*1 seed 0" and len(spec["tokenizer"]) == data_spec.SHOWN

@@ -24,12 +24,12 @@ SCRIPT = """
 import json, os, sys
 sys.path[:0] = [{here!r}, {root!r}]
 import toy_run
-from sparc_pretrain.engine import door, launcher
+from sparc_pretrain.command import cli, launcher
 options = json.loads(sys.argv[1])
 if os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
     options.pop("signals", None)
 launcher.init_distributed("pytorch")
-door.guard(lambda: toy_run.train(resume="auto", launcher="pytorch", **options) and None)
+cli.guard(lambda: toy_run.train(resume="auto", launcher="pytorch", **options) and None)
 """
 
 

@@ -1,5 +1,6 @@
 """tools/pretrain.py as a command: stopped and resumed it equals the run that was never stopped."""
 
+# ruff: noqa: F811 (fixtures)
 from __future__ import annotations
 
 import json
@@ -8,143 +9,34 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.engine import checkpoint
 from sparc_pretrain.engine.preempt import PREEMPTED
 from tests.commands import ROOT, call, command, refusal, tool
-
-STEPS, STOP = 6, 4
-LEAF = """
-_base_ = {base!r}
-custom_imports = dict(imports=["stopping"])
-tokenizer = dict(train=400)
-schedule = dict(steps={steps}, warmup=2)
-data = dict(sources={sources!r}, global_batch=16, image_size=64, max_tokens=24)
-model = dict(
-    vision=dict(overrides=dict(embed_dim=32, depth=2, num_heads=2)),
-    text=dict(width=32, layers=1, heads=2), width=16)
-default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=100))
-custom_hooks = [dict(type="StopAt", priority="VERY_HIGH"), *_base_.custom_hooks]
-"""
-# A signal at a given step, from outside of the step as a scheduler sends it.
-STOPPING = """
-import os, signal
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
-
-@HOOKS.register_module(force=True)
-class StopAt(Hook):
-    def __init__(self, step=None):
-        self.step = int(os.environ.get("STOP_AT", -1))
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter + 1 == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
-"""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The same sums in this process as in its children."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def config_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No yapf, which mmengine runs over every config text: most of a tiny run's time."""
-    monkeypatch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **kwargs: (text, True))
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with scenes, a config and the module that it imports."""
-    folder = tmp_path_factory.mktemp("pretrain")
-    numbers = ["--train", "48", "--val", "2", "--size", "64", "--shard-size", "16"]
-    assert call("data", "scenes", "--out", folder / "scenes", *numbers)[0] == 0
-    (folder / "stopping.py").write_text(STOPPING)
-    (folder / "leaf.py").write_text(
-        LEAF.format(
-            base=str(ROOT / "configs" / "quickstart" / "sparc.py"),
-            steps=STEPS,
-            sources=str(folder / "scenes" / "shards" / "train-*.tar"),
-        )
-    )
-    sys.path.insert(0, str(folder))
-    yield folder
-    sys.path.remove(str(folder))
-
-
-def pretrain(place: Path, work: Path, *words: Any, workers: int = 0) -> tuple[int, str]:
-    """The tool in this process, under a name of its own."""
-    options = [f"data.workers={workers}", f"experiment_name={work.name}{len(words)}{workers}"]
-    return call(
-        "pretrain", place / "leaf.py", "--work-dir", work, *words, "--cfg-options", *options
-    )
-
-
-@pytest.fixture(scope="module")
-def whole(place: Path) -> Path:
-    """The work dir of a run that was never stopped."""
-    code, said = pretrain(place, place / "whole")
-    assert code == 0, said
-    return place / "whole"
-
-
-def flat(state: Any, name: str = "") -> dict[str, Any]:
-    """Every leaf of a checkpoint by its path, without clock times and paths."""
-    if isinstance(state, dict):
-        items = list(state.items())
-    elif isinstance(state, (list, tuple)):
-        items = list(enumerate(state))
-    else:
-        return {name: state}
-    found: dict[str, Any] = {}
-    for key, value in items:
-        found |= flat(value, f"{name}.{key}")
-    return found
-
-
-def assert_same_run(work: Path, whole: Path) -> None:
-    """Weights, optimizer and schedule of the last checkpoint, and the run folder, bit for bit."""
-    name = f"iter_{STEPS}.pth"
-    mine, theirs = (checkpoint.load(folder / name) for folder in (work, whole))
-    for part in ("state_dict", "optimizer", "param_schedulers"):
-        found, wanted = flat(mine[part]), flat(theirs[part])
-        assert found.keys() == wanted.keys() and len(wanted) > 5
-        for key, value in wanted.items():
-            same = (
-                torch.equal(found[key], value) if isinstance(value, Tensor) else found[key] == value
-            )
-            assert same, f"{part}{key}"
-    weights = [run_folder.verify(folder).path / run_folder.WEIGHTS for folder in (work, whole)]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+from tests.small_pretraining import (  # noqa: F401 (fixtures)
+    STEPS,
+    STOP,
+    assert_same_run,
+    config_text_as_it_is,
+    logged,
+    one_thread,
+    place,
+    pretrain,
+    whole,
+)
 
 
 def test_the_whole_run_trained_something(whole: Path) -> None:
     losses = [line["loss"] for line in logged(whole)]
     assert len(losses) == STEPS and losses[-1] < losses[0]
     assert run_folder.verify(whole).config["samples_seen"] == 16 * STEPS
-
-
-def logged(work: Path) -> list[dict]:
-    lines = [
-        json.loads(line)
-        for file in sorted(work.glob("*/vis_data/scalars.json"))
-        for line in file.read_text().splitlines()
-    ]
-    return [line for line in lines if "loss" in line]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

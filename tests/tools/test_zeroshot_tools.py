@@ -161,7 +161,7 @@ def test_a_convention_that_is_no_data_set_needs_class_names(runs, scenes):
 def test_the_data_sets_of_mmseg_have_the_classes_of_their_conventions():
     zeroshot = tool("zeroshot")
     for name in zeroshot.MMSEG:
-        assert len(zeroshot.published(name)) == zeroshot.label_maps.CONVENTIONS[name].classes
+        assert len(zeroshot.published(name)) == zeroshot.CONVENTIONS[name].classes
     assert zeroshot.published("voc21")[:2] == ["background", "aeroplane"]
     assert zeroshot.published("voc20")[0] == zeroshot.published("context59")[0] == "aeroplane"
 

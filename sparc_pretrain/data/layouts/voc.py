@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from sparc_pretrain.atomic_file import atomic_write
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SBD_URL = (
     "http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/"
@@ -35,6 +36,8 @@ def convert(root: Path, force: bool = False) -> Iterator[str]:
     Raises:
         ValueError: a mask that cannot be read.
     """
+    from PIL import Image
+
     lists = [root / SBD / f"{split}.txt" for split in ("train", "val")]
     voc = [root / SETS / f"{split}.txt" for split in ("train", "val")]
     if not all(path.is_file() for path in (*lists, *voc)):
@@ -64,6 +67,8 @@ def read_mask(path: Path) -> np.ndarray:
     Raises:
         ValueError: not a MATLAB file with GTcls.Segmentation.
     """
+    import numpy as np
+
     # mmdet brings scipy; pre-training machines need not have it
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError

@@ -21,7 +21,7 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
 from sparc_pretrain.dual_encoder import DualEncoder
-from sparc_pretrain.engine import checkpoint
+from sparc_pretrain.engine import checkpoint, mmengine_patches
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
 from tools import train
@@ -449,10 +449,10 @@ def test_a_training_that_starts_anew_asks_and_one_that_is_forced_or_resumed_does
     (tmp_path / "iter_9.pth").touch()
     cfg = Config(dict(model=dict(), optim_wrapper=dict(), work_dir=str(tmp_path)))
     begun = []
-    monkeypatch.setattr(train.recipe, "load", lambda *_: cfg)
-    monkeypatch.setattr(train.mmengine_patches, "resolve_resume", lambda *_: None)
+    monkeypatch.setattr(recipe, "load", lambda *_: cfg)
+    monkeypatch.setattr(mmengine_patches, "resolve_resume", lambda *_: None)
     monkeypatch.setattr(
-        train.Runner, "from_cfg", lambda _: SimpleNamespace(train=lambda: begun.append(True))
+        Runner, "from_cfg", lambda _: SimpleNamespace(train=lambda: begun.append(True))
     )
     with pytest.raises(FileExistsError, match=r"iter_9\.pth"):
         train.main(["config.py"])

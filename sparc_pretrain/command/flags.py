@@ -1,0 +1,80 @@
+"""The flags that several tools share, each declared once; and what a tool's parser looks like.
+
+Nothing here imports torch or mm, and no tool does before its command line is read: `--help` and a
+mistyped flag are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+
+
+class KeyValues(argparse.Action):
+    """mmengine's DictAction (``key=value`` with values of Python), which is imported when used."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Put a dict of the pairs under the flag's name."""
+        from mmengine.config import DictAction
+
+        DictAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A tool's parser; `description` is its docstring, whose lines stay as they are."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def config(to: argparse.ArgumentParser, words: str) -> None:
+    """The config file, by position."""
+    to.add_argument("config", help=words)
+
+
+def cfg_options(to: argparse.ArgumentParser) -> None:
+    """Overrides of the config."""
+    to.add_argument("--cfg-options", nargs="+", action=KeyValues, help="key=value overrides")
+
+
+def work_dir(to: argparse.ArgumentParser, words: str, default: str | None = None) -> None:
+    """Where a tool writes."""
+    to.add_argument("--work-dir", default=default, help=words)
+
+
+def resume(to: argparse.ArgumentParser) -> None:
+    """Going on with a training, or replacing it."""
+    to.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        help="continue from PATH, or from the newest valid checkpoint of the work dir (auto)",
+    )
+    to.add_argument(
+        "--force", action="store_true", help="replace the checkpoints of an earlier training"
+    )
+
+
+def amp(to: argparse.ArgumentParser) -> None:
+    """Lower precision."""
+    to.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+
+
+def backbone(to: argparse.ArgumentParser, words: str) -> None:
+    """A run folder whose backbone goes into an mm config."""
+    to.add_argument("--backbone", metavar="RUN", help=words)
+
+
+def launcher(to: argparse.ArgumentParser) -> None:
+    """What started the processes; torch.distributed.launch adds --local_rank by itself."""
+    to.add_argument("--launcher", choices=LAUNCHERS, default="none")
+    to.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
