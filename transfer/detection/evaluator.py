@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,13 @@ from mmengine.logging import print_log
 
 from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.registry import METRICS
-from transfer.detection.metrics import DECLARED, DEFAULT_MAX_DETS, check_ground_truth, evaluate
+from transfer.detection.metrics import (
+    DECLARED,
+    DEFAULT_MAX_DETS,
+    check_ground_truth,
+    collector_paused,
+    evaluate,
+)
 from transfer.mm.annotations import names_once
 
 
@@ -131,6 +136,7 @@ class DetectionMetric(BaseMetric):
         categories = [row for row in self.truth["categories"] if row["id"] in kept]
         return {**self.truth, "categories": categories, "annotations": listed}
 
+    @collector_paused()
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """`{iou_type_NAME: value}` for each of `iou_types`, see `metrics.evaluate`."""
         truth, category_ids = self.of_classes(), self.category_ids(self.truth)
@@ -143,14 +149,14 @@ class DetectionMetric(BaseMetric):
                 level=30,
             )
         values = {}
-        with tempfile.TemporaryDirectory() as scratch:
-            prefix = Path(self.outfile_prefix or Path(scratch) / "results")
-            prefix.parent.mkdir(parents=True, exist_ok=True)
-            for iou_type in self.iou_types:
-                path = Path(f"{prefix}.{iou_type}.json")
-                path.write_text(json.dumps(coco_rows(results, category_ids, iou_type)))
-                found = evaluate(truth, path, iou_type, self.style, self.max_dets)
-                values.update({f"{iou_type}_{name}": value for name, value in found.items()})
+        for iou_type in self.iou_types:
+            rows = coco_rows(results, category_ids, iou_type)
+            if self.outfile_prefix is not None:
+                path = Path(f"{self.outfile_prefix}.{iou_type}.json")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(rows))
+            found = evaluate(truth, rows, iou_type, self.style, self.max_dets)
+            values.update({f"{iou_type}_{name}": value for name, value in found.items()})
         return values
 
     def category_ids(self, truth: dict) -> list[int]:
@@ -188,25 +194,48 @@ def _plain(image: Any) -> int | str:
 def encode(masks: torch.Tensor | Sequence[dict]) -> list[dict]:
     """Masks [N,H,W], or RLEs, -> RLEs whose counts are text, as JSON needs them."""
     if isinstance(masks, torch.Tensor):
-        stack = masks.detach().cpu().numpy().astype(np.uint8)
-        masks = [hotcoco.mask.encode(np.asfortranarray(one)) for one in stack]
+        masks = masks.detach().bool()
+        covered = masks.any(dim=1).cpu().numpy()
+        masks = [_encoded(mask, row) for mask, row in zip(masks, covered, strict=True)]
     return [
         {**rle, "counts": c.decode() if isinstance(c := rle["counts"], bytes) else c}
         for rle in masks
     ]
 
 
+def _encoded(mask: torch.Tensor, covered: np.ndarray) -> dict:
+    """The RLE of a mask [H,W], whose columns `covered` [W] have a pixel: runs go down the columns,
+    so that only those between the first and the last need be looked at.
+    """
+    height, width = mask.shape
+    columns = np.flatnonzero(covered)
+    if not len(columns):
+        runs = [height * width]
+    else:
+        first, last = int(columns[0]), int(columns[-1]) + 1
+        part = mask[:, first:last].T.contiguous().cpu().numpy().ravel()
+        ends = np.flatnonzero(part[1:] != part[:-1]) + 1
+        runs = np.diff(ends, prepend=0, append=len(part)).tolist()
+        before, after = first * height, (width - last) * height
+        runs = [before, *runs] if part[0] else [before + runs[0], *runs[1:]]  # zeros come first
+        if after:
+            runs = [*runs, after] if part[-1] else [*runs[:-1], runs[-1] + after]
+    return hotcoco.mask.fr_py_objects({"size": [height, width], "counts": runs}, height, width)
+
+
 def coco_rows(results: Sequence[dict], category_ids: Sequence[int], iou_type: str) -> list[dict]:
     """The results of all images in COCO's format: boxes [x, y, width, height] or RLE masks."""
     rows = []
     for entry in results:
-        for index, label in enumerate(entry["labels"]):
-            row = {"image_id": entry["image_id"], "category_id": category_ids[label]}
-            if iou_type == "bbox":
-                x1, y1, x2, y2 = entry["bboxes"][index].tolist()
-                row |= {"score": float(entry["scores"][index]), "bbox": [x1, y1, x2 - x1, y2 - y1]}
-            else:
-                row["score"] = float(entry["mask_scores"][index])
-                row["segmentation"] = entry["masks"][index]
-            rows.append(row)
+        image = entry["image_id"]
+        kinds = [category_ids[label] for label in entry["labels"].tolist()]
+        if iou_type == "bbox":
+            key, scores, corners = "bbox", entry["scores"].tolist(), entry["bboxes"]
+            shapes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
+        else:
+            key, scores, shapes = "segmentation", entry["mask_scores"].tolist(), entry["masks"]
+        rows += [
+            {"image_id": image, "category_id": kind, "score": score, key: shape}
+            for kind, score, shape in zip(kinds, scores, shapes, strict=True)
+        ]
     return rows

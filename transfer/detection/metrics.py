@@ -7,9 +7,12 @@ detection counts only in images where its category was looked for.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +34,21 @@ LVIS_GROUPS = {"r": "APr", "c": "APc", "f": "APf"}  # rare, common, frequent
 AREAS = {"AP": 0, "APs": 1, "APm": 2, "APl": 3}  # all, below 32^2, up to 96^2, above: pixels
 
 
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Millions of small dicts that live on make Python's garbage collector look at them over and
+    over: half the time of an evaluation.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@collector_paused()
 def evaluate(
     ground_truth_json: Source,
     results_json: str | Path | list[Json],

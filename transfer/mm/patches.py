@@ -29,6 +29,7 @@ from sparc_pretrain.engine import mmengine_patches
 from transfer.mm import annotations, images, ops
 from transfer.mm.half_precision import mend_half_precision
 from transfer.mm.label_maps import mend_label_maps
+from transfer.mm.mean_iou import mend_mean_iou
 from transfer.mm.transformers5 import mend_bert, mend_transformers
 
 # The part of each package whose import registers classes.
@@ -141,6 +142,7 @@ def register(*scopes: str) -> None:
     mend_lvis()
     mend_half_precision()
     mend_label_maps()
+    mend_mean_iou()
     mend_offsets()
     mend_bert()
     mend_ssd()

@@ -15,6 +15,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from sparc_pretrain.registry import METRICS
+from transfer.detection.evaluator import encode
 from transfer.detection.metrics import evaluate
 
 REFERENCES = Path(__file__).parents[4] / "shared" / "data" / "eval_refs"
@@ -349,6 +350,21 @@ def test_classes_that_are_not_those_of_the_annotation_file_are_an_error(
     metric.process({}, samples_of(truth, results, "bbox"))
     with pytest.raises(ValueError, match=message):
         metric.evaluate(len(truth["images"]))
+
+
+def test_masks_are_encoded_as_pycocotools_does_wherever_they_lie() -> None:
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.zeros(40, 23, 31, dtype=torch.bool)
+    for index, mask in enumerate(masks[:30]):
+        top, left = (int(torch.randint(0, n, (), generator=generator)) for n in (20, 28))
+        part = mask[top : top + 1 + index, left : left + 1 + index]
+        part[:] = torch.rand(part.shape, generator=generator) < 0.2 + 0.03 * index
+    masks[30], masks[31, :, 0], masks[32, :, -1] = True, True, True
+    masks[33, 0], masks[34, -1], masks[35, 0, 0], masks[36, -1, -1] = True, True, True, True
+    for mask, found in zip(masks, encode(masks), strict=True):
+        expected = coco_mask.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
+        assert found == {"size": [23, 31], "counts": expected["counts"].decode()}
+    assert encode(masks[:0]) == []
 
 
 @pytest.mark.parametrize("style", ["coco", "lvis"])
