@@ -50,10 +50,15 @@ class Rows:
         """The same in page-locked memory (called by torch's DataLoader)."""
         return self.changed(torch.Tensor.pin_memory)
 
-    def rows(self, which: slice) -> Self:
-        """Some of the rows, of lists as well."""
+    def rows(self, which: slice | Tensor) -> Self:
+        """Some of the rows, of lists as well: a slice, or their numbers [b] long."""
+        rows = which.tolist() if isinstance(which, Tensor) else which
         lists = {f.name: getattr(self, f.name) for f in fields(self)}
-        lists = {name: value[which] for name, value in lists.items() if isinstance(value, list)}
+        lists = {
+            name: value[rows] if isinstance(rows, slice) else [value[i] for i in rows if value]
+            for name, value in lists.items()
+            if isinstance(value, list)
+        }
         return replace(self.changed(lambda x: x[which]), **lists)
 
 

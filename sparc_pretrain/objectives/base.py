@@ -28,6 +28,8 @@ class Objective(nn.Module):
         score_features: the fields that `scores` uses.
         word_features: the field of TextFeatures [B,T,D] by which single words are read densely:
             'tokens' in their context, or 'words' free of it.
+        together: rows of a batch that `paired` must see side by side, in groups of so many from the
+            first on; others it may get in any order.
         needs, wants: optional fields of Batch without which it cannot be trained, and those it
             uses where they are there.
         dense_patches: None, or patches [...,D] -> [...,D], what follows g_v before a patch is
@@ -38,6 +40,7 @@ class Objective(nn.Module):
     paired_features: tuple[str, ...] = ()
     score_features: tuple[str, ...] = ("image", "text")
     word_features: str = "tokens"
+    together: int = 1
     needs: tuple[str, ...] = ()
     wants: tuple[str, ...] = ()
     dense_patches: Callable[[Tensor], Tensor] | None = None

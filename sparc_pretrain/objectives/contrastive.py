@@ -89,7 +89,7 @@ def full_precision(x: Tensor) -> Tensor:
 
 
 @without_autocast
-def info_nce(image: Tensor, text: Tensor, scale: Tensor | float) -> Tensor:
+def info_nce(image: Tensor, text: Tensor, scale: Tensor | float, block: int = BLOCK) -> Tensor:
     """L_g of SPARC, eq. 1 (CLIP's loss): symmetric cross-entropy of cosines over the whole global
     batch.
 
@@ -97,15 +97,36 @@ def info_nce(image: Tensor, text: Tensor, scale: Tensor | float) -> Tensor:
 
     Args:
         image, text: [b,D] un-normalised, this rank's rows; row i belongs to row i. scale: 1/tau.
+        block: larger matrices of cosines are made, and made again in the backward pass, in blocks
+            of so many numbers.
 
     Returns:
         scalar: the mean over this rank's rows; its mean over ranks is the loss of the whole batch.
     """
     image, text = unit(image), unit(text)
+    every_image, every_text = gather(image), gather(text)
+    if len(image) * len(every_text) > block:
+        own = scale * (image * text).sum(dim=-1)
+
+        def log_sums(columns: Tensor, rows: Tensor) -> tuple[Tensor]:
+            return ((scale * rows @ columns.T).logsumexp(dim=1)[None],)
+
+        both = ((image, every_text), (text, every_image))
+        sums = [over_columns(log_sums, *pair, block).logsumexp(dim=0) for pair in both]
+        return sum((total - own).mean() for total in sums) / 2
     target = own_rows(len(image), image.device)
-    image_to_text = scale * image @ gather(text).T
-    text_to_image = scale * text @ gather(image).T
+    image_to_text = scale * image @ every_text.T
+    text_to_image = scale * text @ every_image.T
     return (F.cross_entropy(image_to_text, target) + F.cross_entropy(text_to_image, target)) / 2
+
+
+def over_columns(
+    part: Callable[..., tuple[Tensor]], rows: Tensor, columns: Tensor, block: int
+) -> Tensor:
+    """part(columns, rows) -> [1,b] for some of the columns [B,D] at a time and all rows [b,D]: a
+    row of the result for each of them. No [b,B] is made or kept.
+    """
+    return by_rows(part, columns, rows, cells=len(rows), block=block)[0]
 
 
 @without_autocast

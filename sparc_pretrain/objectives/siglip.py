@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from sparc_pretrain.distributed import gather, own_rows
 from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import (
+    BLOCK,
     Temperature,
+    over_columns,
     unit,
     without_autocast,
 )
@@ -21,7 +23,11 @@ from sparc_pretrain.types import Batch, Features
 
 @without_autocast
 def sigmoid_loss(
-    image: Tensor, text: Tensor, scale: Tensor | float, bias: Tensor | float
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float,
+    block: int = BLOCK,
 ) -> Tensor:
     """SigLIP, eq. 1, over the whole global batch.
 
@@ -29,13 +35,23 @@ def sigmoid_loss(
         -1 elsewhere
 
     Args:
-        image, text: [b,D] un-normalised, this rank's rows; row i belongs to row i.
+        image, text: [b,D] un-normalised, this rank's rows; row i belongs to row i. block: see
+            `info_nce`.
 
     Returns:
         scalar: the mean over this rank's images; its mean over ranks is the loss of the whole
         batch.
     """
-    logits = scale * unit(image) @ gather(unit(text)).T + bias
+    image, text = unit(image), unit(text)
+    every_text = gather(text)
+    if len(image) * len(every_text) > block:  # -log sigmoid(x) = softplus(-x) = softplus(x) - x
+
+        def negatives(columns: Tensor, rows: Tensor) -> tuple[Tensor]:
+            return (F.softplus(scale * rows @ columns.T + bias).sum(dim=1)[None],)
+
+        own = scale * (image * text).sum(dim=-1) + bias
+        return (over_columns(negatives, image, every_text, block).sum(dim=0) - own).mean()
+    logits = scale * image @ every_text.T + bias
     pair = F.one_hot(own_rows(len(image), image.device), logits.shape[1])
     return -F.logsigmoid((2 * pair - 1) * logits).sum(dim=1).mean()
 

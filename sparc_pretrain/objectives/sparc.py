@@ -158,6 +158,7 @@ class Sparc(Objective):
         self.word_features = self.contrasted[-1] if self.contrasted else "tokens"
         # how far the control moves images: whole groups, so that no caption meets its own image
         self.moved = neighbours(0, image_negatives)[0] if image_contrast else 1
+        self.together = self.moved
         self.temperature = Temperature()
         self.local_temperature = Temperature() if local_temperature else None
         if local_temperature:  # a term that is not computed must not hold a parameter that waits

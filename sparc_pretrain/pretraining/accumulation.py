@@ -4,17 +4,20 @@ Terms over all pairs cannot be cut. So the features that they take gradients of 
 for all micro-batches without a graph; the terms are computed once, over all of them, and their
 gradients with respect to the features go back through each micro-batch when it is computed again
 (as GradCache does, arXiv 2101.06983). Terms of one pair at a time are computed inside each.
+
+Captions of similar length go into one micro-batch, without the padding of longer ones.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sparc_pretrain.types import Batch, Features
 
@@ -22,27 +25,41 @@ if TYPE_CHECKING:
     from sparc_pretrain.pretraining.pretrainer import Pretrainer
 
 Losses = dict[str, Tensor]
+OF_CAPTION = ("ids", "mask", "special", "word")  # fields of Batch [B,T]
+OF_TOKENS = ("tokens", "token_states", "words")  # fields of Features [B,T,...]
 
 
 def accumulated_step(
-    pretrainer: Pretrainer, model: nn.Module, batch: Batch, optim_wrapper: OptimWrapper
+    pretrainer: Pretrainer,
+    model: nn.Module,
+    batch: Batch,
+    lengths: Tensor,
+    optim_wrapper: OptimWrapper,
 ) -> Losses:
     """One optimizer step over `pretrainer.accumulate` equal parts of the rank's `batch`.
 
     Args:
+        lengths: [B] of its captions, on the CPU: those of `batch` might have to be waited for.
         model: the pretrainer, or its distributed wrapper.
 
     Returns:
         The losses of the whole batch, detached.
     """
-    parts = batch.chunk(pretrainer.accumulate)
+    width = batch.ids.shape[1]
+    order, ends = by_length(lengths, pretrainer.accumulate, pretrainer.objective.together)
+    if batch.views is not None:  # what was drawn for it lies as the batch does
+        order, ends = torch.arange(len(batch)), [width] * pretrainer.accumulate
+    order = order.to(batch.ids.device, non_blocking=True)
+    parts = replace(batch, skipped=[]).rows(order).chunk(pretrainer.accumulate)
+    parts = [_cut(part, end) for part, end in zip(parts, ends, strict=True)]
     states, cached = _cache(pretrainer, parts, model, optim_wrapper)
+    cached = {n: _full(v, order, width if n in OF_TOKENS else None) for n, v in cached.items()}
     with optim_wrapper.optim_context(model):
         feature_grads, head_grads, coupled = _coupled_gradients(pretrainer, cached, batch)
     size, logs = len(parts[0]), []
     for i, part in enumerate(parts):
         last = i == len(parts) - 1
-        rows = slice(i * size, (i + 1) * size)
+        rows = order[i * size : (i + 1) * size]
         quiet = model.no_sync() if not last and hasattr(model, "no_sync") else nullcontext()
         _set_random_state(states[i])
         with quiet:
@@ -50,7 +67,10 @@ def accumulated_step(
                 losses = model(
                     part,
                     mode="part",
-                    feature_grads={name: grad[rows] for name, grad in feature_grads.items()},
+                    feature_grads={
+                        name: grad[rows, : ends[i]] if name in OF_TOKENS else grad[rows]
+                        for name, grad in feature_grads.items()
+                    },
                     head_grads=head_grads if last else {},
                     whole=batch,
                 )
@@ -74,12 +94,45 @@ def add_up(losses: Losses) -> tuple[Tensor | float, Losses]:
     return loss, log
 
 
+def by_length(lengths: Tensor, parts: int, together: int = 1) -> tuple[Tensor, list[int]]:
+    """In which order the rows of a batch are cut into `parts`: the longest captions first, rows
+    that stand in one group of `together` side by side.
+
+    Args:
+        lengths: [B] long.
+
+    Returns:
+        rows [B] long, and the longest caption of each part, at least 1.
+    """
+    if len(lengths) // parts % together:  # the objective will tell of it
+        together = len(lengths) // parts
+    group = lengths.view(-1, together).amax(dim=1).argsort(descending=True, stable=True)
+    order = (group[:, None] * together + torch.arange(together)).flatten()
+    return order, lengths[order].view(parts, -1).amax(dim=1).clamp(min=1).tolist()
+
+
+def _cut(part: Batch, end: int) -> Batch:
+    """`part` with its captions cut to `end` tokens."""
+    names = [name for name in OF_CAPTION if getattr(part, name) is not None]
+    return replace(part, **{name: getattr(part, name)[:, :end] for name in names})
+
+
+def _full(parts: list[Tensor], order: Tensor, tokens: int | None) -> Tensor:
+    """A feature [b,...] of all micro-batches with its rows in their places in the batch; one
+    [b,T,...] of tokens is padded with zeros to the batch's `tokens`.
+    """
+    if tokens is not None:
+        parts = [F.pad(x, (0, 0) * (x.ndim - 2) + (0, tokens - x.shape[1])) for x in parts]
+    joined = torch.cat(parts)
+    return torch.empty_like(joined).index_copy_(0, order, joined)
+
+
 @torch.no_grad()
 def _cache(
     pretrainer: Pretrainer, parts: list[Batch], model: nn.Module, optim_wrapper: OptimWrapper
-) -> tuple[list, dict[str, Tensor]]:
-    """First pass: the random state before each micro-batch, and of all of them the features [b,...]
-    of the coupled terms.
+) -> tuple[list, dict[str, list[Tensor]]]:
+    """First pass: the random state before each micro-batch, and of each the features [b,...] of the
+    coupled terms.
     """
     states: list = []
     kept: dict[str, list[Tensor]] = {n: [] for n in pretrainer.objective.coupled_features}
@@ -89,7 +142,7 @@ def _cache(
             features = pretrainer(part, mode="tensor")
         for name, values in kept.items():
             values.append(getattr(features, name))
-    return states, {name: torch.cat(values) for name, values in kept.items()}
+    return states, kept
 
 
 def _coupled_gradients(

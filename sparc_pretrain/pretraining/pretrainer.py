@@ -20,6 +20,7 @@ from sparc_pretrain.objectives.contrastive import full_precision
 from sparc_pretrain.pretraining import starting_weights
 from sparc_pretrain.pretraining.accumulation import Losses, accumulated_step, add_up
 from sparc_pretrain.registry import MODEL_WRAPPERS, MODELS, OBJECTIVES
+from sparc_pretrain.towers.lengths import caption_lengths
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
 from sparc_pretrain.types import Batch, Features
@@ -157,7 +158,8 @@ class Pretrainer(BaseModel):
         """One optimizer step; `model` is this module or its distributed wrapper."""
         batch = self.with_views(self.data_preprocessor(data, True))
         if self.accumulate > 1:
-            return accumulated_step(self, model, batch, optim_wrapper)
+            lengths = caption_lengths(data.mask).cpu()
+            return accumulated_step(self, model, batch, lengths, optim_wrapper)
         with optim_wrapper.optim_context(model):
             losses = model(batch, mode="loss")
         loss, log = add_up(losses)

@@ -15,6 +15,7 @@ from torch import nn
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.engine.optim import GuardedOptimWrapper
+from sparc_pretrain.pretraining.accumulation import by_length
 from sparc_pretrain.types import Batch, Features
 from sparc_pretrain.zeroshot import encode
 from tests import fused_toy  # noqa: F401  registers it
@@ -111,16 +112,19 @@ def test_dropout_draws_the_same_in_both_passes_of_an_accumulated_step():
     for a, b in zip(first, second, strict=True):
         if a is not None:
             torch.testing.assert_close(a, b, rtol=0, atol=0)
-    # and the gradient is that of the loss under exactly those draws: of one batch in four chunks
+    # and the gradient is that of the loss under exactly those draws: of one batch in four chunks,
+    # the longest captions first
+    made = data(torch.float64)
+    made = made.rows(by_length(made.mask.sum(dim=1), 4)[0])
     torch.manual_seed(0)
     model = pretrainer(dict(OBJECTIVES["clip"])).to(torch.float64).train()
     for block in model.encoder.vision.net.blocks:
         block.mlp.drop1 = nn.Dropout(0.3)
     torch.manual_seed(1)
-    parts = [model(part, mode="tensor") for part in data(torch.float64).chunk(4)]
+    parts = [model(part, mode="tensor") for part in made.chunk(4)]
     names = [f.name for f in fields(Features) if f.name != "views"]
     joined = Features(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names})
-    model.objective.coupled(joined, data(torch.float64))["global_loss"].backward()
+    model.objective.coupled(joined, made)["global_loss"].backward()
     wanted = [p.grad for p in model.parameters()]
     for a, b in zip(wanted, first, strict=True):
         if a is not None:
@@ -134,6 +138,7 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 WORKER = """
 import json, sys, torch, torch.distributed as dist
+from sparc_pretrain.pretraining.accumulation import by_length
 from sparc_pretrain.pretraining.pretrainer import DistributedPretrainer
 from sparc_pretrain.distributed import (
     gather, gather_objects, gather_own_columns, leave, rank, world_size
