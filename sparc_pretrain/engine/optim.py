@@ -67,22 +67,6 @@ class GuardedOptimWrapper(OptimWrapper):
         with super().optim_context(model), torch.autocast(device, self.dtype, bool(self.dtype)):
             yield
 
-    def load_state_dict(self, state_dict: dict) -> None:
-        """mmengine's, for an optimizer of the same groups.
-
-        Raises:
-            ValueError: the checkpoint's optimizer had other groups: those until 2026-11-29 had one,
-                in which everything decayed.
-        """
-        there, here = len(state_dict["param_groups"]), len(self.optimizer.param_groups)
-        if there != here:
-            raise ValueError(
-                f"the checkpoint's optimizer has {there} parameter group(s), this one {here}: their"
-                " learning rates or weight decays differ. Go on with the code and config that made "
-                "it, or start from its run folder with model.init_from=RUN in a new --work-dir"
-            )
-        super().load_state_dict(state_dict)
-
     def backward(self, loss: Tensor, **kwargs) -> None:
         """loss.backward(), remembering whether the loss was finite."""
         self._finite_losses.append(loss.detach().isfinite())
@@ -124,7 +108,19 @@ class GuardedOptimWrapper(OptimWrapper):
         return {**super().state_dict(), **scale}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """What `state_dict` gave."""
+        """What `state_dict` gave.
+
+        Raises:
+            ValueError: the checkpoint's optimizer had other groups: those until 2026-11-29 had one,
+                in which everything decayed.
+        """
+        there, here = len(state_dict["param_groups"]), len(self.optimizer.param_groups)
+        if there != here:
+            raise ValueError(
+                f"the checkpoint's optimizer has {there} parameter group(s), this one {here}: their"
+                " learning rates or weight decays differ. Go on with the code and config that made "
+                "it, or start from its run folder with model.init_from=RUN in a new --work-dir"
+            )
         state = dict(state_dict)
         scale = state.pop("loss_scaler", None)
         if scale and self.scaler.is_enabled():
