@@ -74,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     ]
     store.finished(study, work)  # before hours of training, not after them
     if not args.page_only:
+        check_data(study, chosen)
         failed = run(study, chosen, work, args)
     store.publish(study, work, Path(args.config).stem)
     print(f"written to {work / 'study.html'}")
@@ -125,6 +126,31 @@ def run(study: Plan, cells: list[Cell], work: Path, args: argparse.Namespace) ->
             flush=True,
         )
     return failed
+
+
+def check_data(study: Plan, cells: list[Cell]) -> None:
+    """Read what the cells are evaluated on, and find every shard they are trained on, before the
+    first of them starts.
+
+    Raises ValueError and OSError naming what is missing or cannot be used.
+    """
+    from sparc_pretrain.data.shards import expand
+    from sparc_pretrain.pretraining.recipe import check_sources
+    from sparc_pretrain.study import evaluate
+
+    evaluate.prepare(study.evaluations)
+    looked_at: set[str] = set()
+    for cell in cells:
+        for source in check_sources(study.cell_config(cell).data.sources):
+            shards = source["shards"]
+            if str(shards) not in looked_at:
+                looked_at.add(str(shards))
+                missing = [path for path in expand(shards) if not path.is_file()]
+                if missing:
+                    raise FileNotFoundError(
+                        f"{missing[0]} is missing ({len(missing)} in all); data.sources of "
+                        f"{cell.name} names it"
+                    )
 
 
 def ready(study: Plan, cell: Cell, work: Path) -> bool:

@@ -198,21 +198,21 @@ def run_grounding(args: argparse.Namespace, load: Load) -> Evaluated:
 
 def run_regions(args: argparse.Namespace, load: Load) -> Evaluated:
     """Top-1 of ground-truth boxes, and average precision by the detection metrics."""
+    from sparc_pretrain.data.coco_file import read_coco
     from sparc_pretrain.zeroshot import prompts, regions
     from sparc_pretrain.zeroshot.patch_reader import PatchReader
+    from transfer.detection.metrics import check_ground_truth, evaluate  # ten seconds of imports
 
-    data = regions.read_regions(args.images, args.annotations, args.limit)
+    file = read_coco(args.annotations)
+    data = regions.read_regions(args.images, file, args.limit)
+    style = "lvis" if data.groups else "coco"
+    truth = file.of_images([image.image_id for image in data.images])
+    check_ground_truth(truth, "bbox", style, args.annotations)
     templates = prompts.templates(args.templates, args.suffix)
     model, objective = load()
     reader = PatchReader.of(objective, args.head)
     found = regions.evaluate(model, data, templates, args.size, reader)
-    from transfer.detection.metrics import evaluate  # ten seconds of imports
-
-    truth = json.loads(Path(args.annotations).read_text(encoding="utf-8"))
-    shown = {image.image_id for image in data.images}
-    truth["images"] = [image for image in truth["images"] if image["id"] in shown]
-    truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in shown]
-    style = "lvis" if data.groups else "coco"
+    found.protocol["boxes_of_unlisted_images"] = len(file.unlisted)
     for results, prefix in (("results", ""), ("chance_results", "chance_")):
         precision = evaluate(truth, found.extra.pop(results), "bbox", style)
         for name in (n for n in ("AP", "APr", "APc", "APf") if n in precision):

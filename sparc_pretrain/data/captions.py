@@ -7,10 +7,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sparc_pretrain.data.coco_file import coco_rows
 from sparc_pretrain.data.shard_index import RawSample
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "image_name", "filepath", "path", "url")
@@ -36,6 +38,7 @@ def read_captions(file: str | Path, split: str | None = None) -> dict[str, list[
     text = _read(path)
     found: dict[str, list[str]] = {}
     for image, caption in _pairs(path, text, split):
+        caption = "" if caption is None else caption  # JSON's null, as an empty cell of a table
         if not (isinstance(image, str) and isinstance(caption, str)):
             raise ValueError(
                 f"{path}: image {image!r} has a caption {caption!r}; both must be texts"
@@ -139,24 +142,23 @@ def _json(path: Path, text: str, split: str | None) -> Iterator[tuple[str, str]]
     if "annotations" in data:
         if split is not None:
             raise ValueError(f"{path}: COCO files have no splits; leave --split out")
-        if not isinstance(data["annotations"], list):
-            raise ValueError(f"{path}: 'annotations' is not a list")
-        yield from _coco(path, images, data["annotations"])
+        yield from _coco(path, data)
     else:
         yield from _karpathy(path, images, split)
 
 
-def _coco(path: Path, images: list[Any], annotations: list[Any]) -> Iterator[tuple[str, str]]:
-    names = {}
-    for n, image in enumerate(images):
-        names[_id(path, "images", n, image, "id")] = _field(path, "images", n, image, "file_name")
+def _coco(path: Path, data: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    found = coco_rows(data, path, boxes=False)
+    if found.unlisted:
+        n = found.unlisted[0]
+        unknown = data["annotations"][n]["image_id"]
+        raise ValueError(f"{path}: annotations[{n}] is of the unknown image {unknown}")
+    names = {
+        row["id"]: _field(path, "images", n, row, "file_name") for n, row in enumerate(found.images)
+    }
     yield from ((name, "") for name in names.values())
-    for n, annotation in enumerate(annotations):
-        image_id = _id(path, "annotations", n, annotation, "image_id")
-        caption = _field(path, "annotations", n, annotation, "caption")
-        if image_id not in names:
-            raise ValueError(f"{path}: annotations[{n}] is of the unknown image {image_id}")
-        yield names[image_id], caption
+    for n, row in enumerate(found.annotations):
+        yield names[row["image_id"]], _field(path, "annotations", n, row, "caption")
 
 
 def _karpathy(path: Path, images: list[Any], split: str | None) -> Iterator[tuple[str, str]]:
@@ -183,13 +185,6 @@ def _field(path: Path, where: str, n: int, entry: Any, key: str) -> Any:
     return entry[key]
 
 
-def _id(path: Path, where: str, n: int, entry: Any, key: str) -> float | str:
-    found = _field(path, where, n, entry, key)
-    if not isinstance(found, (int, float, str)):
-        raise ValueError(f"{path}: {key} of {where}[{n}] is neither a number nor a text")
-    return found
-
-
 def _json_lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
     for n, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -201,8 +196,9 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {n}: not a JSON object")
         image = next((row[key] for key in IMAGE_COLUMNS if key in row), None)
-        texts = next((row[key] for key in CAPTION_COLUMNS if key in row), None)
+        texts = next((row[key] for key in CAPTION_COLUMNS if key in row), ...)
         texts = texts if isinstance(texts, list) else [texts]
+        texts = ["" if one is None else one for one in texts]
         if not isinstance(image, str) or not all(isinstance(one, str) for one in texts):
             raise ValueError(f"{path}, line {n}: needs 'image' and 'caption' (texts)")
         yield image, ""
@@ -236,6 +232,8 @@ def _table(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, str]]:
                 width = len(row)
                 if is_header:
                     continue
+            if delimiter == "|" and len(row) == width - 1:
+                row = _with_number(row)
             if len(row) <= max(columns):
                 raise ValueError(f"{path}, line {reader.line_num}: {len(row)} columns are too few")
             if any(cell.strip() for cell in row[width:]):
@@ -247,6 +245,14 @@ def _table(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, str]]:
             yield row[columns[0]].strip(), caption if delimiter == "," else _unquoted(caption)
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+
+
+def _with_number(row: list[str]) -> list[str]:
+    """A row of Kaggle's Flickr30k that lacks the bar behind the caption's number: "x.jpg| 4   A dog
+    ...", of which the published file has one.
+    """
+    number = re.match(r"\s*(\d+)\s+(\S.*)", row[-1])
+    return [*row[:-1], *number.groups()] if number else row
 
 
 def _unquoted(cell: str) -> str:

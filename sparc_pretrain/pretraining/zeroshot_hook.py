@@ -61,6 +61,8 @@ class ZeroShotHook(Hook):
         Raises ValueError, OSError: no class folders, or a model without tokenizer.
         """
         self.data = classification.read_labelled(*self.source)
+        if rank() == 0:
+            classification.warn_of_repeats(self.data.classes)
         model = _bare(runner.model)
         if model.encoder.tokenizer is None:
             raise ValueError("ZeroShotHook: the model has no tokenizer to read class names with")
@@ -100,7 +102,9 @@ class ZeroShotHook(Hook):
                 scores = encode.score_images(
                     model.encoder, readers, files, texts.texts, self.resize
                 )
-                ranks = classification.class_ranks(texts.class_scores(scores)[""], labels)
+                ranks = classification.class_ranks(
+                    texts.class_scores(scores)[""], labels, self.data.classes
+                )
         finally:
             model.train(training)
         parts = gather_objects((ranks, labels))

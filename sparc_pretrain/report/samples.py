@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from sparc_pretrain.data.captions import read_captions
+from sparc_pretrain.data.image_folder import image_files
 from sparc_pretrain.report.figures import Album, halves, read
 from sparc_pretrain.report.records import Evaluation, Found, called
 from sparc_pretrain.run_folder import RunFolder
@@ -21,7 +22,6 @@ from sparc_pretrain.zeroshot import encode
 from sparc_pretrain.zeroshot.alignment import align, overlay
 
 SAMPLES, WORDS = 4, 9
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 # Words that name nothing one could point at; they are left out of the alignment pictures.
 FUNCTION_WORDS = (
     "a an the and or but of in on at to with from by for as up down out off into over while "
@@ -115,9 +115,7 @@ def samples(
     return [
         Sample(file, [])
         for folder in images.folders[:1]
-        for file in spread(
-            sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES), SAMPLES
-        )
+        for file in spread(image_files(folder, below=False)[0], SAMPLES)
     ]
 
 

@@ -4,6 +4,7 @@ item by item.
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -64,27 +65,49 @@ class Subject:
         return self.known[key]
 
 
-def measure(
-    model: DualEncoder, objective: nn.Module, evaluations: Sequence[dict[str, Any]]
-) -> Measures:
-    """All metrics of a model that are asked for.
+Task = Callable[[Subject], Measures]
+
+
+def prepare(evaluations: Sequence[dict[str, Any]]) -> list[tuple[str, Task]]:
+    """(name before those of its metrics, task whose data are read) of each evaluation.
 
     Args:
         evaluations: dicts with ``task`` (a name in TASKS), the arguments of its function, and
             optionally ``name``, which goes before the names of its metrics.
 
     Raises:
-        ValueError: an unknown task, or two metrics of one name.
+        ValueError: an unknown task or argument. ValueError, OSError: data that cannot be read.
     """
-    found: Measures = {}
-    subject = Subject(model, objective)
+    found = []
     for evaluation in evaluations:
         spec = dict(evaluation)
         task, prefix = spec.pop("task"), spec.pop("name", None)
         if task not in TASKS:
             raise ValueError(f"study.evaluations: no task {task!r}{nearest(task, TASKS)}")
-        for name, value in TASKS[task](subject, **spec).items():
-            name = f"{prefix} {name}" if prefix else name
+        known = inspect.signature(TASKS[task]).parameters
+        for key in spec:
+            if key not in known:
+                raise ValueError(f"study.evaluations: {task} has no {key!r}{nearest(key, known)}")
+        for key, parameter in known.items():
+            if parameter.default is parameter.empty and key not in spec:
+                raise ValueError(f"study.evaluations: {task} needs {key}=...")
+        found.append((f"{prefix} " if prefix else "", TASKS[task](**spec)))
+    return found
+
+
+def measure(
+    model: DualEncoder, objective: nn.Module, evaluations: Sequence[dict[str, Any]]
+) -> Measures:
+    """All metrics of a model that are asked for; evaluations and errors as in `prepare`.
+
+    Raises:
+        ValueError: two metrics of one name.
+    """
+    found: Measures = {}
+    subject = Subject(model, objective)
+    for prefix, task in prepare(evaluations):
+        for name, value in task(subject).items():
+            name = prefix + name
             if name in found:
                 raise ValueError(f"study.evaluations: two metrics {name!r}: give one a name=...")
             found[name] = value
@@ -92,79 +115,89 @@ def measure(
 
 
 def retrieve(
-    subject: Subject,
-    images: str,
-    captions: str,
-    split: str | None = None,
-    ks: Sequence[int] = (1, 5),
-) -> Measures:
+    images: str, captions: str, split: str | None = None, ks: Sequence[int] = (1, 5)
+) -> Task:
     """R@k both ways, read as the objective says and (``cosine``) by pooled cosine."""
     data = encode.CaptionedImages.read(images, captions, split)
-    found: Measures = {}
-    for name, similarity in subject.scores(data).items():
-        reading = name.replace("pooled_", "cosine ")
-        image_rank, text_rank = ranks(similarity, torch.tensor(data.image_of_text))
-        for k in ks:
-            found[f"{reading}i2t R@{k}"] = Measure.of(image_rank <= k)
-            found[f"{reading}t2i R@{k}"] = Measure.of(text_rank <= k, data.image_of_text)
-    return found
+
+    def of(subject: Subject) -> Measures:
+        found: Measures = {}
+        for name, similarity in subject.scores(data).items():
+            reading = name.replace("pooled_", "cosine ")
+            image_rank, text_rank = ranks(similarity, torch.tensor(data.image_of_text))
+            for k in ks:
+                found[f"{reading}i2t R@{k}"] = Measure.of(image_rank <= k)
+                found[f"{reading}t2i R@{k}"] = Measure.of(text_rank <= k, data.image_of_text)
+        return found
+
+    return of
 
 
-def precision(subject: Subject, images: str, captions: str, split: str | None = None) -> Measures:
+def precision(images: str, captions: str, split: str | None = None) -> Task:
     """K-Precision of the caption retrieved for each image, and that of nouns and adjectives."""
     data = encode.CaptionedImages.read(images, captions, split)
-    return _items(
-        faithfulness.evaluate(subject.model, subject.objective, data, scores=subject.scores(data)),
-        ("K_P", "K_Pna"),
-    )
+
+    def of(subject: Subject) -> Measures:
+        scores = subject.scores(data)
+        found = faithfulness.evaluate(subject.model, subject.objective, data, scores=scores)
+        return _items(found, ("K_P", "K_Pna"))
+
+    return of
 
 
 def classify(
-    subject: Subject,
-    images: str,
-    labels: str | None = None,
-    classes: str | None = None,
-    templates: str = "label",
-) -> Measures:
+    images: str, labels: str | None = None, classes: str | None = None, templates: str = "label"
+) -> Task:
     """Top-1 and top-5 of images by their class names: see `zeroshot.classification`."""
     data = classification.read_labelled(images, labels, classes)
-    found = classification.evaluate(
-        subject.model, subject.objective, data, prompts.templates(templates)
-    )
-    return {f"class_{k}": m for k, m in _items(found, ("top1", "top5")).items()}
+    words = prompts.templates(templates)
+
+    def of(subject: Subject) -> Measures:
+        found = classification.evaluate(subject.model, subject.objective, data, words)
+        return {f"class_{k}": m for k, m in _items(found, ("top1", "top5")).items()}
+
+    return of
 
 
-def segment(subject: Subject, images: str, annotations: str, classes: str) -> Measures:
+def segment(images: str, annotations: str, classes: str) -> Task:
     """Zero-shot segmentation of an ADE20K-like folder: mIoU the paper's way, per image."""
     data = label_maps.read_maps(images, annotations, prompts.read_classes(classes), "ade")
-    reader = PatchReader.of(subject.objective)
-    return _items(segmentation.evaluate(subject.model, data, reader=reader), ("paper_mIoU",))
+
+    def of(subject: Subject) -> Measures:
+        reader = PatchReader.of(subject.objective)
+        return _items(segmentation.evaluate(subject.model, data, reader=reader), ("paper_mIoU",))
+
+    return of
 
 
-def ground(subject: Subject, images: str, phrases: str, limit: int | None = None) -> Measures:
+def ground(images: str, phrases: str, limit: int | None = None) -> Task:
     """Pointing accuracy of phrases, by each of the readings of `zeroshot.grounding_run`."""
     data = read_phrases(images, phrases, limit)
     names = tuple(f"{reading}_pointing" for reading in grounding_run.READINGS)
-    return _items(grounding_run.evaluate(subject.model, data, objective=subject.objective), names)
+
+    def of(subject: Subject) -> Measures:
+        found = grounding_run.evaluate(subject.model, data, objective=subject.objective)
+        return _items(found, names)
+
+    return of
 
 
-def classify_regions(
-    subject: Subject,
-    images: str,
-    annotations: str,
-    limit: int | None = None,
-) -> Measures:
+def classify_regions(images: str, annotations: str, limit: int | None = None) -> Task:
     """Top-1 and top-5 of ground-truth boxes by their class names."""
     data = regions.read_regions(images, annotations, limit)
-    reader = PatchReader.of(subject.objective)
-    return _items(regions.evaluate(subject.model, data, reader=reader), ("top1", "top5"))
+
+    def of(subject: Subject) -> Measures:
+        reader = PatchReader.of(subject.objective)
+        return _items(regions.evaluate(subject.model, data, reader=reader), ("top1", "top5"))
+
+    return of
 
 
 def _items(outcome: Outcome, names: Iterable[str]) -> Measures:
     return {name: Measure.of(outcome.items[name], outcome.owners) for name in names}
 
 
-TASKS: dict[str, Callable[..., Measures]] = {
+TASKS: dict[str, Callable[..., Task]] = {
     "retrieval": retrieve,
     "faithfulness": precision,
     "classification": classify,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
-import json
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 
+from sparc_pretrain.data.coco_file import read_json
+from sparc_pretrain.data.image_folder import image_files, is_hidden
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.metric import Metric
 from sparc_pretrain.objectives.base import Objective
@@ -23,22 +27,28 @@ METRICS = (
     Metric("mean_per_class", title="mean per class", words="top-1 averaged over classes"),
     Metric("pooled_*", words="by cosine of pooled embeddings"),
 )
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")
+TIES = "count against the model; of classes of one text the first counts"
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Image files, the row of each one's class, and the class names."""
+    """Image files, the row of each one's class, the class names, and how many hidden images were
+    left out.
+    """
 
     files: list[Path]
     labels: list[int]
     classes: list[str]
+    hidden: int = 0
 
 
 def read_labelled(
     images: str | Path, table: str | Path | None = None, names: str | Path | None = None
 ) -> LabelledImages:
     """A folder with a folder per class, or a CSV of (image, label) whose images are in `images`.
+
+    Hidden files and folders, such as ``.ipynb_checkpoints`` and ``__MACOSX``, are no classes and
+    no images.
 
     Args:
         names: JSON object folder (or label) -> class name, e.g. of ImageNet's wnids; or a list of
@@ -49,17 +59,13 @@ def read_labelled(
         FileNotFoundError: a folder, file or image that is missing. ValueError: what cannot be
             read, naming file and line.
     """
-    root = Path(images)
+    root, hidden = Path(images), 0
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}")
     if table is None:
-        folders = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] != ".")
-        rows = [
-            (file, folder.name)
-            for folder in folders
-            for file in sorted(folder.rglob("*"))
-            if file.suffix.lower() in SUFFIXES
-        ]
+        folders = sorted(p for p in root.iterdir() if p.is_dir() and not is_hidden(p, root))
+        rows = [(file, folder.name) for folder in folders for file in image_files(folder)[0]]
+        hidden = image_files(root)[1]
         if not rows:
             raise ValueError(f"{root} has no folder per class with images; or give a CSV")
     else:
@@ -72,7 +78,8 @@ def read_labelled(
     for label in found:
         if label not in row:
             raise ValueError(f"{table or root}: class {label!r} has no name in {names}")
-    return LabelledImages([file for file, _ in rows], [row[label] for _, label in rows], classes)
+    labels = [row[label] for _, label in rows]
+    return LabelledImages([file for file, _ in rows], labels, classes, hidden)
 
 
 def _read_table(path: Path, root: Path) -> list[tuple[Path, str]]:
@@ -114,7 +121,7 @@ def _named(
         return found, [label.replace("_", " ") for label in found]
     path = Path(names)
     if path.suffix.lower() == ".json" and path.is_file():
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         if isinstance(data, dict) and data and all(isinstance(v, str) for v in data.values()):
             return list(data), list(data.values())
     classes = prompts.read_classes(path)
@@ -130,10 +137,12 @@ def _named(
     return found, classes
 
 
-def class_ranks(scores: Tensor, labels: Tensor) -> Tensor:
+def class_ranks(scores: Tensor, labels: Tensor, texts: Sequence[str] = ()) -> Tensor:
     """The rank, from 1, of each image's class: scores [I,K], labels [I] -> [I] long.
 
-    Classes that score **at least** as high stand before it: ties count against the model.
+    Classes that score **at least** as high stand before it: ties count against the model. Classes
+    of one text, by the K `texts`, cannot be told apart by any model: the first of them stands
+    before the others and not behind, as argmax takes them (ImageNet's "missile" and "sunglasses").
 
     Raises:
         ValueError: shapes that do not fit, a label out of range, or NaN.
@@ -145,7 +154,27 @@ def class_ranks(scores: Tensor, labels: Tensor) -> Tensor:
         raise ValueError(f"{tuple(labels.shape)} labels for scores {tuple(scores.shape)}")
     if labels.min() < 0 or labels.max() >= scores.shape[1]:
         raise ValueError(f"labels must be 0 to {scores.shape[1] - 1}")
-    return (scores >= scores.gather(1, labels[:, None])).sum(dim=1)
+    before = scores >= scores.gather(1, labels[:, None])
+    if len(set(texts)) < len(texts):
+        number = {text: k for k, text in enumerate(texts)}
+        text_K = torch.tensor([number[text] for text in texts], device=scores.device)
+        place_K = torch.arange(len(texts), device=scores.device)
+        same = text_K[labels][:, None] == text_K
+        before = torch.where(same, place_K <= labels[:, None], before)
+    return before.sum(dim=1)
+
+
+def warn_of_repeats(texts: Sequence[str]) -> list[str]:
+    """The texts that several classes have, after a warning that names them."""
+    found = [text for text, times in Counter(texts).items() if times > 1]
+    if found:
+        print_log(
+            f"{', '.join(map(repr, found[:5]))} ({len(found)} in all): several classes have this "
+            "one text; the first of them takes every image, as argmax does",
+            "current",
+            logging.WARNING,
+        )
+    return found
 
 
 def accuracy(ranks: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
@@ -178,7 +207,7 @@ def evaluate(
     metrics: dict[str, float] = {}
     items: dict[str, list[float]] = {}
     for name, class_scores in texts.class_scores(scores).items():
-        ranks = class_ranks(class_scores, labels)
+        ranks = class_ranks(class_scores, labels, data.classes)
         metrics |= {name + key: value for key, value in accuracy(ranks, labels).items()}
         items |= {f"{name}top{k}": (ranks <= k).double().tolist() for k in (1, 5)}
     count = torch.bincount(labels)
@@ -193,7 +222,9 @@ def evaluate(
         "resize": resize,
         "img_size": model.vision.img_size,
         "read_by": f"{type(objective).__name__}.scores; pooled_: {readers['pooled_'].formula()}",
-        "ties": "count against the model",
+        "ties": TIES,
+        "classes_of_one_text": warn_of_repeats(data.classes),
+        "hidden_files_left_out": data.hidden,
     }
     owners = list(range(len(data.files)))
     return Outcome(metrics, protocol, items, owners, declared=METRICS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sparc_pretrain.data.coco_file import read_json
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import unit
@@ -82,20 +82,21 @@ def read_classes(path: str | Path) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no class names {path}")
-    text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".json":
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
+        data = read_json(path)
         if isinstance(data, dict):
             data = data.get("classes") or data.get("categories")
         rows = data if isinstance(data, list) else []
         names = [row.get("name") if isinstance(row, dict) else row for row in rows]
-    elif path.suffix.lower() == ".csv":
-        names = [row.get("Name") for row in csv.DictReader(text.splitlines())]
     else:
-        names = [line for line in text.splitlines() if line.strip()]
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None
+        if path.suffix.lower() == ".csv":
+            names = [row.get("Name") for row in csv.DictReader(lines)]
+        else:
+            names = [line for line in lines if line.strip()]
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise ValueError(f"{path} holds no list of class names (text, JSON, or CSV with Name)")
     return [name.strip() for name in names]

@@ -5,7 +5,7 @@ Suffixes: N boxes, K classes, D shared width, Dv the vision tower's width.
 
 from __future__ import annotations
 
-import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 from tqdm import tqdm
 
+from sparc_pretrain.data.coco_file import CocoFile, read_coco
 from sparc_pretrain.data.images import eval_resize
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.metric import Metric
 from sparc_pretrain.objectives.contrastive import unit
 from sparc_pretrain.towers import regions as towers
 from sparc_pretrain.zeroshot import dense, encode, prompts
-from sparc_pretrain.zeroshot.classification import class_ranks
+from sparc_pretrain.zeroshot.classification import TIES, class_ranks, warn_of_repeats
 from sparc_pretrain.zeroshot.outcome import Outcome
 from sparc_pretrain.zeroshot.patch_reader import PAPER, PatchReader
 
@@ -45,7 +47,7 @@ class RegionImage:
     each.
     """
 
-    image_id: int
+    image_id: int | str
     file: Path
     size: tuple[int, int]
     boxes: Tensor
@@ -64,50 +66,45 @@ class Regions:
     groups: list[str]
 
 
-def read_regions(images: str | Path, file: str | Path, limit: int | None = None) -> Regions:
+def read_regions(
+    images: str | Path, file: str | Path | CocoFile, limit: int | None = None
+) -> Regions:
     """The boxes of a COCO or LVIS file, crowds and empty boxes left out.
 
     An image is IMAGES/file_name, or, of LVIS v1, IMAGES/ the last two or the last part of its
-    `coco_url`. Images without boxes are left out. `limit`: of images.
+    `coco_url`. Images without boxes are left out. `limit`: of images. Boxes of images that the file
+    does not list are left out with a warning.
 
     Raises:
-        FileNotFoundError: the file, or an image. ValueError: another kind of file, or no boxes.
+        FileNotFoundError: the file, or an image. ValueError: another kind of file, a row of it that
+            cannot be used, or no boxes.
     """
-    path = Path(file)
-    if not path.is_file():
-        raise FileNotFoundError(f"no annotation file {path}")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(data, dict) or not {"images", "annotations", "categories"} <= data.keys():
-        raise ValueError(f"{path} is no COCO or LVIS file: images, annotations, categories")
-    try:
-        return _regions(data, Path(images), path, limit)
-    except KeyError as error:
-        raise ValueError(f"{path}: an image, box or category has no {error}") from None
-
-
-def _regions(data: Json, root: Path, path: Path, limit: int | None) -> Regions:
-    categories = sorted(data["categories"], key=lambda c: c["id"])
+    data = file if isinstance(file, CocoFile) else read_coco(file)
+    if data.unlisted:
+        total = len(data.annotations) + len(data.unlisted)
+        print_log(
+            f"{len(data.unlisted)} of {total} boxes of {data.path} are of images that it does not "
+            "list; they are left out",
+            "current",
+            logging.WARNING,
+        )
+    categories = sorted(data.categories, key=lambda c: (isinstance(c["id"], str), c["id"]))
     row = {category["id"]: k for k, category in enumerate(categories)}
-    boxes: dict[int, list[tuple[list[float], int]]] = {}
-    for annotation in data["annotations"]:
+    boxes: dict[Any, list[tuple[list[float], int]]] = {}
+    for annotation in data.annotations:
         x, y, w, h = annotation["bbox"]
         if annotation.get("iscrowd") or w <= 0 or h <= 0:
             continue
-        if annotation["category_id"] not in row:
-            raise ValueError(f"{path}: category {annotation['category_id']} is not listed")
         found = ([x, y, x + w, y + h], row[annotation["category_id"]])
         boxes.setdefault(annotation["image_id"], []).append(found)
-    listed = [image for image in data["images"] if image["id"] in boxes][:limit]
+    listed = [image for image in data.images if image["id"] in boxes][:limit]
     if not listed:
-        raise ValueError(f"{path} holds no boxes")
+        raise ValueError(f"{data.path} holds no boxes")
     return Regions(
-        [_image(image, boxes[image["id"]], root, path) for image in listed],
+        [_image(image, boxes[image["id"]], Path(images), data.path) for image in listed],
         [category["id"] for category in categories],
         [category["name"] for category in categories],
-        [c["frequency"] for c in categories] if all("frequency" in c for c in categories) else [],
+        [c["frequency"] for c in categories] if data.is_lvis else [],
     )
 
 
@@ -121,7 +118,9 @@ def _image(
     if path is None:
         raise FileNotFoundError(f"{paths[0] if paths else root} is missing; {file} names it")
     corners = torch.tensor([box for box, _ in boxes], dtype=torch.float32)
-    size = (image["height"], image["width"])
+    size = tuple(image.get(side) for side in ("height", "width"))
+    if not all(isinstance(side, int) for side in size):
+        raise ValueError(f"{file}: image {image['id']!r} has no height and width in pixels")
     return RegionImage(image["id"], path, size, corners, [label for _, label in boxes])
 
 
@@ -176,7 +175,8 @@ def evaluate(
     size = size or model.vision.img_size
     if size % model.vision.patch:
         raise ValueError(f"--size {size} is no multiple of the patch, {model.vision.patch}")
-    names = [[name] for name in prompts.spoken_apart(data.names)]
+    said = prompts.spoken_apart(data.names)
+    names = [[name] for name in said]
     texts, _ = dense.class_texts(model, names, templates)
     ranks, labels, owners, results, chance = [], [], [], [], []
     random = torch.Generator().manual_seed(0)
@@ -187,7 +187,7 @@ def evaluate(
                 f"{item.file} has (H, W) = {tuple(image.shape[-2:])}, its boxes {item.size}"
             )
         cosine = (region_embeddings(model, image, item.boxes, size, reader) @ texts.T).float().cpu()
-        ranks.append(class_ranks(cosine, torch.tensor(item.labels)))
+        ranks.append(class_ranks(cosine, torch.tensor(item.labels), said))
         labels += item.labels
         owners += [row] * len(item.labels)
         limit = LVIS_PER_IMAGE if data.groups else None
@@ -213,7 +213,8 @@ def evaluate(
         "img_size": size,
         "templates": len(templates),
         "first_template": templates[0],
-        "ties": "count against the model",
+        "ties": TIES,
+        "classes_of_one_text": warn_of_repeats(said),
     }
     items = {f"top{k}": (rank <= k).double().tolist() for k in (1, 5)}
     extra = {"results": results, "chance_results": chance}

@@ -126,7 +126,8 @@ def evaluate(
             other; 'threshold' = it is where no class's cosine reaches `threshold`.
 
     Raises:
-        ValueError: a background option for a convention that has none.
+        ValueError: a background option for a convention that has none, or a map that is not of its
+            image's size.
     """
     view = view or dense.View()
     rule = data.convention
@@ -143,11 +144,17 @@ def evaluate(
     pairs = list(zip(data.files, data.maps, strict=True))
     for row, (file, map_file) in enumerate(tqdm(pairs, desc="images", disable=None)):
         truth = read_map(map_file, rule, len(data.classes))
+        image = encode.open_image(file)
+        if image.shape[-2:] != truth.shape:
+            raise ValueError(
+                f"{file} has {image.shape[-1]} x {image.shape[-2]} pixels upright, its map "
+                f"{map_file} {truth.shape[1]} x {truth.shape[0]}"
+            )
         if rule.background and background == "none":
             truth = torch.where((truth == 0) | (truth == IGNORE), IGNORE, truth - 1)
         label = segment(
             model,
-            encode.open_image(file),
+            image,
             texts,
             owner,
             len(names),

@@ -124,6 +124,32 @@ def test_a_quoted_field_may_span_lines(tmp_path):
     assert read_captions(path) == {"a.jpg": ["one\ntwo"]}
 
 
+def test_the_published_flickr30k_table_is_read_at_its_row_without_a_bar(tmp_path):
+    lines = ["image_name| comment_number| comment", "a.jpg| 0| Two men talk , outside ."]
+    lines += ["b.jpg| 4   A cat walks over a wall .", "c.jpg| 0| A girl ."]
+    path = write(tmp_path, "results.csv", "\n".join(lines))
+    assert read_captions(path) == {
+        "a.jpg": ["Two men talk , outside ."],
+        "b.jpg": ["A cat walks over a wall ."],
+        "c.jpg": ["A girl ."],
+    }
+    with pytest.raises(ValueError, match=r"line 4: 2 columns"):
+        read_captions(write(tmp_path, "results.csv", "\n".join([*lines[:3], "c.jpg| A girl ."])))
+
+
+def test_a_caption_that_is_null_leaves_an_image_without_caption_as_an_empty_cell_does(tmp_path):
+    want = {"a.jpg": ["one"], "b.jpg": []}
+    lines = '{"image": "a.jpg", "caption": "one"}\n{"image": "b.jpg", "caption": null}'
+    assert read_captions(write(tmp_path, "c.jsonl", lines)) == want
+    lines = '{"image": "a.jpg", "captions": ["one", null]}\n{"image": "b.jpg", "captions": [null]}'
+    assert read_captions(write(tmp_path, "c.jsonl", lines)) == want
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}]
+    rows = [{"image_id": 1, "caption": "one"}, {"image_id": 2, "caption": None}]
+    coco = {"images": images, "annotations": rows}
+    assert read_captions(write(tmp_path, "c.json", json.dumps(coco))) == want
+    assert read_captions(write(tmp_path, "c.csv", "image,caption\na.jpg,one\nb.jpg,\n")) == want
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -137,7 +163,7 @@ def test_a_quoted_field_may_span_lines(tmp_path):
         ("c.json", COCO | {"annotations": []}, "no caption"),
         ("c.json", {"images": [{"filename": "a"}]}, "no 'sentences'"),
         ("c.json", "[" * 100_000, "c.json is not JSON"),
-        ("c.json", {"images": [], "annotations": None}, "'annotations' is not a list"),
+        ("c.json", {"images": [], "annotations": None}, "no list 'annotations'"),
         ("c.json", {"images": [{"id": [1], "file_name": "a"}], "annotations": []}, "id of images"),
         ("c.json", COCO | {"annotations": [{"image_id": [7]}]}, "image_id of annotations"),
         ("c.json", {"images": [{"filename": "a", "sentences": None}]}, "are not a list"),

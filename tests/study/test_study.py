@@ -93,11 +93,34 @@ def test_a_study_trains_each_cell_once_and_publishes_what_is_there(scenes, tmp_p
 
 
 def test_a_cell_that_fails_is_named_and_the_tool_fails(scenes, tmp_path, capsys):
-    words = [word.replace("train-*", "none-*") for word in options(scenes)]
+    words = [*options(scenes), "data.image_size=63"]  # no multiple of the patch
     arms = ["--arms", "random", "--seeds", "1"]
     code, said = call("study", SMOKE, "--work-dir", tmp_path / "w", *arms, *words)
     assert code == 2 and "no finished cell" in said
     assert "random-1: failed with code 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("shards/train-*", "shards/none-*"), "none-*.tar: no .tar file"),
+        (
+            ("shards/train-*", "shards/train-{000000..000002}"),
+            "train-000001.tar is missing (2 in all)",
+        ),
+        (("captions_val", "captions_test"), "captions_test.json"),
+        (("phrases_val", "phrases_test"), "no phrase file"),
+        (("ade/images/validation", "ade/images/test"), "no folder"),
+        (("evaluations.4.annotations", "evaluations.4.boxes"), "regions has no 'boxes'"),
+    ],
+)
+def test_data_that_are_missing_are_told_before_the_first_cell_starts(
+    scenes, tmp_path, change, words, monkeypatch
+):
+    monkeypatch.setattr(tool("study"), "run", lambda *_: pytest.fail("a cell was started"))
+    given = [word.replace(*change) for word in options(scenes)]
+    line = refusal(call("study", SMOKE, "--work-dir", tmp_path / "w", *given))
+    assert words in line
 
 
 def test_a_folder_per_class_is_one_of_the_evaluations(tmp_path):

@@ -104,6 +104,43 @@ def test_every_task_writes_its_numbers_with_their_protocol(runs, scenes, tmp_pat
         assert record["protocol"]["read_by"].startswith(f"{kind}.scores")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d["annotations"][0].pop("area"), "has no 'area'"),
+        (lambda d: d["annotations"][0].update(bbox=[0, 0, float("nan"), 1]), "has the box"),
+        (lambda d: d["images"][0].pop("neg_category_ids"), "lacks 'neg_category_ids' in 'images'"),
+        (
+            lambda d: d["annotations"][0].update(image_id=str(d["annotations"][0]["image_id"])),
+            "write ids as numbers everywhere",
+        ),
+    ],
+)
+def test_boxes_that_cannot_be_evaluated_are_told_before_the_model_runs(
+    runs, scenes, tmp_path, change, words, monkeypatch
+):
+    monkeypatch.setattr(
+        tool("zeroshot").encode, "load", lambda _: pytest.fail("the model is built")
+    )
+    data = json.loads((scenes / "annotations" / "lvis_v1_val.json").read_text())
+    change(data)
+    (tmp_path / "boxes.json").write_text(json.dumps(data))
+    given = ["--images", scenes / "images", "--annotations", tmp_path / "boxes.json"]
+    line = refusal(call("zeroshot", runs["Sparc"], "regions", *given))
+    assert words in line and "boxes.json" in line and "style=" not in line
+
+
+def test_boxes_of_images_that_are_not_listed_are_counted(runs, scenes, tmp_path):
+    data = json.loads((scenes / "annotations" / "lvis_v1_val.json").read_text())
+    data["annotations"][0]["image_id"] = 10**6
+    (tmp_path / "boxes.json").write_text(json.dumps(data))
+    given = ["--images", scenes / "images", "--annotations", tmp_path / "boxes.json"]
+    out = ["--out", tmp_path / "m.json", "--size", "48"]
+    assert call("zeroshot", runs["Sparc"], "regions", *given, *out)[0] == 0
+    protocol = json.loads((tmp_path / "m.json").read_text())["protocol"]
+    assert protocol["boxes_of_unlisted_images"] == 1
+
+
 def test_a_prompt_ensemble_of_embeddings_is_refused_for_tokens(runs, scenes, tmp_path):
     words = [*arguments(scenes, "classification"), "--ensemble", "embedding"]
     line = refusal(call("zeroshot", runs["Filip"], "classification", *words))

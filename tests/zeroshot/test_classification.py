@@ -234,6 +234,54 @@ def test_a_list_of_names_may_be_longer_than_the_folders_that_are_there(folders, 
     assert [file.parent.name for file in data.files] == [data.classes[k] for k in data.labels]
 
 
+def test_hidden_files_and_folders_are_neither_images_nor_classes(folders):
+    plain = read_labelled(folders)
+    picture = (folders / "dog" / "0.png").read_bytes()
+    hidden = ["dog/._0.png", "dog/.ipynb_checkpoints/0-checkpoint.png", ".ipynb_checkpoints/0.png"]
+    for name in (*hidden, "__MACOSX/dog/._0.png"):
+        (folders / name).parent.mkdir(parents=True, exist_ok=True)
+        (folders / name).write_bytes(picture)
+    data = read_labelled(folders)
+    assert (data.files, data.labels, data.classes) == (plain.files, plain.labels, plain.classes)
+    assert data.hidden == 4 and plain.hidden == 0
+    found = classification.evaluate(oracle(), Clip(), data)
+    assert found.protocol["hidden_files_left_out"] == 4
+
+
+def test_classes_of_one_text_count_as_argmax_takes_them(folders, monkeypatch):
+    """ImageNet's own names hold "missile" and "sunglasses" twice."""
+    generator = torch.Generator().manual_seed(0)
+    texts = ["a", "b", "a", "c", "a", "b"]
+    once = torch.randn(40, 3, generator=generator)
+    scores = once[:, ["abc".index(text) for text in texts]]
+    labels = torch.arange(40) % 6
+    top = class_ranks(scores, labels, texts) == 1
+    assert torch.equal(top, scores.argmax(dim=1) == labels)
+    assert not (class_ranks(scores, labels)[labels == 0] == 1).any()  # as it was: never right
+    assert torch.equal(
+        class_ranks(scores[:, [0, 1, 3]], labels % 3, ["a", "b", "c"]),
+        class_ranks(scores[:, [0, 1, 3]], labels % 3),
+    )
+    # an oracle of names, with numbers that differ a little from batch to batch
+    noisy = torch.eye(3)[["abc".index(texts[y]) for y in labels]][
+        :, ["abc".index(t) for t in texts]
+    ]
+    noisy += 1e-6 * torch.randn(noisy.shape, generator=generator)
+    right = torch.tensor([y == texts.index(texts[y]) for y in labels])
+    assert torch.equal(class_ranks(noisy, labels, texts) == 1, right)
+
+    said = []
+    monkeypatch.setattr(classification, "print_log", lambda text, *_: said.append(text))
+    (folders / "hound").mkdir()
+    (folders / "dog" / "1.png").rename(folders / "hound" / "1.png")
+    names = folders.parent / "names.json"
+    names.write_text(json.dumps({n: n for n in NAMES} | {"hound": "dog"}))
+    found = classification.evaluate(oracle(), Clip(), read_labelled(folders, None, names))
+    assert found.metrics["top1"] == 11 / 12  # the hound is taken for the first class of its text
+    assert found.protocol["classes_of_one_text"] == ["dog"]
+    assert "'dog' (1 in all): several classes have this one text" in said[0]
+
+
 def test_folders_that_are_numbers_take_the_names_in_their_order_also_without_images(tmp_path):
     for folder in ("2", "10", "1", ".cache"):
         paint(tmp_path / "photos" / folder / "0.png", torch.zeros(8, 8).int().numpy())

@@ -177,6 +177,9 @@ def test_crowds_and_empty_boxes_are_left_out(tmp_path):
     ("change", "error", "words"),
     [
         (lambda d: d.pop("categories"), ValueError, "no COCO or LVIS file"),
+        (lambda d: d["annotations"][0].update(image_id="1"), ValueError, "listed is 1"),
+        (lambda d: d["annotations"][0].update(bbox=[0, 0, float("nan"), 1]), ValueError, "the box"),
+        (lambda d: d["images"][0].pop("height"), ValueError, "no height and width"),
         (lambda d: d["annotations"].clear(), ValueError, "no boxes"),
         (lambda d: d["categories"].pop(0) and d["categories"].clear(), ValueError, "not listed"),
         (lambda d: d["images"][0].update(file_name="x.jpg"), FileNotFoundError, "x.jpg is missing"),

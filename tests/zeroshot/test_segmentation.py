@@ -192,6 +192,47 @@ def test_the_maps_of_a_split_and_of_coco_stuff_are_found(tmp_path):
     assert [file.name for file in data.maps] == ["b_labelTrainIds.png"]
 
 
+def test_maps_and_photographs_in_one_folder_are_told_apart(tmp_path):
+    for name in ("a", "b"):
+        paint(tmp_path / f"{name}.jpg", scene(0, 4, 4))
+        for suffix in ("txt", "json", "xml"):
+            (tmp_path / f"{name}.{suffix}").write_text("{}")
+        Image.new("L", (32, 32)).save(tmp_path / f"{name}.png")
+    (tmp_path / "._a.png").write_bytes(b"left by a Mac")
+    data = read_maps(tmp_path, tmp_path, NAMES)
+    assert [file.name for file in data.files] == ["a.jpg", "b.jpg"]
+    assert [file.name for file in data.maps] == ["a.png", "b.png"]
+    paint(tmp_path / "b.jpeg", scene(0, 4, 4))
+    with pytest.raises(ValueError, match=r"b\.png may be the map of b\.jpeg and b\.jpg"):
+        read_maps(tmp_path, tmp_path, NAMES)
+    (tmp_path / "b.jpeg").unlink()
+    (tmp_path / "b.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"b\.png has no image b\.\*"):
+        read_maps(tmp_path, tmp_path, NAMES)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_map_that_is_not_of_its_image_s_size_is_refused_after_exif(tmp_path, turned):
+    images, maps = write(tmp_path, [(8, 6)])
+    exif = Image.Exif()
+    exif[0x112] = 6 if turned else 1
+    with Image.open(images / "0.png") as picture:
+        picture.save(images / "0.jpg", exif=exif, quality=95)
+    (images / "0.png").unlink()
+    with Image.open(maps / "0.png") as picture:
+        upright = picture.rotate(-90, expand=True) if turned else picture.copy()
+        half = upright.resize((upright.width // 2, upright.height // 2), Image.NEAREST)
+        sideways = upright.transpose(Image.Transpose.TRANSPOSE)
+    upright.save(maps / "0.png")
+    evaluate(oracle(64), read_maps(images, maps, NAMES))
+    for wrong in (half, sideways):
+        wrong.save(maps / "0.png")
+        with pytest.raises(
+            ValueError, match=r"0\.jpg has \d+ x \d+ pixels upright, its map .*0\.png"
+        ):
+            evaluate(oracle(64), read_maps(images, maps, NAMES))
+
+
 def test_a_background_that_the_list_leaves_out_is_its_first_class(tmp_path):
     paint(tmp_path / "images" / "a.png", scene(0, 4, 4))
     (tmp_path / "annotations").mkdir()

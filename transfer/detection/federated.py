@@ -6,7 +6,6 @@ N boxes, C classes; label C is the background.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn import functional as F
 
+from sparc_pretrain.data.coco_file import read_json
 from sparc_pretrain.registry import MODELS
 
 
@@ -85,9 +85,10 @@ class FederatedLoss(BaseModule):
         """[C] image counts to the power."""
         if self._frequency is None:
             path = Path(self.ann_file)
-            if not path.is_file():
-                raise FileNotFoundError(f"FederatedLoss: no annotation file {path}")
-            rows = json.loads(path.read_text("utf-8"))["categories"]
+            content = read_json(path)
+            rows = content.get("categories") if isinstance(content, dict) else None
+            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                raise ValueError(f"FederatedLoss: {path} has no list of categories")
             counts = [row.get("image_count") for row in rows]
             if len(counts) != self.num_classes or None in counts:
                 raise ValueError(

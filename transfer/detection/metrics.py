@@ -8,7 +8,6 @@ detection counts only in images where its category was looked for.
 from __future__ import annotations
 
 import gc
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any, Literal
 import hotcoco
 import numpy as np
 
+from sparc_pretrain.data.coco_file import read_json
 from sparc_pretrain.metric import Metric
 
 Json = dict[str, Any]
@@ -157,10 +157,7 @@ def _load(source: Any, what: str) -> tuple[Any, str]:
     """The content of a JSON file, or of an object that is loaded already, and a name for it."""
     if not isinstance(source, str | Path):
         return source, what
-    try:
-        return json.loads(Path(source).read_text(encoding="utf-8")), f"{source}"
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{source} is not JSON: {error}") from error
+    return read_json(source, "file"), f"{source}"
 
 
 def check_ground_truth(truth: Any, iou_type: str, style: str, name: str) -> None:
@@ -180,7 +177,10 @@ def check_ground_truth(truth: Any, iou_type: str, style: str, name: str) -> None
         ):
             missing = [field for field in fields if any(field not in row for row in truth[key])]
             if missing:
-                raise ValueError(f"{name} lacks {missing[0]!r} in {key!r}: use style='coco'")
+                raise ValueError(
+                    f"{name} lacks {missing[0]!r} in {key!r}, which LVIS's AP needs: give the file "
+                    "as published, or evaluate in COCO's style, a file without 'frequency'"
+                )
     images = {row["id"] for row in truth["images"]}
     categories = {row["id"] for row in truth["categories"]}
     shape = "bbox" if iou_type == "bbox" else "segmentation"

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sparc_pretrain.data.image_folder import image_files, is_hidden
 from sparc_pretrain.data.sets.conventions import CONVENTIONS, Convention
 
 IGNORE = 255
@@ -33,7 +34,7 @@ def read_maps(
     convention: str = "ade",
     split: str | Path | None = None,
 ) -> LabelledMaps:
-    """ADE20K's layout: every ANNOTATIONS/x.png with the image IMAGES/x.* beside it.
+    """ADE20K's layout: every ANNOTATIONS/x.png with the image IMAGES/x.jpg (png, gif, webp).
 
     Args:
         classes: names in the order of the labels; that of a background may be left out.
@@ -43,7 +44,7 @@ def read_maps(
 
     Raises:
         FileNotFoundError: a folder, list, map or image that is missing. ValueError: an unknown
-            convention, or another number of classes than it has.
+            convention, another number of classes than it has, or two images of one map.
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"convention {convention!r}: use one of {', '.join(CONVENTIONS)}")
@@ -56,19 +57,35 @@ def read_maps(
     for folder in (Path(images), Path(annotations)):
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}")
-    by_stem = {file.stem: file for file in sorted(Path(images).iterdir())}
     maps = {
         file.name.removesuffix(rule.suffix): file
         for file in sorted(Path(annotations).glob(f"*{rule.suffix}"))
+        if not is_hidden(file, Path(annotations))
     }
+    candidates = _candidates(Path(images), set(maps.values()))
     if split is not None:
         maps = {name: _listed(maps, name, split) for name in _names(Path(split))}
     if not maps:
         raise FileNotFoundError(f"{annotations} holds no label maps (*{rule.suffix})")
     for name, file in maps.items():
-        if name not in by_stem:
+        found = candidates.get(name, [])
+        if not found:
             raise FileNotFoundError(f"{file} has no image {name}.* in {images}")
-    return LabelledMaps([by_stem[name] for name in maps], list(maps.values()), classes, rule)
+        if len(found) > 1:
+            names = " and ".join(one.name for one in found)
+            raise ValueError(f"{file} may be the map of {names} in {images}: keep one of them")
+    files = [candidates[name][0] for name in maps]
+    return LabelledMaps(files, list(maps.values()), classes, rule)
+
+
+def _candidates(images: Path, maps: set[Path]) -> dict[str, list[Path]]:
+    """The images by name without suffix; a map is none, also where both lie in one folder."""
+    taken = {file.resolve() for file in maps}
+    found: dict[str, list[Path]] = {}
+    for file in image_files(images, below=False)[0]:
+        if file.resolve() not in taken:
+            found.setdefault(file.stem, []).append(file)
+    return found
 
 
 def _names(split: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
+
+from sparc_pretrain.data.coco_file import read_json
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,7 @@ def read_phrases(
             phrase that has a box.
     """
     path, folder = Path(file), Path(images)
-    if not path.is_file():
-        raise FileNotFoundError(f"no phrase file {path}")
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    records = read_json(path, "phrase file")
     if not isinstance(records, list):
         raise ValueError(f"{path} is not a list of images with sentences and boxes")
     found = []

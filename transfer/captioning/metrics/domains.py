@@ -4,10 +4,10 @@ near-domain, out-domain; Agrawal et al., ICCV 2019, arXiv 1812.08658).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from sparc_pretrain.data.coco_file import read_json
 from transfer.captioning.metrics import intervals, score
 
 
@@ -16,9 +16,12 @@ def read_domains(file: str | Path) -> dict[str, str]:
     path = Path(file)
     if path.suffix.lower() != ".json":
         return {}
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = read_json(path)
+    images = data.get("images") if isinstance(data, dict) else None
     found = {}
-    for image in data["images"]:
+    for image in images if isinstance(images, list) else ():
+        if not isinstance(image, dict):
+            raise ValueError(f"{path}: its images are no objects")
         domain = image.get("domain")
         if isinstance(domain, str) and domain and "file_name" in image:
             found[image["file_name"]] = domain

@@ -4,10 +4,11 @@ says which objects its images show.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from sparc_pretrain.data.coco_file import read_coco
 
 
 class ObjectWords:
@@ -52,16 +53,14 @@ def read_objects(file: str | Path) -> tuple[dict[str, set[str]], list[str]]:
 
     Raises FileNotFoundError; ValueError naming the file for what is not COCO.
     """
-    path = Path(file)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        categories = {one["id"]: one["name"] for one in data["categories"]}
-        names = {one["id"]: one["file_name"] for one in data["images"]}
-        found: dict[str, set[str]] = {name: set() for name in names.values()}
-        for one in data["annotations"]:
-            found[names[one["image_id"]]].add(categories[one["category_id"]])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a COCO instances file: {error!r}") from None
+    data = read_coco(file)
+    categories = {one["id"]: one["name"] for one in data.categories}
+    names = {one["id"]: one.get("file_name") for one in data.images}
+    if not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"{file}: an image has no file_name")
+    found: dict[str, set[str]] = {name: set() for name in names.values()}
+    for one in data.annotations:
+        found[names[one["image_id"]]].add(categories[one["category_id"]])
     return found, list(categories.values())
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sparc_pretrain.data.coco_file import coco_rows, read_json
 from transfer.detection.open_vocabulary.prompts import same_thing
 
 Json = dict[str, Any]
@@ -21,12 +21,7 @@ def read_truth(path: str | Path) -> Json:
     Raises FileNotFoundError; ValueError for JSON of another kind.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no annotation file {path}")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    found = read_json(path)
     if isinstance(found, list) and found and "objects" in found[0]:
         return visual_genome(found, path)
     given = found if isinstance(found, dict) else {}
@@ -36,7 +31,7 @@ def read_truth(path: str | Path) -> Json:
             f"{path} has no {missing[0]!r}: give COCO, LVIS or Objects365 annotations, or Visual"
             " Genome's objects.json"
         )
-    return found
+    return {**found, **coco_rows(found, path).content}
 
 
 def visual_genome(objects: list[Json], path: Path) -> Json:
@@ -48,7 +43,7 @@ def visual_genome(objects: list[Json], path: Path) -> Json:
     beside = path.with_name("image_data.json")
     if not beside.is_file():
         raise FileNotFoundError(f"no {beside}: Visual Genome keeps the images' sizes there")
-    known = {row["image_id"]: row for row in json.loads(beside.read_text(encoding="utf-8"))}
+    known = {row["image_id"]: row for row in read_json(beside)}
     counts = Counter(_name(one) for row in objects for one in row["objects"])
     names = [name for name, _ in counts.most_common() if name]
     ids = {name: i for i, name in enumerate(names, start=1)}
