@@ -148,7 +148,7 @@ def _json(path: Path, text: str, split: str | None) -> Iterator[tuple[str, str]]
 
 
 def _coco(path: Path, data: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    found = coco_rows(data, path, boxes=False)
+    found = coco_rows(data, path, categories=False)
     if found.unlisted:
         n = found.unlisted[0]
         unknown = data["annotations"][n]["image_id"]

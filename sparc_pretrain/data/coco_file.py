@@ -69,31 +69,31 @@ class CocoFile:
         return {**self.content, "images": images, "annotations": rows}
 
 
-def read_coco(file: str | Path, boxes: bool = True) -> CocoFile:
+def read_coco(file: str | Path, categories: bool = True, boxes: bool = True) -> CocoFile:
     """The rows of a COCO or LVIS file.
 
-    Args: boxes: of instances, with `categories`, and a finite `bbox` [x, y, w, h] per annotation;
-        else of captions, without both.
+    Args: categories: every annotation has one that is listed; else they are captions. boxes: and a
+        finite `bbox` [x, y, w, h].
 
     Raises FileNotFoundError, and ValueError naming the file and the row.
     """
     path = Path(file)
-    return coco_rows(read_json(path), path, boxes)
+    return coco_rows(read_json(path), path, categories, boxes)
 
 
-def coco_rows(content: Any, path: Path, boxes: bool = True) -> CocoFile:
+def coco_rows(content: Any, path: Path, categories: bool = True, boxes: bool = True) -> CocoFile:
     """`read_coco` of what a file holds; `path` is what messages call it."""
-    kinds = ("images", "annotations", "categories") if boxes else ("images", "annotations")
+    kinds = ("images", "annotations", "categories") if categories else ("images", "annotations")
     for kind in kinds:
         if not isinstance(content, dict) or not isinstance(content.get(kind), list):
-            told = "COCO or LVIS" if boxes else "COCO captions"
+            told = "COCO or LVIS" if categories else "COCO captions"
             raise ValueError(f"{path} is no {told} file: it has no list {kind!r}")
         for n, row in enumerate(content[kind]):
             if not isinstance(row, dict):
                 raise ValueError(f"{path}: {kind}[{n}] is no object")
     images = _ids(path, "images", content["images"])
-    categories = _ids(path, "categories", content["categories"]) if boxes else set()
-    if boxes:
+    listed = _ids(path, "categories", content["categories"]) if categories else set()
+    if categories:
         for n, row in enumerate(content["categories"]):
             if not isinstance(row.get("name"), str):
                 raise ValueError(f"{path}: categories[{n}] has no 'name'")
@@ -104,12 +104,13 @@ def coco_rows(content: Any, path: Path, boxes: bool = True) -> CocoFile:
             _same_spelling(path, n, "image_id", image, images)
             unlisted.append(n)
             continue
-        if boxes:
+        if categories:
             category = _id(path, "annotations", n, row, "category_id")
-            if category not in categories:
-                _same_spelling(path, n, "category_id", category, categories)
+            if category not in listed:
+                _same_spelling(path, n, "category_id", category, listed)
                 raise ValueError(f"{path}: annotations[{n}]: category {category!r} is not listed")
-            _box(path, n, row)
+            if boxes:
+                _box(path, n, row)
         kept.append(row)
     return CocoFile(path, content["images"], kept, content.get("categories") or [], unlisted)
 

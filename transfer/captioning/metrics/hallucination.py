@@ -53,7 +53,7 @@ def read_objects(file: str | Path) -> tuple[dict[str, set[str]], list[str]]:
 
     Raises FileNotFoundError; ValueError naming the file for what is not COCO.
     """
-    data = read_coco(file)
+    data = read_coco(file, boxes=False)
     categories = {one["id"]: one["name"] for one in data.categories}
     names = {one["id"]: one.get("file_name") for one in data.images}
     if not all(isinstance(name, str) for name in names.values()):
