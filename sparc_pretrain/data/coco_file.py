@@ -97,17 +97,18 @@ def coco_rows(content: Any, path: Path, categories: bool = True, boxes: bool = T
         for n, row in enumerate(content["categories"]):
             if not isinstance(row.get("name"), str):
                 raise ValueError(f"{path}: categories[{n}] has no 'name'")
+    spelt = {str(one): one for one in images}
     kept, unlisted = [], []
     for n, row in enumerate(content["annotations"]):
         image = _id(path, "annotations", n, row, "image_id")
         if image not in images:
-            _same_spelling(path, n, "image_id", image, images)
+            _same_spelling(path, n, "image_id", image, spelt)
             unlisted.append(n)
             continue
         if categories:
             category = _id(path, "annotations", n, row, "category_id")
             if category not in listed:
-                _same_spelling(path, n, "category_id", category, listed)
+                _same_spelling(path, n, "category_id", category, {str(i): i for i in listed})
                 raise ValueError(f"{path}: annotations[{n}]: category {category!r} is not listed")
             if boxes:
                 _box(path, n, row)
@@ -134,17 +135,12 @@ def _id(path: Path, kind: str, n: int, row: Json, key: str) -> int | float | str
     return found
 
 
-def _same_spelling(path: Path, n: int, key: str, wanted: Any, listed: set[Any]) -> None:
+def _same_spelling(path: Path, n: int, key: str, wanted: Any, listed: dict[str, Any]) -> None:
     """Raise when 2 is meant by "2": no id of the file, but the text of one."""
-    if isinstance(wanted, str):
-        numbers = (one for one in listed if not isinstance(one, str))
-        same = next((one for one in numbers if str(one) == wanted), None)
-    else:
-        same = str(wanted) if str(wanted) in listed else None
-    if same is not None:
+    if str(wanted) in listed:
         raise ValueError(
-            f"{path}: {key} of annotations[{n}] is {wanted!r}, listed is {same!r}: write ids as "
-            "numbers everywhere, or as texts"
+            f"{path}: {key} of annotations[{n}] is {wanted!r}, listed is "
+            f"{listed[str(wanted)]!r}: write ids as numbers everywhere, or as texts"
         )
 
 

@@ -113,7 +113,7 @@ def test_objects_and_their_words_are_read_from_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no line 'category"):
         read_synonyms(tmp_path / "empty.txt")
     (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"list\.json is not a COCO instances file"):
+    with pytest.raises(ValueError, match=r"list\.json is no COCO or LVIS file"):
         read_objects(tmp_path / "list.json")
 
 
