@@ -186,8 +186,9 @@ def make_export(args: argparse.Namespace) -> None:
 
 def make_index(args: argparse.Namespace) -> None:
     """The subcommand `index`. Raises ValueError when a tar is missing or damaged, or none holds a
-    sample.
+    sample with a caption.
     """
+    from sparc_pretrain.data.health import unusable_captions
     from sparc_pretrain.data.shards import ShardSet
 
     found = ShardSet(args.shards, show=True)
@@ -197,8 +198,19 @@ def make_index(args: argparse.Namespace) -> None:
             f"{found.ignored} members are in none: other kinds of files, captions without an image,"
             " or names with several dots"
         )
+    if found.without_caption:
+        print(
+            f"{found.without_caption} samples have no caption, which training skips. A caption is "
+            "KEY.txt or KEY.json beside KEY.jpg, and a sample's members are neighbours: where all "
+            "images come before all captions, make the tar again with `tar --sort=name`"
+        )
+    unusable, looked_at = unusable_captions(found)
+    for why, n in unusable.most_common():
+        print(f"{n} of {looked_at} captions, the first of each tar, cannot be used: {why}")
     for bad in found.bad:
         print(f"WRONG  {bad.shard}: {bad.reason}")
+    if found.without_caption == len(found) or (looked_at and unusable.total() == looked_at):
+        raise ValueError(f"{' '.join(args.shards)}: training finds no caption that it can use")
     if found.bad:
         raise ValueError(f"{len(found.bad)} of {len(found.paths)} tars are missing or damaged")
 

@@ -103,6 +103,8 @@ def _from_json(text: str) -> list[str]:
         raise BadCaption("caption JSON is broken") from None
     if not isinstance(found, dict):
         raise BadCaption("caption JSON is not an object")
+    if not found.keys() & {"caption", "captions"}:
+        raise BadCaption("caption JSON has neither 'caption' nor 'captions'")
     found = found.get("captions") or found.get("caption")
     return [one for one in (found if isinstance(found, list) else [found]) if isinstance(one, str)]
 

@@ -6,10 +6,18 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from sparc_pretrain.data.captions import BadCaption, stored_captions
 from sparc_pretrain.types import BadSample
 
+if TYPE_CHECKING:
+    from sparc_pretrain.data.shards import ShardSet
+
 MOST_LISTED = 1_000_000  # bad samples that are listed; more are only counted
+LOOKED_AT = 100  # tars of which `unusable_captions` reads one
 FIRST_LOOK = 1000  # samples before the share of bad ones is judged, and tries before we give up
 
 
@@ -76,3 +84,22 @@ class DataHealth:
 def count(bad: Sequence[BadSample]) -> Counter[str]:
     """How often each reason occurs."""
     return Counter(one.reason for one in bad)
+
+
+def unusable_captions(shards: ShardSet) -> tuple[Counter[str], int]:
+    """(why the captions of the first samples of the first tars cannot be used, as training reads
+    them, how many were looked at); those that are missing are counted elsewhere.
+    """
+    found: Counter[str] = Counter()
+    looked_at = 0
+    starts = np.cumsum(shards.sizes) - shards.sizes
+    for start in starts[shards.sizes > 0][:LOOKED_AT].tolist():
+        raw = shards.read(start, image=False)
+        if raw.text is None or (raw.is_json and b'"elems"' in raw.text):
+            continue  # boxes with words need no caption
+        looked_at += 1
+        try:
+            stored_captions(raw)
+        except BadCaption as error:
+            found[str(error)] += 1
+    return found, looked_at

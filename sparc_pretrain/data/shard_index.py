@@ -1,10 +1,13 @@
 """Where the samples of one tar lie: found once, kept beside it, memory-mapped.
 
 A sample is a run of neighbouring members with one key: `000123.jpg` and `000123.txt` (the caption)
-or `000123.json` (`caption`: one text, `captions`: a list); of both, the `.txt` counts. Nothing is
-ever unpacked to disk, links and devices are not followed, members of other kinds are counted and
-left alone. The index is `NAME.tar.index.npy`: JSON and numbers, no pickles, and no Python object
-per sample, so that loader processes share it.
+or `000123.json` (`caption`: one text, `captions`: a list); of both, the `.txt` counts, and of
+several images the first of jpg, jpeg, png, webp and gif. Nothing is ever unpacked to disk, links
+and devices are not followed, members of other kinds are counted and left alone.
+
+The index is `NAME.tar.index`: eight bytes that name the format, the sha256 of what follows, the
+length of a JSON header, the header, the rows. No pickles, and no Python object per sample, so that
+loader processes share it. One whose checksum or places do not hold is made again.
 """
 
 from __future__ import annotations
@@ -12,8 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import tarfile
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -21,13 +22,13 @@ from typing import NamedTuple
 import numpy as np
 
 from sparc_pretrain.atomic_file import atomic_write
+from sparc_pretrain.data.tar_scan import IMAGE_EXTENSIONS, KEY_BYTES, row_type, scan
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif")
-TEXT_EXTENSIONS = ("txt", "json")
-SUFFIX = ".index.npy"
-VERSION = 1
-KEY_BYTES = 200  # a longer key is cut in messages; samples are found by number, never by key
-NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # webdataset's own split of a member's name
+__all__ = ["IMAGE_EXTENSIONS", "KEY_BYTES", "RawSample", "ShardIndex", "index_file"]
+
+SUFFIX = ".index"
+FORMAT = b"SPARCIX2"
+PROBED = 1 << 16
 
 
 class RawSample(NamedTuple):
@@ -39,86 +40,15 @@ class RawSample(NamedTuple):
     is_json: bool
 
 
-def _scan(path: Path) -> tuple[np.ndarray, int, str]:
-    """Read the headers of a tar -> (rows, ignored members, problem or '').
-
-    Members up to a damaged place are used; the problem says what is wrong after them.
+def _probe(path: Path, size: int) -> str:
+    """What tells one tar from another of the same size without reading all of it: the sha256 of
+    its size and of its first, middle and last 64 KiB.
     """
-    size = path.stat().st_size
-    rows: list[tuple] = []
-    ignored, problem = 0, ""
-    row: list | None = (
-        None  # key, image offset, size, text offset, size, is_json, last member's kinds
-    )
-    kinds: set[str] = set()
-
-    def close() -> None:
-        nonlocal ignored
-        if row is not None and row[2] >= 0:
-            rows.append(tuple(row))
-        elif row is not None:
-            ignored += 1
-
-    try:
-        with tarfile.open(path, mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members = []  # tarfile would keep one object per member
-                if member.size < 0 or member.offset_data + member.size > size:
-                    problem = f"truncated inside {member.name!r}"
-                    break
-                name = NAME.match(member.name)
-                extension = name[2].lower() if name else ""
-                known = extension in IMAGE_EXTENSIONS or extension in TEXT_EXTENSIONS
-                if not (member.isreg() and not member.issparse() and known):
-                    ignored += not member.isdir()
-                    continue
-                kind = "image" if extension in IMAGE_EXTENSIONS else extension
-                if row is None or row[0] != name[1] or kind in kinds:
-                    close()
-                    row, kinds = [name[1], -1, -1, -1, -1, False], set()
-                kinds.add(kind)
-                if kind == "image":
-                    row[1:3] = member.offset_data, member.size
-                elif not (kind == "json" and "txt" in kinds):
-                    row[3:6] = member.offset_data, member.size, kind == "json"
-            close()
-            if not problem and not _ends_well(path, tar.offset):
-                problem = f"damaged or truncated after {len(rows)} samples"
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
-        close()
-        problem = f"not a readable tar ({error})"
-    if not rows and not problem:
-        problem = "no image in it"
-        if ignored:
-            problem += f" ({ignored} members of other kinds, or with several dots in their names)"
-    return _pack(rows), ignored, problem
-
-
-def _ends_well(path: Path, offset: int) -> bool:
-    """Whether an end-of-archive block follows: tarfile stops at garbage without a word."""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-
-
-def _pack(rows: list[tuple]) -> np.ndarray:
-    keys = [row[0].encode("utf-8", "surrogateescape")[:KEY_BYTES] for row in rows]
-    width = max((len(key) for key in keys), default=1)
-    packed = np.zeros(len(rows), dtype=_row_type(width))
-    packed["key"] = keys
-    for column, name in enumerate(("image", "image_size", "text", "text_size", "is_json"), start=1):
-        packed[name] = [row[column] for row in rows]
-    return packed
-
-
-def _row_type(key_width: int) -> np.dtype:
-    places = [(name, "<i8") for name in ("image", "image_size", "text", "text_size")]
-    return np.dtype([("key", f"S{max(key_width, 1)}"), *places, ("is_json", "?")])
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    found = hashlib.sha256(size.to_bytes(8, "little"))
+    with open(path, "rb", buffering=0) as file:
+        for at in (0, max(0, size // 2 - PROBED // 2), max(0, size - PROBED)):
+            found.update(os.pread(file.fileno(), PROBED, at))
+    return found.hexdigest()
 
 
 def index_file(tar: Path) -> Path:
@@ -138,8 +68,9 @@ class ShardIndex:
     """Where each sample of one tar lies. Build it with `ShardIndex.open(path)`.
 
     Attributes: `path`; `problem`, '' for a sound tar; `ignored`, the members that are no part of a
-    sample; `sha256` of the tar. A copy that went to another process opens the files there for
-    itself.
+    sample; `without_caption`, samples that have none; `sha256`, which tells the tar from others: of
+    its size, of where its samples lie, and of its first, middle and last 64 KiB. A copy that went
+    to another process opens the files there for itself.
     """
 
     def __init__(self, path: Path, header: dict, rows: np.ndarray, file: Path | None) -> None:
@@ -147,6 +78,7 @@ class ShardIndex:
         self.header = header
         self.problem: str = header["problem"]
         self.ignored: int = header["ignored"]
+        self.without_caption: int = header["without_caption"]
         self.sha256: str = header["sha256"]
         self.in_memory = file is None
         self._file = file
@@ -157,28 +89,32 @@ class ShardIndex:
     def open(cls, path: str | Path, verify: bool = False) -> ShardIndex:
         """The index of the tar `path`: read it, or build it when it is missing or the tar changed.
 
-        Same size and modification time: taken at once. Same size, other time (a copied tar), or
-        `verify`: the sha256 decides. The index is kept beside the tar, else in the user's cache,
-        else in memory only.
+        Same size and modification time: taken at once. Same size, other time (a copied tar): taken
+        when the tar's first, middle and last 64 KiB are those that were indexed. With `verify` the
+        headers are read again whatever it says. The index is kept beside the tar, else in the
+        user's cache, else in memory only.
 
         Raises FileNotFoundError or another OSError when the tar cannot be read; a damaged tar
         raises nothing, its `problem` says what is wrong.
         """
         path = Path(path)
         stat = path.stat()
-        found = [(file, *_read_index(file)) for file in _places(path)]
-        found = [one for one in found if one[1] is not None and one[1]["size"] == stat.st_size]
-        for file, header, rows in found:  # all of them, before anything is hashed
-            if header["mtime_ns"] == stat.st_mtime_ns and not verify:
+        found = (
+            [] if verify else [(file, *_read_index(file, stat.st_size)) for file in _places(path)]
+        )
+        found = [one for one in found if one[1] is not None]
+        for file, header, rows in found:
+            if header["mtime_ns"] == stat.st_mtime_ns:
                 return cls(path, header, rows, file)
-        sha256 = _sha256(path)
+        probe = _probe(path, stat.st_size)
         for _, header, rows in found:
-            if header["sha256"] == sha256:
+            if header["probe"] == probe:
                 header["mtime_ns"] = stat.st_mtime_ns
                 return cls(path, header, rows, _write_index(path, header, rows))
-        rows, ignored, problem = _scan(path)
-        header = dict(version=VERSION, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
-        header |= dict(sha256=sha256, problem=problem, ignored=ignored)
+        rows, ignored, problem = scan(path)
+        header = dict(size=stat.st_size, mtime_ns=stat.st_mtime_ns, probe=probe, problem=problem)
+        header |= dict(ignored=ignored, without_caption=int((rows["text"] < 0).sum()))
+        header["sha256"] = hashlib.sha256(probe.encode() + rows.tobytes()).hexdigest()
         return cls(path, header, rows, _write_index(path, header, rows))
 
     def __len__(self) -> int:
@@ -194,7 +130,10 @@ class ShardIndex:
         bytes).
         """
         if self._rows is None:
-            self._rows = _read_index(self._file)[1]
+            header, rows = _read_index(self._file, self.header["size"])
+            if header is None or header["sha256"] != self.sha256:
+                raise OSError(f"{self._file} was changed or damaged while it was in use")
+            self._rows = rows
         return self._rows
 
     def key(self, i: int) -> str:
@@ -233,21 +172,37 @@ class ShardIndex:
         return data
 
 
-def _read_index(file: Path) -> tuple[dict | None, np.ndarray]:
-    """(header, rows) of an index file, header None when there is none that can be used."""
-    nothing = np.zeros(0, dtype=_row_type(1))
+def _read_index(file: Path, size: int) -> tuple[dict | None, np.ndarray]:
+    """(header, rows) of an index file of a tar of `size` bytes, header None when there is none that
+    can be used: missing, cut, foreign, damaged.
+    """
+    nothing = np.zeros(0, dtype=row_type(1))
     try:
-        raw = np.load(file, mmap_mode="r", allow_pickle=False)
-        start = 8 + int(raw[:8].view("<i8")[0])
-        header = json.loads(bytes(raw[8:start]))
-        if header["version"] != VERSION:
+        raw = np.memmap(file, np.uint8, mode="r")
+    except (OSError, ValueError):
+        return None, nothing
+    start = 48 + int.from_bytes(bytes(raw[40:48]), "little")
+    if bytes(raw[:8]) != FORMAT or hashlib.sha256(raw[40:]).digest() != bytes(raw[8:40]):
+        return None, nothing
+    try:
+        header = json.loads(bytes(raw[48:start]))
+        width, samples = header["key_width"], header["samples"]
+        if header["size"] != size or not 0 < width <= KEY_BYTES:
             return None, nothing
-        rows = raw[start:].view(_row_type(header["key_width"]))
-        if len(rows) != header["samples"]:
-            return None, nothing
-        return header, rows
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        return None, nothing  # missing, cut or foreign: the caller builds a new one
+        rows = raw[start:].view(row_type(width))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None, nothing  # somebody wrote a checksum for something else
+    return (header, rows) if len(rows) == samples and _inside(rows, size) else (None, nothing)
+
+
+def _inside(rows: np.ndarray, size: int) -> bool:
+    """Whether every image and caption lies in a tar of `size` bytes."""
+    image = (rows["image"] >= 0) & (rows["image_size"] >= 0)
+    image &= rows["image_size"] <= size - rows["image"]
+    text = (rows["text_size"] <= size - rows["text"]) & (
+        (rows["text"] < 0) == (rows["text_size"] < 0)
+    )
+    return bool(image.all() and text.all())
 
 
 def _write_index(tar: Path, header: dict, rows: np.ndarray) -> Path | None:
@@ -255,10 +210,10 @@ def _write_index(tar: Path, header: dict, rows: np.ndarray) -> Path | None:
     header |= dict(samples=len(rows), key_width=rows.dtype["key"].itemsize)
     text = json.dumps(header).encode()
     body = len(text).to_bytes(8, "little") + text + np.ascontiguousarray(rows).tobytes()
-    packed = np.frombuffer(body, np.uint8)
+    whole = FORMAT + hashlib.sha256(body).digest() + body
     for file in _places(tar):
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(file, lambda f: np.save(f, packed, allow_pickle=False))
+            atomic_write(file, lambda f: f.write(whole))
             return file
     return None

@@ -151,16 +151,16 @@ class ShardSet:
     """Several tars as one sequence of samples; sample `i` counts through the tars in order.
 
     `sizes` [S] samples per tar; `bad` the tars with a problem (a truncated one is listed here and
-    its whole samples are used); `ignored` members of other kinds. Holds at most `OPEN_SHARDS` tars
-    open; with `show`, a bar while they are looked at. Raises ValueError when no sample at all can
-    be used.
+    its whole samples are used); `ignored` members of other kinds; `without_caption`, samples that
+    have none. Holds at most `OPEN_SHARDS` tars open; with `show`, a bar while they are looked at.
+    Raises ValueError when no sample at all can be used.
     """
 
     def __init__(self, shards: str | Path | Iterable[str | Path], show: bool = False) -> None:
         self.paths = expand(shards)
         opened = open_all(self.paths, show)
         self.bad: list[BadSample] = []
-        self.ignored = 0
+        self.ignored = self.without_caption = 0
         sizes = np.zeros(len(self.paths), dtype=np.int64)
         digest = hashlib.sha256()
         self._memory: dict[int, ShardIndex] = {}
@@ -172,6 +172,7 @@ class ShardSet:
                 continue
             sizes[i] = len(index)
             self.ignored += index.ignored
+            self.without_caption += index.without_caption
             digest.update(f"{path.name} {index.sha256}\n".encode())
             if index.in_memory:
                 self._memory[i] = index  # would have to be built again

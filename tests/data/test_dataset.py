@@ -183,7 +183,7 @@ FAULTS = {
     "blank": ({"jpg": picture(1), "txt": b" \n "}, "caption is empty"),
     "latin1": ({"jpg": picture(1), "txt": b"caf\xe9"}, "not UTF-8"),
     "json": ({"jpg": picture(1), "json": b"{"}, "JSON is broken"),
-    "json-empty": ({"jpg": picture(1), "json": b"{}"}, "caption is empty"),
+    "json-empty": ({"jpg": picture(1), "json": b"{}"}, "neither 'caption' nor"),
 }
 ODD = {
     "nul": {"jpg": picture(2), "txt": b"a\0b"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -99,7 +100,7 @@ def test_writing_refuses_to_overwrite_and_overwriting_drops_the_rest(tmp_path):
     write_shards(pairs(5), tmp_path, overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "shard-000000.tar",
-        "shard-000000.tar.index.npy",
+        "shard-000000.tar.index",
     ]
     assert len(ShardSet(tmp_path)) == 5
 
@@ -114,23 +115,23 @@ def test_overwriting_leaves_tars_of_a_longer_prefix_alone(tmp_path):
     ]
 
 
-def test_a_copied_tar_on_read_only_media_is_hashed_once(tmp_path, monkeypatch):
+def test_a_copied_tar_on_read_only_media_is_probed_once(tmp_path, monkeypatch):
     path = write_shards(pairs(3), tmp_path / "tars")[0]
     os.utime(path, (1, 1))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    beside, write, hashed = index_file(path), shard_index.atomic_write, []
+    beside, write, probed = index_file(path), shard_index.atomic_write, []
 
     def refuse(file, fill):
         if file == beside:
             raise PermissionError("read-only")
         write(file, fill)
 
-    sha256 = shard_index._sha256
+    probe = shard_index._probe
     monkeypatch.setattr(shard_index, "atomic_write", refuse)
-    monkeypatch.setattr(shard_index, "_sha256", lambda file: hashed.append(file) or sha256(file))
+    monkeypatch.setattr(shard_index, "_probe", lambda *of: probed.append(of[0]) or probe(*of))
     for _ in range(3):
         assert len(ShardIndex.open(path)) == 3
-    assert hashed == [path]
+    assert probed == [path]
 
 
 def test_a_user_without_a_home_reads_indexed_tars(tmp_path, monkeypatch):
@@ -157,7 +158,7 @@ def test_a_failure_while_writing_leaves_no_half_tar(tmp_path):
 
     with pytest.raises(RuntimeError, match="fire"):
         write_shards(failing(), tmp_path, shard_size=10)
-    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".npy", ".tar"]
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".index", ".tar"]
     assert len(ShardSet(tmp_path)) == 10
 
 
@@ -181,7 +182,7 @@ def test_the_same_key_twice_is_refused_by_the_writer(tmp_path):
 
 
 def test_the_index_is_built_once_and_mapped(tar, monkeypatch):
-    monkeypatch.setattr(shard_index, "_scan", None)  # would fail
+    monkeypatch.setattr(shard_index, "scan", None)  # would fail
     index = ShardIndex.open(tar)
     assert isinstance(index.rows, np.memmap)
     assert index.rows.dtype.itemsize < 60, "bytes per sample"
@@ -203,11 +204,11 @@ def test_a_tar_of_the_same_size_but_other_content_gets_a_new_index(tar):
     assert ShardIndex.open(tar).header["mtime_ns"] == 1
 
 
-def test_a_copied_tar_keeps_its_index_by_sha256(tar, monkeypatch):
+def test_a_copied_tar_keeps_its_index_without_its_data_being_read(tar, monkeypatch):
     os.utime(tar, ns=(5, 5))
-    monkeypatch.setattr(shard_index, "_scan", None)
+    monkeypatch.setattr(shard_index, "scan", None)
     assert len(ShardIndex.open(tar)) == 10
-    monkeypatch.setattr(shard_index, "_sha256", None)  # the new time was written down
+    monkeypatch.setattr(shard_index, "_probe", None)  # the new time was written down
     assert len(ShardIndex.open(tar)) == 10
 
 
@@ -219,6 +220,50 @@ def test_verifying_finds_a_change_that_size_and_time_hide(tar):
     os.utime(tar, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     old = ShardIndex.open(tar).sha256
     assert ShardIndex.open(tar, verify=True).sha256 != old
+
+
+def test_no_damaged_index_hands_out_other_bytes(tar):
+    sound = index_file(tar).read_bytes()
+    want = [ShardIndex.open(tar).read(i) for i in range(10)]
+    generator = np.random.default_rng(0)
+    for bit in generator.integers(8 * len(sound), size=400).tolist():
+        flipped = bytearray(sound)
+        flipped[bit // 8] ^= 1 << bit % 8
+        index_file(tar).write_bytes(flipped)
+        index = ShardIndex.open(tar)
+        assert [index.read(i) for i in (0, 9)] == [want[0], want[9]]
+        assert index_file(tar).read_bytes() == sound  # made again
+
+
+def signed(header: dict, rows: np.ndarray) -> bytes:
+    """An index with a checksum that holds, whatever it says."""
+    text = json.dumps(header).encode()
+    body = len(text).to_bytes(8, "little") + text + rows.tobytes()
+    return shard_index.FORMAT + hashlib.sha256(body).digest() + body
+
+
+def test_an_index_that_points_outside_of_its_tar_is_made_again(tar):
+    index = ShardIndex.open(tar)
+    header, size = index.header, tar.stat().st_size
+    assert signed(header, index.rows) == index_file(tar).read_bytes()
+    for name, value in [
+        ("image", -5),
+        ("image", size),
+        ("image_size", size),
+        ("image_size", 1 << 62),
+        ("text_size", size),
+        ("text_size", -1),
+        ("text", -1),
+    ]:
+        rows = index.rows.copy()
+        rows[name][3] = value
+        index_file(tar).write_bytes(signed(header, rows))
+        assert ShardIndex.open(tar).read(3).text == b"caption 3"
+    for change in ({"key_width": 10**12}, {"samples": 7}, {"size": "x"}, {"key_width": None}):
+        index_file(tar).write_bytes(signed(header | change, index.rows))
+        assert ShardIndex.open(tar).read(3).text == b"caption 3"
+    index_file(tar).write_bytes(signed([1], index.rows[:0]))  # type: ignore[arg-type]
+    assert ShardIndex.open(tar).read(3).text == b"caption 3"
 
 
 @pytest.mark.parametrize("junk", [b"", b"garbage", pickle.dumps([1])])
@@ -257,7 +302,7 @@ def test_a_folder_that_cannot_be_written_uses_the_cache(tar, monkeypatch):
     refuse(monkeypatch, tar.parent)
     index = ShardIndex.open(tar)
     assert not index.in_memory and not index_file(tar).exists()
-    monkeypatch.setattr(shard_index, "_scan", None)
+    monkeypatch.setattr(shard_index, "scan", None)
     assert ShardIndex.open(tar).read(2).text == b"caption 2"
 
 
@@ -265,7 +310,7 @@ def test_without_any_place_to_write_the_index_stays_in_memory(tar, monkeypatch):
     index_file(tar).unlink()
     refuse(monkeypatch, Path("/"))
     shards = ShardSet(tar)
-    monkeypatch.setattr(shard_index, "_scan", None)  # reading does not build it again
+    monkeypatch.setattr(shard_index, "scan", None)  # reading does not build it again
     assert shards.read(2).text == b"caption 2"
     assert pickle.loads(pickle.dumps(shards)).read(3).text == b"caption 3"
 
@@ -358,6 +403,24 @@ def test_duplicate_keys_are_two_samples(tmp_path):
     members = [("1.jpg", b"a"), ("1.txt", b"t"), ("1.jpg", b"b"), ("1.txt", b"u")]
     index = ShardIndex.open(make_tar(tmp_path / "a.tar", members))
     assert [index.read(i)[1:3] for i in range(2)] == [(b"a", b"t"), (b"b", b"u")]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_of_two_images_of_one_key_the_first_kind_counts_and_the_other_is_ignored(tmp_path):
+    import webdataset
+
+    members = [("1.jpg", b"photo"), ("1.json", b"{}"), ("1.png", b"mask"), ("1.txt", b"t")]
+    members += [("2.webp", b"w"), ("2.png", b"p"), ("2.txt", b"u"), ("3.jpeg", b"only")]
+    path = make_tar(tmp_path / "a.tar", members)
+    index = ShardIndex.open(path)
+    assert [index.read(i)[:3] for i in range(3)] == [
+        ("1", b"photo", b"t"),
+        ("2", b"p", b"u"),
+        ("3", b"only", None),
+    ]
+    assert index.ignored == 2 and index.without_caption == 1 and not index.problem
+    samples = webdataset.WebDataset(str(path), shardshuffle=False)
+    assert [sample["__key__"] for sample in samples] == ["1", "2", "3"]
 
 
 def test_very_long_names_are_read(tmp_path):

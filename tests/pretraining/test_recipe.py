@@ -310,7 +310,7 @@ def test_every_process_indexes_its_share_of_the_tars(
     for name, value in (("rank", lambda: 1), ("world_size", lambda: 3), ("barrier", lambda: None)):
         monkeypatch.setattr(recipe, name, value)
     recipe.index([dict(shards=str(tmp_path))])
-    assert [p.name for p in tmp_path.glob("*.npy")] == ["shard-000001.tar.index.npy"]
+    assert [p.name for p in tmp_path.glob("*.index")] == ["shard-000001.tar.index"]
 
 
 def test_words_of_every_source_shape_the_tokenizer(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,32 @@ def test_what_a_karpathy_file_holds_out_is_not_taken_by_mistake(tool, photos):
         shards(tool, photos, *rest)
     assert len(shards(tool, photos, *rest, "--split", "train")) == 1
     assert len(shards(tool, photos, *rest, "--split", "train+val", "--overwrite")) == 2
+
+
+@pytest.mark.parametrize(
+    ("members", "said", "refused"),
+    [
+        (["1.jpg", "2.jpg"], "2 samples have no caption", True),
+        (["1.jpg", "2.jpg", "1.txt", "2.txt"], "tar --sort=name", True),
+        (["1.jpg", "1.json", "2.jpg", "2.json"], "neither 'caption' nor 'captions'", True),
+        (["1.jpg", "1.txt", "2.jpg"], "1 samples have no caption", False),
+    ],
+)
+def test_indexing_says_at_once_what_training_would_refuse(
+    tool, tmp_path, capsys, members, said, refused
+):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in members:
+            data = b'{"text": "a dog"}'
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    if refused:
+        with pytest.raises(ValueError, match=r"a\.tar: training finds no caption that it can use"):
+            tool.main(["index", str(tmp_path / "a.tar")])
+    else:
+        tool.main(["index", str(tmp_path / "a.tar")])
+    assert said in capsys.readouterr().out
 
 
 def test_tars_are_indexed_and_counted_before_a_training(tool, photos, capsys):

@@ -1,0 +1,179 @@
+"""The scanner of tars against the standard library's, and against tars that lie."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparc_pretrain.data import tar_scan
+from sparc_pretrain.data.tar_scan import scan
+
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+
+
+def member(name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, **more):
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, len(data)
+    for key, value in more.items():
+        setattr(info, key, value)
+    return info, io.BytesIO(data)
+
+
+def make(path: Path, members: list, kind: int = tarfile.PAX_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=kind) as tar:
+        for info, data in members:
+            tar.addfile(info, data)
+    return path
+
+
+def samples(path: Path) -> list[tuple[bytes, bytes, bytes | None]]:
+    data = path.read_bytes()
+    found = []
+    for row in scan(path).rows:
+        image = data[row["image"] :][: row["image_size"]]
+        text = data[row["text"] :][: row["text_size"]] if row["text"] >= 0 else None
+        found.append((bytes(row["key"]), image, text))
+    return found
+
+
+def by_tarfile(path: Path) -> list[tuple[bytes, bytes, bytes]]:
+    """The same of a tar of pairs that stand one behind the other."""
+    with tarfile.open(path) as tar:
+        files = {m.name: tar.extractfile(m).read() for m in tar if m.isreg() and not m.issparse()}
+    names = [name[:-4] for name in files if name.endswith(".jpg")]
+    cut = tar_scan.KEY_BYTES
+    return [(n.encode()[:cut], files[f"{n}.jpg"], files[f"{n}.txt"]) for n in names]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_samples_are_those_that_the_standard_library_finds(tmp_path, kind):
+    generator = np.random.default_rng(0)
+    names = [f"{i:05d}" for i in range(40)] + [
+        "a/b/c",
+        "d" * 90,
+        "ü" * 20 if kind != "ustar" else "u",
+    ]
+    names += [f"{'e' * 80}/{'f' * 60}"]  # ustar's prefix, GNU's long name, a pax header
+    names += ["g" * 96, "h" * 97] if kind == "ustar" else ["g" * 300, "h" * 97]
+    if kind == "ustar":
+        names.remove("h" * 97)
+    members = [member("folder/", kind=tarfile.DIRTYPE)]
+    for name in names:
+        for extension in ("jpg", "txt"):
+            data = generator.bytes(int(generator.integers(0, 5000)))
+            members.append(member(f"{name}.{extension}", data, mtime=1.5 if kind == "pax" else 1))
+    members.insert(7, member("link.jpg", kind=tarfile.SYMTYPE, linkname="/etc/passwd"))
+    members.insert(9, member("device.jpg", kind=tarfile.CHRTYPE))
+    path = make(tmp_path / "a.tar", members, FORMATS[kind])
+    assert samples(path) == by_tarfile(path)
+    assert scan(path).ignored == 2 and scan(path).problem == ""
+
+
+def test_sizes_in_base_256_and_old_checksums_are_read(tmp_path):
+    path = make(tmp_path / "a.tar", [member("1.jpg", b"image"), member("1.txt", b"text")])
+    data = bytearray(path.read_bytes())
+    data[124:136] = b"\x80" + (5).to_bytes(11, "big")
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % (sum(data[:512]))
+    path.write_bytes(data)
+    assert samples(path) == [(b"1", b"image", b"text")]
+    header = np.frombuffer(bytes(data[:512]), np.int8).astype(int)
+    data[0] = 0xC3  # a name with a byte above 127, summed as a signed one
+    header = np.frombuffer(bytes(data[:148] + b" " * 8 + data[156:512]), np.int8).astype(int)
+    data[148:156] = b"%06o\0 " % header.sum()
+    path.write_bytes(data)
+    assert len(scan(path).rows) == 1 and scan(path).problem == ""
+
+
+def test_a_sparse_file_is_passed_over_with_its_map(tmp_path):
+    """GNU's old sparse format: 21 more places in a block of their own, then the data."""
+    info, data = member("big.jpg", b"x" * 700)
+    path = make(
+        tmp_path / "a.tar",
+        [(info, data), member("1.jpg", b"image"), member("1.txt", b"t")],
+        tarfile.GNU_FORMAT,
+    )
+    raw = bytearray(path.read_bytes())
+    raw[156:157] = b"S"
+    raw[482] = 1
+    raw[148:156] = b" " * 8
+    raw[148:156] = b"%06o\0 " % sum(raw[:512])
+    raw[512:512] = bytes(512)
+    path.write_bytes(raw)
+    assert samples(path) == [(b"1", b"image", b"t")] and scan(path).ignored == 1
+
+
+@pytest.mark.parametrize("flag", [b"x", b"L", b"K", b"g", b"X"])
+@pytest.mark.parametrize(
+    "size", [b"77777777777", b"\x80" + b"\xff" * 11, b"\xff" * 12, b"-1", b"00001000000"]
+)
+def test_a_forged_size_of_a_name_takes_no_memory_and_is_told(tmp_path, flag, size):
+    good = [member("1.jpg", b"image"), member("1.txt", b"text")]
+    path = make(tmp_path / "a.tar", [*good, member("2.jpg", b"x" * 2000)])
+    data = bytearray(path.read_bytes())
+    data[2048 + 156 : 2048 + 157] = flag
+    data[2048 + 124 : 2048 + 136] = size.ljust(12, b"\0")
+    data[2048 + 148 : 2048 + 156] = b" " * 8
+    data[2048 + 148 : 2048 + 156] = b"%06o\0 " % sum(data[2048:2560])
+    path.write_bytes(data)
+    tracemalloc.start()
+    found = scan(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found.rows) == 1 and found.problem and peak < 4e6
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"junk",
+        b"99999 path=x\n",
+        b"5 a=\n",
+        b"-3 a=b\n",
+        b"0 a=b\n",
+        b"20 size=99999999999\n",
+        b"12 size=-50\n",
+        b"9" * 5000 + b" path=x\n",
+    ],
+)
+def test_a_forged_pax_header_is_told_and_what_stands_before_it_is_used(tmp_path, body):
+    members = [member("1.jpg", b"image"), member("1.txt", b"t"), member("p", body, kind=b"x")]
+    found = scan(make(tmp_path / "a.tar", [*members, member("2.jpg", b"x")], tarfile.USTAR_FORMAT))
+    assert bytes(found.rows[0]["key"]) == b"1"
+    assert found.problem or len(found.rows) == 2
+
+
+def test_no_flipped_bits_raise_or_point_outside(tmp_path):
+    members = [member(f"{i}.{e}", b"x" * 40 * i) for i in range(20) for e in ("jpg", "txt")]
+    members.insert(6, member("n" * 200 + ".jpg", b"long"))
+    sound = make(tmp_path / "a.tar", members).read_bytes()
+    generator = np.random.default_rng(1)
+    path = tmp_path / "b.tar"
+    for _ in range(400):
+        data = bytearray(sound)
+        for bit in generator.integers(8 * len(data), size=generator.integers(1, 9)).tolist():
+            data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data[: generator.integers(len(data) + 1)] if bit % 3 == 0 else data)
+        rows = scan(path).rows
+        end = path.stat().st_size
+        assert (rows["image"] >= 0).all() and (rows["image"] + rows["image_size"] <= end).all()
+        assert (rows["text"] + rows["text_size"] <= end).all()
+
+
+def test_a_damaged_header_far_behind_ends_the_samples_there(tmp_path, monkeypatch):
+    """Checksums are compared many at a time; none of those behind the damage is used."""
+    members = [member(f"{i:03d}.{e}", b"x") for i in range(100) for e in ("jpg", "txt")]
+    path = make(tmp_path / "a.tar", members)
+    data = bytearray(path.read_bytes())
+    data[2048 * 50] ^= 1  # the name of the 51st image
+    path.write_bytes(data)
+    for batch in (1, 7, 4096):
+        monkeypatch.setattr(tar_scan, "BATCH", batch)
+        found = scan(path)
+        assert len(found.rows) == 50 and found.problem == "damaged or truncated after 50 samples"
