@@ -120,7 +120,7 @@ def test_boxes_that_cannot_be_evaluated_are_told_before_the_model_runs(
     runs, scenes, tmp_path, change, words, monkeypatch
 ):
     monkeypatch.setattr(
-        tool("zeroshot").encode, "load", lambda _: pytest.fail("the model is built")
+        "sparc_pretrain.zeroshot.encode.load", lambda _: pytest.fail("the model is built")
     )
     data = json.loads((scenes / "annotations" / "lvis_v1_val.json").read_text())
     change(data)
