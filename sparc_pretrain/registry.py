@@ -12,10 +12,12 @@ from typing import Any
 from mmengine.registry import DATA_SAMPLERS as ROOT_DATA_SAMPLERS
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import HOOKS as ROOT_HOOKS
+from mmengine.registry import LOOPS as ROOT_LOOPS
 from mmengine.registry import METRICS as ROOT_METRICS
 from mmengine.registry import MODEL_WRAPPERS as ROOT_MODEL_WRAPPERS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
+from mmengine.registry import PARAM_SCHEDULERS as ROOT_PARAM_SCHEDULERS
 from mmengine.registry import Registry
 
 # `locations`: what is imported when a name is first looked up. Backbones, metrics and captioning
@@ -36,7 +38,7 @@ DATA_SAMPLERS = Registry(
     "data sampler",
     parent=ROOT_DATA_SAMPLERS,
     scope="sparc",
-    locations=["sparc_pretrain.data.sampler"],
+    locations=["sparc_pretrain.data.sampler", "sparc_pretrain.pretraining.held_out"],
 )
 DATASETS = Registry(
     "dataset", parent=ROOT_DATASETS, scope="sparc", locations=["sparc_pretrain.data.dataset"]
@@ -51,6 +53,15 @@ HOOKS = Registry(
         "sparc_pretrain.pretraining.hooks",
         "sparc_pretrain.pretraining.zeroshot_hook",
     ],
+)
+LOOPS = Registry(
+    "loop", parent=ROOT_LOOPS, scope="sparc", locations=["sparc_pretrain.pretraining.held_out"]
+)
+PARAM_SCHEDULERS = Registry(
+    "parameter scheduler",
+    parent=ROOT_PARAM_SCHEDULERS,
+    scope="sparc",
+    locations=["sparc_pretrain.pretraining.schedules"],
 )
 METRICS = Registry("metric", parent=ROOT_METRICS, scope="sparc", locations=["sparc_pretrain"])
 OBJECTIVES = Registry("objective", scope="sparc", locations=["sparc_pretrain.objectives"])

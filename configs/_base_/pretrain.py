@@ -21,7 +21,7 @@ optim_wrapper = dict(
 
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
-    logger=dict(type="LoggerHook", interval=50),
+    logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(
         type="sparc.CheckpointHook", by_epoch=False, interval=500, minutes=10, max_keep_ckpts=2

@@ -79,7 +79,7 @@ class CheckpointHook(MMCheckpointHook):
         self._holding = ExitStack()
         self.saved_iter: int | None = None
         self._again: tuple[int, dict] | None = None
-        self._saving_best = False
+        self.saving_best = False
         mmengine_patches.install()
 
     def before_run(self, runner: Runner) -> None:
@@ -180,7 +180,7 @@ class CheckpointHook(MMCheckpointHook):
             )
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        if self._saving_best:  # mmengine writes this step again after a new best one
+        if self.saving_best:  # mmengine writes this step again after a new best one
             self._again = (step, meta)
             return
         runner.call_hook("gather_state")
@@ -211,7 +211,7 @@ class CheckpointHook(MMCheckpointHook):
         if not self.save_best:
             return
         backend, failure = _LateRemoval(), None
-        self.file_backend, self._saving_best = backend, True
+        self.file_backend, self.saving_best = backend, True
         try:
             super()._save_best_checkpoint(runner, metrics)
             if rank() == 0:
@@ -220,7 +220,7 @@ class CheckpointHook(MMCheckpointHook):
         except OSError as error:
             failure = error
         finally:
-            self.file_backend, self._saving_best = LocalBackend(), False
+            self.file_backend, self.saving_best = LocalBackend(), False
         again, self._again = self._again, None
         if self._saved_everywhere(runner, failure) and again is not None:
             self._save_checkpoint_with_step(runner, *again)

@@ -41,6 +41,8 @@ def describe(runner: Runner) -> dict[str, str]:
         if schedule := runner.cfg.get("schedule"):
             rate = runner.cfg.optim_wrapper.optimizer.get("lr")
             spec["schedule"] = f"{schedule.steps} steps, {schedule.warmup} of warm-up, rate {rate}"
+            if (shape := schedule.get("shape", "cosine")) != "cosine":
+                spec["schedule"] += f", {shape}, {schedule.get('cool_down', 0)} of cool-down"
             if schedule.warmup is None:
                 own = _sha256(str(runner.cfg.param_scheduler).encode())
                 spec["schedule"] = f"{schedule.steps} steps, rate {rate}, schedulers {own}"

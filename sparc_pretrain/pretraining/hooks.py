@@ -19,7 +19,11 @@ from sparc_pretrain.types import Batch
 
 @HOOKS.register_module()
 class RunFolderHook(Hook):
-    """Refreshes ``WORK_DIR/run`` whenever a checkpoint is saved."""
+    """Refreshes ``WORK_DIR/run`` whenever a checkpoint is saved, and ``WORK_DIR/best`` when it is
+    the best one so far (`save_best` of the CheckpointHook).
+
+    With mmengine's EMAHook among the `custom_hooks` they hold the moving average of the weights.
+    """
 
     priority = "LOW"
 
@@ -28,14 +32,14 @@ class RunFolderHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         step = int(checkpoint["meta"]["iter"])
         seen = step * runner.train_dataloader.batch_size * world_size()
-        tokenizer = model.encoder.tokenizer
-        run_folder.publish(
-            runner.work_dir,
-            step,
-            model.run_config(seen),
-            model.run_weights(),
-            tokenizer.to_json() if tokenizer else None,
-        )
+        words = model.encoder.tokenizer
+        # not the model's own: EMAHook has put its average into the checkpoint before
+        weights = model.run_weights(checkpoint["state_dict"])
+        content = (model.run_config(seen), weights, words.to_json() if words else None)
+        if any(getattr(hook, "saving_best", False) for hook in runner.hooks):
+            run_folder.write(Path(runner.work_dir) / "best", *content)
+        else:
+            run_folder.publish(runner.work_dir, step, *content)
 
 
 @HOOKS.register_module()

@@ -191,10 +191,12 @@ class Pretrainer(BaseModel):
         self.encoder.objective_config = self.objective_config
         return {**self.encoder.config(), "samples_seen": samples_seen}
 
-    def run_weights(self) -> dict[str, Tensor]:
-        """The run folder's tensors: vision.*, text.*, adapters.*, objective.*."""
-        objective = {f"objective.{k}": v for k, v in self.objective.state_dict().items()}
-        return {**self.encoder.state_dict(), **objective}
+    def run_weights(self, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The run folder's tensors, vision.*, text.*, adapters.*, objective.*, of a state dict of
+        this class (default: the model's own).
+        """
+        state = self.state_dict() if state is None else state
+        return {name.removeprefix("encoder."): value for name, value in state.items()}
 
 
 @MODEL_WRAPPERS.register_module()

@@ -18,7 +18,8 @@ from sparc_pretrain.data.dataset import PairDataset
 from sparc_pretrain.data.shards import expand, open_all
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.distributed import barrier, rank, world_size
-from sparc_pretrain.pretraining import sections, starting_weights
+from sparc_pretrain.pretraining import held_out, sections, starting_weights
+from sparc_pretrain.pretraining.schedules import schedulers
 from sparc_pretrain.pretraining.sections import Data, Schedule
 
 SCENES_COMMAND = "python tools/data.py scenes --out data/scenes --train 4000 --val 400 --size 128"
@@ -58,7 +59,10 @@ def complete(
             f"data.global_batch={data.global_batch} does not divide into {world_size()} processes "
             f"x {accumulate} micro-batches"
         )
-    index(sources)
+    held = None
+    if data.held_out is not None:
+        held = {**data.held_out, "sources": check_sources(data.held_out.get("sources", ()))}
+    index(sources + (held["sources"] if held else []))
     starting_weights.adopt(cfg)
     tokenizer = make_tokenizer(Path(cfg.work_dir), dict(cfg.tokenizer), sources, anew)
     path = str(Path(cfg.work_dir) / "tokenizer.json")
@@ -98,6 +102,10 @@ def complete(
         persistent_workers=data.workers > 0, pin_memory=torch.cuda.is_available(), drop_last=True
     )
     validating = dict(val_interval=schedule.steps + 1)
+    if held:
+        derived |= held_out.sections(held, derived["train_dataloader"], data.global_batch)
+        derived["train_cfg"]["val_interval"] = held["interval"]
+        validating, cfg.val_evaluator = {}, []  # the loop measures by itself
     rates = _rates(cfg, schedule)
     sections.derive(cfg, derived, dict(train_dataloader=loading, train_cfg=validating))
     if rates is not None:
@@ -117,11 +125,7 @@ def _rates(cfg: Config, schedule: Schedule) -> list[dict] | None:
         )
     if schedule.warmup is None:
         raise ValueError("schedule.warmup=None is for a config with a param_scheduler of its own")
-    steps, warmup = schedule.steps, schedule.warmup
-    return [
-        dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=warmup),
-        dict(type="CosineAnnealingLR", by_epoch=False, begin=warmup, end=steps, eta_min=0.0),
-    ][0 if warmup > 1 else 1 :]  # LinearLR of one step never reaches the rate
+    return schedulers(schedule.steps, schedule.warmup, schedule.shape, schedule.cool_down)
 
 
 def with_objective(cfg: Config, name: str) -> Config:

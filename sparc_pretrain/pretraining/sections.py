@@ -32,7 +32,9 @@ class Data:
     sources: shards, see `recipe.check_sources`. global_batch: pairs of a step, of all processes.
     image_size: pixels. max_tokens: of a caption. mode: 'alternate' or 'mixed', see PairSampler.
     workers: loader processes per training process. timeout: seconds without a batch after which
-    they count as stuck. dataset: further arguments of PairDataset.
+    they count as stuck. dataset: further arguments of PairDataset. held_out: `sources` that are not
+    trained on, `interval` in steps between two looks at up to `pairs` (1024) of them, see
+    `held_out.HeldOutLoop`; default none.
     """
 
     sources: Any
@@ -43,6 +45,7 @@ class Data:
     workers: int = 0
     timeout: int = 600
     dataset: dict[str, Any] = field(default_factory=dict)
+    held_out: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _whole("data", self, "global_batch", "image_size", "max_tokens", "workers", "timeout")
@@ -52,19 +55,27 @@ class Data:
             raise ValueError(f"data.mode={self.mode!r}: use 'alternate' or 'mixed'")
         if not isinstance(self.dataset, dict):
             raise ValueError(f"data.dataset={self.dataset!r} must be a dict")
+        if not isinstance(self.held_out, dict | None):
+            raise ValueError(f"data.held_out={self.held_out!r} must be a dict")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """`schedule`: ``steps`` of training, the rate rising in the first ``warmup`` and falling as a
-    cosine to 0 at the end; ``warmup=None`` when the config has a ``param_scheduler`` of its own.
+    """`schedule`: ``steps`` of training, the rate rising in the first ``warmup``, then of a
+    ``shape``: falling as a cosine to 0 at the end, constant, or falling as 1/sqrt; the last two may
+    have a ``cool_down`` to 0 in the last steps (see `schedules`). ``warmup=None`` when the config
+    has a ``param_scheduler`` of its own.
     """
 
     steps: int
     warmup: int | None
+    shape: str = "cosine"
+    cool_down: int = 0
 
     def __post_init__(self) -> None:
-        _whole("schedule", self, "steps", *(() if self.warmup is None else ("warmup",)))
+        _whole(
+            "schedule", self, "steps", "cool_down", *(() if self.warmup is None else ("warmup",))
+        )
         if self.warmup is not None and self.warmup >= self.steps:
             raise ValueError(
                 f"schedule.warmup={self.warmup} must be below schedule.steps={self.steps}"

@@ -193,7 +193,7 @@ def encode_images(
     size = model.vision.img_size
     for part in _chunks(files, batch_size, "images"):
         pixels = torch.stack([images.eval_resize(open_image(f), size, resize) for f in part])
-        yield _keep(model.image_features(pixels.to(model.mean.device)), kept)
+        yield keep(model.image_features(pixels.to(model.mean.device)), kept)
 
 
 @torch.no_grad()
@@ -202,7 +202,7 @@ def encode_texts(
 ) -> list[TextFeatures]:
     """Features of texts, in batches of their own padding, with only the fields `kept`."""
     return [
-        _keep(model.text_features(*model.tokenize(part)), kept)
+        keep(model.text_features(*model.tokenize(part)), kept)
         for part in _chunks(texts, batch_size, "captions")
     ]
 
@@ -222,9 +222,9 @@ def reads_of(readers: Iterable[Objective]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for one in readers for name in one.score_features))
 
 
-def _keep(side: Side, kept: Sequence[str]) -> Side:
+def keep(side: Side, names: Sequence[str]) -> Side:
     """Drop the tensors that nobody reads: patches of a whole data set are large."""
-    small = {"mask", "special", *kept}
+    small = {"mask", "special", *names}
     empty = side.image[:, :0] if isinstance(side, ImageFeatures) else side.text[:, :0]
     values = {f.name: getattr(side, f.name) for f in fields(side)}
     return type(side)(**{k: v if k in small else empty for k, v in values.items()})

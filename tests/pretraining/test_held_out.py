@@ -1,0 +1,121 @@
+"""Validation of a pre-training on held-out pairs, its best weights and their moving average."""
+
+# ruff: noqa: F811 (fixtures)
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparc_pretrain import run_folder
+from sparc_pretrain.engine import checkpoint
+from sparc_pretrain.pretraining.held_out import HeldOutSampler
+from tests.commands import refusal
+from tests.small_pretraining import (  # noqa: F401 (fixtures)
+    STEPS,
+    assert_same_run,
+    config_text_as_it_is,
+    life,
+    one_thread,
+    place,
+    pretrain,
+    whole,
+)
+
+RATE = 0.25  # of the moving average
+
+
+def held_out(place: Path, **more) -> tuple[str, ...]:
+    """Options that validate every other step on the first tar, and keep the best."""
+    values = dict(sources=f"{place}/scenes/shards/train-000000.tar", interval=2, pairs=16, **more)
+    options = [f"data.held_out.{key}={value}" for key, value in values.items()]
+    return *options, "default_hooks.checkpoint.save_best=loss"
+
+
+def validated(work: Path) -> list[dict]:
+    """The lines of the log that a validation wrote."""
+    files = sorted(work.glob("*/vis_data/scalars.json"))
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return [line for line in lines if "R@1" in line]
+
+
+@pytest.fixture(scope="module")
+def run(place: Path) -> Path:
+    """A training with validation."""
+    work = place / "validated"
+    code, said = pretrain(place, work, options=held_out(place))
+    assert code == 0, said
+    return work
+
+
+def test_losses_and_retrieval_of_held_out_pairs_are_logged_and_change_nothing(
+    run: Path, whole: Path
+) -> None:
+    lines = validated(run)
+    assert len(lines) == STEPS // 2
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["global_loss"] + line["local_loss"], rel=0.5)
+        assert 0 <= line["R@1"] == pytest.approx((line["i2t_R@1"] + line["t2i_R@1"]) / 2)
+        assert line["i2t_R@5"] >= line["i2t_R@1"]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    found, wanted = (checkpoint.load(w / f"iter_{STEPS}.pth")["state_dict"] for w in (run, whole))
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def test_the_best_weights_so_far_are_a_checkpoint_and_a_run_folder(run: Path) -> None:
+    best = min(validated(run), key=lambda line: line["loss"])["step"]
+    assert (run / f"best_loss_iter_{best}.pth").is_file()
+    assert run_folder.verify(run / "best").config["samples_seen"] == 16 * best
+    assert run_folder.verify(run / "run").config["samples_seen"] == 16 * STEPS
+
+
+def test_two_processes_measure_what_one_does(place: Path, run: Path, tmp_path: Path) -> None:
+    codes, said = life(place, tmp_path / "two", *held_out(place), ranks=2)
+    assert codes == [0, 0], said
+    for found, wanted in zip(validated(tmp_path / "two"), validated(run), strict=True):
+        assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-3)
+
+
+def test_fewer_pairs_than_a_global_batch_and_other_keys_are_refused(
+    place: Path, tmp_path: Path
+) -> None:
+    line = refusal(pretrain(place, tmp_path, options=(*held_out(place), "data.held_out.pairs=8")))
+    assert "8 pairs, fewer than one global batch of 16" in line
+    line = refusal(pretrain(place, tmp_path, options=held_out(place, often=3)))
+    assert "data.held_out takes" in line and "often" in line
+
+
+def test_every_process_has_its_share_of_the_same_global_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = list(HeldOutSampler(range(50), 8, 40))
+    assert len(whole) == 40 and len(set(whole)) == 40
+    parts = []
+    for number in range(2):
+        monkeypatch.setattr("sparc_pretrain.pretraining.held_out.world_size", lambda: 2)
+        monkeypatch.setattr("sparc_pretrain.pretraining.held_out.rank", lambda n=number: n)
+        parts.append(list(HeldOutSampler(range(50), 8, 40)))
+    for batch in range(5):
+        first, second = (part[4 * batch : 4 * batch + 4] for part in parts)
+        assert [*first, *second] == whole[8 * batch : 8 * batch + 8]
+
+
+def test_the_run_folder_holds_the_moving_average_and_the_training_goes_on_without(
+    place: Path, whole: Path, tmp_path: Path
+) -> None:
+    leaf = (place / "leaf.py").read_text()
+    hook = f"dict(type='EMAHook', momentum={RATE}), *_base_.custom_hooks]"
+    (place / "average").mkdir()
+    (place / "average" / "leaf.py").write_text(leaf.replace("*_base_.custom_hooks]", hook))
+    code, said = pretrain(place / "average", tmp_path / "work")
+    assert code == 0, said
+    saved = checkpoint.load(tmp_path / "work" / f"iter_{STEPS}.pth")
+    trained = checkpoint.load(whole / f"iter_{STEPS}.pth")["state_dict"]
+    own = {name.removeprefix("module."): v for name, v in saved["ema_state_dict"].items()}
+    assert all(torch.equal(own[name], value) for name, value in trained.items())
+    published = run_folder.verify(tmp_path / "work").weights()
+    for name, value in saved["state_dict"].items():
+        assert torch.equal(published[name.removeprefix("encoder.")], value), name
+    assert not torch.equal(published["adapters.g_v.bias"], trained["encoder.adapters.g_v.bias"])
