@@ -10,8 +10,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class Misfortune(Hook):
             hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
             resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), hard))
 """
-SECONDS = 300  # that a child may take
+SECONDS = 900  # that a child may take
 SLOW = (  # to import
     "mmengine.runner",
     "sparc_pretrain.objectives",
@@ -128,9 +129,15 @@ def _live(said: str, environment: dict[str, str], words: list[str]) -> None:
 
 
 def life(
-    place: Path, work: Path, *options: str, ranks: int = 1, **environment: str
+    place: Path,
+    work: Path,
+    *options: str,
+    ranks: int = 1,
+    meanwhile: Callable[[BaseProcess], None] = lambda first: None,
+    **environment: str,
 ) -> tuple[list[int], str]:
-    """`tools/pretrain.py --resume auto` in children, with what `environment` has in store for them.
+    """`tools/pretrain.py --resume auto` in children, with what `environment` has in store for them
+    and `meanwhile` does to the first.
 
     Returns:
         The exit codes (minus the signal that killed it) of the ranks, and what they said.
@@ -156,6 +163,7 @@ def life(
         children.append(context.Process(target=_live, args=(str(said), mine, words)))
     for child in children:
         child.start()
+    meanwhile(children[0])
     for child in children:
         child.join(SECONDS)
         if child.is_alive():
