@@ -21,7 +21,7 @@ from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.pretraining.recipe import complete, with_objective
 from tests.commands import ROOT, call, refusal
 from tests.models import pretrainer
-from tests.parameter_groups import assert_only_matrices_decay
+from tests.parameter_groups import assert_only_matrices_decay, groups_of
 from transfer import mm
 from transfer.run.recipe import harden, single_process_norms
 
@@ -247,6 +247,11 @@ def test_a_transfer_config_is_accepted_and_built(path: Path, scenes: Path) -> No
     with DefaultScope.overwrite_default_scope(scope):
         model = on_meta(cfg.model)
         assert_optimizer_and_schedule_are_built(cfg, model)
+        if captioner:
+            found = groups_of(model, build_optim_wrapper(model, cfg.optim_wrapper))
+            decayed = {name for name, (_, decay) in found.items() if decay}
+            bare = {n for n, p in model.named_parameters() if p.ndim < 2 or n.endswith(".latents")}
+            assert decayed and not decayed & bare
         pipelines = [
             d for key in ("train", "val", "test") for d in datasets(cfg[f"{key}_dataloader"])
         ]

@@ -39,6 +39,7 @@ test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
+    constructor="GroupedConstructor",  # biases, norms, gates and positions are not decayed
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = [

@@ -142,6 +142,11 @@ def read(
     for arm in arms.values():
         if arm.as_long_as is not None and arm.as_long_as not in arms:
             raise ValueError(f"study.arms.{arm.name}.as_long_as={arm.as_long_as!r} is no arm")
+    if cfg.get("param_scheduler"):
+        raise ValueError(
+            f"{path}: arms of a study have steps of their own, a param_scheduler would not follow "
+            "them: use schedule.warmup"
+        )
     evaluations = [dict(e) for e in study.evaluations]
     return Plan(cfg, arms, study.baseline, evaluations)
 

@@ -9,6 +9,7 @@ import torch
 
 from sparc_pretrain.objectives import sparc
 from sparc_pretrain.objectives.contrastive import info_nce
+from sparc_pretrain.objectives.grouping import group_direction, group_patches
 
 
 def pairs(batch=3, tokens=5, patches=7, width=4, seed=0):
@@ -261,3 +262,15 @@ def test_half_precision_embeddings_are_summed_in_float32():
     tokens, patches, mask = pairs()
     loss = sparc.fine_grained_loss(patches.bfloat16(), tokens.bfloat16(), mask, 5.0)
     assert loss.dtype == torch.float32 and loss.isfinite()
+
+
+@pytest.mark.parametrize("group", [group_patches, group_direction])
+def test_a_row_without_preference_ends_at_a_range_of_a_millionth(group):
+    """Min-max does not see how wide a range is: scores of 0 to 2e-6 weigh like those of 0 to 1."""
+    tokens = torch.ones(1, 1, 1, dtype=torch.float64)
+    steps = torch.tensor([0.0, 0.2, 0.7, 1.0], dtype=torch.float64).view(1, 4, 1)
+    wide = group(tokens, steps)[1]
+    assert wide.sum() == pytest.approx(1)
+    for spread in (2e-6, 5e-3):
+        torch.testing.assert_close(group(tokens, spread * steps)[1], wide)
+    assert not group(tokens, 5e-7 * steps)[1].any()

@@ -146,6 +146,10 @@ def test_unknown_arms_presets_and_keys_are_named(tmp_path):
     config = tmp_path / "typo.py"
     config.write_text(f"_base_ = {str(SMOKE)!r}\nstudy = dict(evaluation=[])\n")
     assert "did you mean 'evaluations'" in refusal(call("study", config, "--work-dir", tmp_path))
+    config.write_text(f"_base_ = {str(SMOKE)!r}\nparam_scheduler = [dict(type='ConstantLR')]\n")
+    assert "param_scheduler would not follow" in refusal(
+        call("study", config, "--work-dir", tmp_path)
+    )
     assert "no `study` section" in refusal(
         call("study", ROOT / "configs/quickstart/sparc.py", "--work-dir", tmp_path)
     )

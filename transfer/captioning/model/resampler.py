@@ -104,6 +104,10 @@ class PerceiverResampler(nn.Module):
         self.layers = nn.ModuleList(ResamplerLayer(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
+    def no_weight_decay(self) -> set[str]:
+        """The parameters that are no matrices, see `sparc_pretrain.engine.optim`."""
+        return {"latents", "time"}
+
     def forward(self, patches_NFPC: Tensor, seen: list[Tensor] | None = None) -> Tensor:
         """[N,F,P,C] -> [N,L,D]; with `seen`, each layer adds its weights [N,L,F*P+L] to it."""
         frames = patches_NFPC.shape[1]
