@@ -222,3 +222,12 @@ def test_the_schedule_agrees_with_counting():
 
 def test_its_length_is_the_share_of_one_process():
     assert len(sampler()) == 38 and len(sampler(ONE, 0, 4)) == 10
+
+
+def test_every_epoch_shuffles_the_shards_and_every_source_has_an_order_of_its_own():
+    shards = [index // 5 for index, _ in take(sampler(Sources([5] * 8), shards_per_block=1), 240)]
+    epochs = {tuple(dict.fromkeys(shards[begin : begin + 40])) for begin in range(0, 240, 40)}
+    assert len(epochs) == 6 and all(sorted(one) == list(range(8)) for one in epochs)
+    made = sampler(Sources([40], [40]), mode="mixed")
+    first, second = (order(np.arange(40))[0].tolist() for order in made.orders)
+    assert first != second

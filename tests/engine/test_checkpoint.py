@@ -68,6 +68,12 @@ def test_the_newest_valid_one_is_found_by_number_not_by_name_order(tmp_path):
     assert checkpoint.find_valid(tmp_path).name == "iter_100.pth"
 
 
+def test_of_files_counted_by_steps_and_by_epochs_the_one_of_the_later_step_is_newest(tmp_path):
+    checkpoint.save(state(100), tmp_path / "epoch_2.pth")
+    checkpoint.save(state(50), tmp_path / "iter_50.pth")
+    assert checkpoint.find_valid(tmp_path).name == "epoch_2.pth"
+
+
 @pytest.mark.parametrize("damage", ["truncated", "bit flip", "no manifest", "empty manifest"])
 def test_a_damaged_newest_one_is_passed_over_and_named(tmp_path, damage):
     for iteration in (5, 10):

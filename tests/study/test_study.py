@@ -217,6 +217,13 @@ def test_differences_of_a_clear_gain_are_told_from_noise():
     assert same.noise and same.mean == same.low == same.high == 0
 
 
+def test_images_with_many_captions_count_as_many_in_the_interval_too():
+    """The mean of a resample is over the items that were drawn, however many those are."""
+    base = {0: np.zeros(100)}
+    found = statistics.difference({0: np.ones(100)}, base, [1] * 50 + [50])
+    assert found.low == found.high == found.mean == 1
+
+
 def test_the_interval_draws_whole_images():
     """One image with all the gain: over items it would look certain, over images it is not."""
     arm = {0: np.r_[np.ones(50), np.zeros(50)]}
