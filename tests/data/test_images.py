@@ -282,6 +282,15 @@ def test_crops_lie_inside_and_keep_to_area_and_aspect(size):
             assert 0.45 < h * w / (height * width) <= 1
 
 
+def test_the_aspect_of_crops_is_as_often_wide_as_high():
+    """Uniform in its logarithm: uniform in w/h, crops would be 3 % too wide on average."""
+    generator = np.random.default_rng(0)
+    boxes = [crop_box(1000, 1000, (0.2, 0.5), images.RATIO, generator) for _ in range(3000)]
+    logs = np.log([w / h for _, _, h, w in boxes])
+    assert abs(logs.mean()) < 0.012
+    assert logs.std() == pytest.approx(2 * np.log(4 / 3) / 12**0.5, rel=0.05)
+
+
 @pytest.mark.parametrize("size", [(40, 60), (60, 40)])
 def test_crops_are_spread_evenly_over_all_places(size):
     """Down and to the right as far as up and to the left, and as often."""

@@ -9,7 +9,8 @@ import torch
 
 from sparc_pretrain.objectives import sparc
 from sparc_pretrain.objectives.contrastive import info_nce
-from sparc_pretrain.objectives.grouping import group_direction, group_patches
+from sparc_pretrain.objectives.grouping import alignment_sums, group_direction, group_patches
+from tests.models import batch, pretrainer
 
 
 def pairs(batch=3, tokens=5, patches=7, width=4, seed=0):
@@ -274,3 +275,38 @@ def test_a_row_without_preference_ends_at_a_range_of_a_millionth(group):
     for spread in (2e-6, 5e-3):
         torch.testing.assert_close(group(tokens, spread * steps)[1], wide)
     assert not group(tokens, 5e-7 * steps)[1].any()
+
+
+@pytest.mark.parametrize("group", [group_patches, group_direction])
+def test_a_patch_exactly_at_the_threshold_is_kept(group):
+    """Zero *below* sigma, 1/4 of four patches."""
+    tokens = torch.ones(1, 1, 1, dtype=torch.float64)
+    steps = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64).view(1, 4, 1)
+    weights = group(tokens, steps)[1].flatten()
+    torch.testing.assert_close(weights, torch.tensor([0, 1, 2, 4]).double() / 7)
+
+
+def test_the_log_counts_every_patch_and_means_over_real_tokens():
+    weights = torch.full((2, 3, 200), 1 / 200, dtype=torch.float64)
+    weights[0, 0] = torch.nn.functional.one_hot(torch.tensor(7), 200)
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    kept, entropy = alignment_sums(weights, mask)
+    assert kept.item() == pytest.approx(1 / 200 + 1 + 1)
+    assert entropy.item() == pytest.approx(2 * math.log(200), rel=1e-5)
+
+
+def test_the_default_weights_are_the_papers_and_the_log_is_per_token():
+    model = sparc.Sparc()
+    assert (model.global_weight, model.local_weight) == (0.5, 1.0)
+    torch.manual_seed(0)
+    mine, twice = (pretrainer(dict(type="Sparc")).eval() for _ in range(2))
+    twice.load_state_dict(mine.state_dict())
+    small = batch(4)
+    both = batch(4)
+    for name in ("image", "ids", "mask", "special"):
+        setattr(both, name, getattr(both, name).repeat(2, *[1] * (getattr(both, name).ndim - 1)))
+    both.key, both.caption = both.key * 2, both.caption * 2
+    with torch.no_grad():
+        one, two = mine(small), twice(both)
+    for name in ("patches_kept", "alignment_entropy"):
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-5)
