@@ -447,7 +447,7 @@ def test_a_training_that_starts_anew_asks_and_one_that_is_forced_or_resumed_does
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "iter_9.pth").touch()
-    cfg = Config(dict(model=dict(), optim_wrapper=dict(), work_dir=str(tmp_path)))
+    cfg = Config(dict(model=dict(), optim_wrapper=dict(), custom_hooks=[], work_dir=str(tmp_path)))
     begun = []
     monkeypatch.setattr(recipe, "load", lambda *_: cfg)
     monkeypatch.setattr(mmengine_patches, "resolve_resume", lambda *_: None)
