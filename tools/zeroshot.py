@@ -15,18 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from sparc_pretrain.command import cli, flags
-from sparc_pretrain.data.sets.conventions import CONVENTIONS
-from sparc_pretrain.zeroshot import choices
+from sparc_pretrain.zeroshot.tasks import TASKS
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from sparc_pretrain.dual_encoder import DualEncoder
     from sparc_pretrain.zeroshot.outcome import Outcome
 
 # The classes that mmseg's data sets have, where --classes is not given.
@@ -38,139 +33,20 @@ MMSEG = {
     "ade20k": "ADE20KDataset",
     "coco-stuff": "COCOStuffDataset",
 }
-Evaluated: TypeAlias = "tuple[Outcome, str]"
-# called once the data are found to be there
-Load: TypeAlias = "Callable[[], tuple[DualEncoder, nn.Module]]"
-
-HEAD = "of the patches (default: global = g_v after h_v, local = g_v where h_v was not trained)"
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = flags.parser(__doc__)
     parser.add_argument("run", help="run folder, or the work dir that holds one")
-    tasks = parser.add_subparsers(dest="task", required=True)
-
-    def task(name: str, words: str) -> argparse.ArgumentParser:
-        found = tasks.add_parser(name, help=words)
+    sub = parser.add_subparsers(dest="task", required=True)
+    for name, task in TASKS.items():
+        found = sub.add_parser(name, help=task.words)
         found.add_argument("--images", required=True, help="folder of the images")
         where = "zeroshot" if name == "retrieval" else f"zeroshot/{name}"
         found.add_argument("--out", help=f"metrics file (default: WORK_DIR/{where}/metrics.json)")
-        return found
-
-    def whole(found: argparse.ArgumentParser) -> None:
-        found.add_argument("--resize", choices=("crop", "squash"), default="crop")
-        found.add_argument("--batch-size", type=int, default=64)
-
-    def prompted(found: argparse.ArgumentParser) -> None:
-        found.add_argument(
-            "--templates",
-            default="label",
-            help="'label' = the name alone, 'openai' = CLIP's 80, or a file, one template per line",
-        )
-        found.add_argument(
-            "--suffix", action="append", default=[], help="'[prefix]{label}, SUFFIX'; repeatable"
-        )
-
-    for name, words in (
-        ("retrieval", "captions to images and back"),
-        ("faithfulness", "K-Precision of the caption retrieved for each image"),
-    ):
-        found = task(name, words)
-        found.add_argument("--captions", required=True, help="COCO or Karpathy JSON, CSV ...")
-        found.add_argument("--split", help="of a Karpathy file")
-        found.add_argument(
-            "--protocol",
-            choices=tuple(choices.PROTOCOLS),
-            help="of a Karpathy file's test split; coco-1k = mean over five folds of 1,000",
-        )
-        whole(found)
-
-    found = task("classification", "class names to images")
-    found.add_argument("--labels", help="CSV (image, label); without it, a folder per class")
-    found.add_argument("--classes", help="class names: text or JSON; default: the folders' names")
-    found.add_argument("--ensemble", choices=choices.ENSEMBLES, default="auto")
-    prompted(found)
-    whole(found)
-
-    found = task("segmentation", "class names to pixels")
-    found.add_argument("--annotations", required=True, help="folder of label maps (PNG)")
-    found.add_argument("--split", help="list of the names to take (VOC's val.txt; default: all)")
-    found.add_argument("--classes", help="class names; needed unless --convention names a data set")
-    found.add_argument("--convention", choices=tuple(CONVENTIONS), default="ade")
-    found.add_argument("--background", choices=choices.BACKGROUNDS, help="of voc21 and context60")
-    found.add_argument("--threshold", type=float, default=0.0, help="cosine, of the background")
-    found.add_argument("--head", choices=("global", "local"), help=HEAD)
-    found.add_argument("--view", choices=("slide", "squash", "whole"), default="slide")
-    found.add_argument("--size", type=int, default=0, help="shorter side (default: of training)")
-    found.add_argument("--stride", type=int, default=0, help="of windows (default: half a window)")
-    found.add_argument("--upsample", choices=tuple(choices.UPSAMPLING), default="labels")
-    prompted(found)
-
-    found = task("grounding", "phrases to boxes, words to patches")
-    found.add_argument("--phrases", required=True, help="Flickr30k-Entities-like JSON")
-    found.add_argument("--size", type=int, default=0, help="side in pixels (default: of training)")
-    found.add_argument("--limit", type=int, help="only that many images")
-
-    found = task("regions", "class names to the boxes of COCO or LVIS")
-    found.add_argument("--annotations", required=True, help="COCO or LVIS JSON")
-    found.add_argument("--head", choices=("global", "local"), help=HEAD)
-    found.add_argument("--size", type=int, default=0, help="side in pixels (default: of training)")
-    found.add_argument("--limit", type=int, help="only that many images")
-    prompted(found)
+        task.flags(found)
     return parser.parse_args(argv)
-
-
-def run_retrieval(args: argparse.Namespace, load: Load) -> Evaluated:
-    """Recall both ways."""
-    from sparc_pretrain.zeroshot import retrieval
-
-    data, folds = retrieval.read_pairs(args.images, args.captions, args.split, args.protocol)
-    found = retrieval.evaluate(*load(), data, folds, args.resize, args.batch_size)
-    found.protocol["karpathy"] = args.protocol
-    return found, args.captions
-
-
-def run_faithfulness(args: argparse.Namespace, load: Load) -> Evaluated:
-    """K-Precision."""
-    from sparc_pretrain.zeroshot import faithfulness, retrieval
-
-    data, _ = retrieval.read_pairs(args.images, args.captions, args.split, args.protocol)
-    found = faithfulness.evaluate(*load(), data, args.resize, args.batch_size)
-    return found, args.captions
-
-
-def run_classification(args: argparse.Namespace, load: Load) -> Evaluated:
-    """Top-1, top-5, mean per class."""
-    from sparc_pretrain.zeroshot import classification, prompts
-
-    data = classification.read_labelled(args.images, args.labels, args.classes)
-    templates = prompts.templates(args.templates, args.suffix)
-    found = classification.evaluate(
-        *load(), data, templates, args.ensemble, args.resize, args.batch_size
-    )
-    return found, args.labels or args.images
-
-
-def run_segmentation(args: argparse.Namespace, load: Load) -> Evaluated:
-    """mIoU, the paper's way and mmseg's."""
-    from sparc_pretrain.data.sets import label_maps
-    from sparc_pretrain.zeroshot import dense, prompts, segmentation
-    from sparc_pretrain.zeroshot.patch_reader import PatchReader
-
-    view = dense.View(args.view, args.size, args.stride, args.upsample)
-    names = published(args.convention) if args.classes is None else None
-    names = prompts.read_classes(args.classes) if names is None else names
-    data = label_maps.read_maps(args.images, args.annotations, names, args.convention, args.split)
-    background = args.background or ("class" if data.convention.background else "none")
-    templates = prompts.templates(args.templates, args.suffix)
-    model, objective = load()
-    reader = PatchReader.of(objective, args.head)
-    found = segmentation.evaluate(model, data, templates, view, reader, background, args.threshold)
-    found.protocol["convention"] = args.convention
-    found.protocol["split"] = args.split or "all maps of the folder"
-    found.protocol["class_names"] = args.classes or f"mmseg {MMSEG[args.convention]}"
-    return found, args.annotations
 
 
 def published(convention: str) -> list[str]:
@@ -186,50 +62,27 @@ def published(convention: str) -> list[str]:
     return names[1:] if convention == "voc20" else names
 
 
-def run_grounding(args: argparse.Namespace, load: Load) -> Evaluated:
-    """Pointing, boxes, words."""
-    from sparc_pretrain.data.sets import phrases
-    from sparc_pretrain.zeroshot import grounding_run
+def boxes_of(data: tuple, annotations: str) -> tuple[dict, str]:
+    """The truth of the images that are shown, checked before any model runs, and its style."""
+    from transfer.detection.metrics import check_ground_truth  # ten seconds of imports
 
-    data = phrases.read_phrases(args.images, args.phrases, args.limit)
-    model, objective = load()
-    return grounding_run.evaluate(model, data, args.size, objective), args.phrases
+    regions, _, file = data
+    style = "lvis" if regions.groups else "coco"
+    truth = file.of_images([image.image_id for image in regions.images])
+    check_ground_truth(truth, "bbox", style, annotations)
+    return truth, style
 
 
-def run_regions(args: argparse.Namespace, load: Load) -> Evaluated:
-    """Top-1 of ground-truth boxes, and average precision by the detection metrics."""
-    from sparc_pretrain.data.coco_file import read_coco
-    from sparc_pretrain.zeroshot import prompts, regions
-    from sparc_pretrain.zeroshot.patch_reader import PatchReader
-    from transfer.detection.metrics import check_ground_truth, evaluate  # ten seconds of imports
+def precision(found: Outcome, truth: dict, style: str) -> None:
+    """Average precision of the true boxes, by the detection metrics, into `found`."""
+    from transfer.detection.metrics import evaluate
 
-    file = read_coco(args.annotations)
-    data = regions.read_regions(args.images, file, args.limit)
-    style = "lvis" if data.groups else "coco"
-    truth = file.of_images([image.image_id for image in data.images])
-    check_ground_truth(truth, "bbox", style, args.annotations)
-    templates = prompts.templates(args.templates, args.suffix)
-    model, objective = load()
-    reader = PatchReader.of(objective, args.head)
-    found = regions.evaluate(model, data, templates, args.size, reader)
-    found.protocol["boxes_of_unlisted_images"] = len(file.unlisted)
     for results, prefix in (("results", ""), ("chance_results", "chance_")):
-        precision = evaluate(truth, found.extra.pop(results), "bbox", style)
-        for name in (n for n in ("AP", "APr", "APc", "APf") if n in precision):
-            found.metrics[prefix + name] = precision[name]
+        values = evaluate(truth, found.extra.pop(results), "bbox", style)
+        for name in (n for n in ("AP", "APr", "APc", "APf") if n in values):
+            found.metrics[prefix + name] = values[name]
     found.protocol["AP"] = f"{style} box AP of the true boxes with every class; -1: none annotated"
     found.protocol["chance_AP"] = "random class scores, one draw"
-    return found, args.annotations
-
-
-TASKS: dict[str, Callable[..., Evaluated]] = {
-    "retrieval": run_retrieval,
-    "faithfulness": run_faithfulness,
-    "classification": run_classification,
-    "segmentation": run_segmentation,
-    "grounding": run_grounding,
-    "regions": run_regions,
-}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -241,26 +94,28 @@ def main(argv: list[str] | None = None) -> int:
     from sparc_pretrain.atomic_file import atomic_write
     from sparc_pretrain.zeroshot import encode
 
-    run = run_folder.open_run(args.run)
-
-    def load() -> tuple[DualEncoder, nn.Module]:
-        model, objective = encode.load(run.path)
-        cuda = torch.cuda.is_available()
-        return (model.cuda(), objective.cuda()) if cuda else (model, objective)
-
+    run, task = run_folder.open_run(args.run), TASKS[args.task]
     started = time.perf_counter()
-    found, data = TASKS[args.task](args, load)
+    if args.task == "segmentation" and args.classes is None:
+        args.class_names = published(args.convention)
+    data = task.read(args)
+    boxes = boxes_of(data, args.annotations) if args.task == "regions" else None
+    model, objective = encode.load(run.path)
+    if torch.cuda.is_available():
+        model, objective = model.cuda(), objective.cuda()
+    found = task.evaluate(model, objective, data, args)
+    if boxes is not None:
+        precision(found, *boxes)
     folder = run.path.parent / "zeroshot"
     folder = folder if args.task == "retrieval" else folder / args.task
     out = Path(args.out) if args.out else folder / "metrics.json"
     metrics_file.write_metrics(
         out,
-        # 'segmentation' is the fine-tuned one
-        f"zeroshot_{args.task}" if args.task == "segmentation" else args.task,
+        task.record,
         found.metrics,
         found.protocol,
         backbone=metrics_file.ancestry(run),
-        data=str(data),
+        data=str(getattr(args, task.source) or args.images),
         seconds=round(time.perf_counter() - started, 1),
         declared=found.declared,
     )

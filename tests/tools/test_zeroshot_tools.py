@@ -12,6 +12,7 @@ from PIL import Image
 from sparc_pretrain import run_folder
 from sparc_pretrain.data.captions import read_captions
 from sparc_pretrain.data.scenes import CATEGORIES, write_scenes
+from sparc_pretrain.data.sets.conventions import CONVENTIONS
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.pretraining.pretrainer import Pretrainer
 from tests.commands import call, refusal, tool
@@ -198,7 +199,7 @@ def test_a_convention_that_is_no_data_set_needs_class_names(runs, scenes):
 def test_the_data_sets_of_mmseg_have_the_classes_of_their_conventions():
     zeroshot = tool("zeroshot")
     for name in zeroshot.MMSEG:
-        assert len(zeroshot.published(name)) == zeroshot.CONVENTIONS[name].classes
+        assert len(zeroshot.published(name)) == CONVENTIONS[name].classes
     assert zeroshot.published("voc21")[:2] == ["background", "aeroplane"]
     assert zeroshot.published("voc20")[0] == zeroshot.published("context59")[0] == "aeroplane"
 
