@@ -15,7 +15,6 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif")
-TEXT_EXTENSIONS = ("txt", "json")
 KEY_BYTES = 200  # a longer key is cut in messages; samples are found by number, never by key
 BLOCK = 512
 WINDOW = 2048  # bytes read at once: a caption's header, the caption, the header behind it
@@ -25,7 +24,7 @@ BATCH = 4096  # headers whose checksums are compared at once
 FILES = frozenset(b"0\x007")  # type flags; others are sparse files, and what nobody knows
 NO_DATA = frozenset(b"123456")  # links, devices, folders
 EXTENDED = frozenset(b"xXgLK")  # headers of the header that follows
-KINDS = {kind.encode(): kind for kind in (*IMAGE_EXTENSIONS, *TEXT_EXTENSIONS)}
+KINDS = {kind.encode(): kind for kind in (*IMAGE_EXTENSIONS, "txt", "json")}
 PREFERENCE = {kind: n for n, kind in enumerate(IMAGE_EXTENSIONS)}
 NOWHERE = (-1, -1)
 PLACES = ("image", "image_size", "text", "text_size", "is_json")
@@ -42,7 +41,7 @@ class Scan(NamedTuple):
 
 
 class _Damage(ValueError):
-    """The tar cannot be read on from here; the message says why."""
+    """Why the tar cannot be read on."""
 
 
 def row_type(key_width: int) -> np.dtype:
@@ -63,12 +62,11 @@ def scan(path: str | Path) -> Scan:
             tar.walk(samples.add)
         except _Damage as damage:
             problem = str(damage)
-        sound = tar.unsound is None  # else the last batch of members cannot be trusted
-        if not sound:
+        if tar.unsound is not None:  # the last batch of members cannot be trusted
             samples.cut(tar.unsound)
         samples.close()
     rows = samples.packed()
-    if not sound or problem == "end":
+    if tar.unsound is not None or problem == "end":
         problem = f"damaged or truncated after {len(rows)} samples"
     ignored = samples.ignored + tar.ignored
     if not len(rows) and not problem:
@@ -84,8 +82,7 @@ class _Tar:
     """
 
     def __init__(self, handle: int) -> None:
-        self.handle = handle
-        self.size = os.fstat(handle).st_size
+        self.handle, self.size = handle, os.fstat(handle).st_size
         self.ignored = 0
         self.unsound: int | None = None
         self._headers: list[bytes] = []
@@ -181,9 +178,7 @@ class _Tar:
 
     def _fail(self, why: str) -> NoReturn:
         """Raise _Damage, of the checksum if that is what is wrong."""
-        if self._check():
-            raise _Damage(why)
-        raise _Damage("end")
+        raise _Damage(why if self._check() else "end")
 
     def _pax(self, body: bytes) -> dict[bytes, bytes | int]:
         found: dict[bytes, bytes | int] = {}
