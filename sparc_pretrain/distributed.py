@@ -64,15 +64,15 @@ def gather(x: Tensor) -> Tensor:
     return joined
 
 
-def gather_padded(x: Tensor) -> Tensor:
-    """`gather` of `x` [B,N,...] when N differs between ranks (captions): zeros, or False, are added
-    up to the longest first.
+def gather_padded(x: Tensor, dim: int = 1) -> Tensor:
+    """`gather` of `x` [B,...] when its size along `dim` differs between ranks (captions): zeros, or
+    False, are added up to the longest first.
     """
     if world_size() == 1:
         return x
-    longest = torch.tensor(x.shape[1], device=x.device)
+    longest = torch.tensor(x.shape[dim], device=x.device)
     dist.all_reduce(longest, op=dist.ReduceOp.MAX)
-    padded = F.pad(x, (0, 0) * (x.ndim - 2) + (0, int(longest) - x.shape[1]))
+    padded = F.pad(x, (0, 0) * (x.ndim - 1 - dim) + (0, int(longest) - x.shape[dim]))
     return gather(padded.byte()).bool() if x.dtype == torch.bool else gather(padded)
 
 

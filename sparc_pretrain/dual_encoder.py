@@ -131,6 +131,29 @@ class DualEncoder(nn.Module):
             words=self.adapters.g_t(self.text.embed(ids)),
         )
 
+    def packed_text_features(self, ids: Tensor, mask: Tensor, special: Tensor) -> TextFeatures:
+        """`text_features` of texts [B,K,T]; only those with a real token pass through the tower,
+        the others are 0.
+
+        Where there is none, one row of padding passes, times 0: a tower that a process does not use
+        would make the others wait.
+        """
+        there = mask.flatten(0, 1).any(dim=1)
+        rows = there.nonzero()[:, 0]
+        if not len(rows):
+            rows = torch.zeros(1, dtype=torch.long, device=ids.device)
+        kept = mask.flatten(0, 1)[rows]
+        kept[:, 0] = True  # of the row of padding
+        made = self.text_features(ids.flatten(0, 1)[rows], kept, special.flatten(0, 1)[rows])
+
+        def spread(x: Tensor) -> Tensor:
+            x = x * there[rows].view(-1, *[1] * (x.ndim - 1))
+            empty = x.new_zeros(len(there), *x.shape[1:])
+            return empty.index_copy(0, rows, x).unflatten(0, ids.shape[:2])
+
+        parts = {k: spread(v) for k, v in vars(made).items() if k not in ("mask", "special")}
+        return TextFeatures(**parts, mask=mask, special=special)
+
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
         """Global image embedding [B,D] of images [B,3,H,W]; `normalize` makes unit vectors."""
         return _unit(self.image_features(image).image, normalize)

@@ -212,8 +212,17 @@ class TextFeatures:
 class Features(ImageFeatures, TextFeatures):
     """Both halves of a batch of pairs: row i of the images belongs to row i of the texts.
 
-    views: name -> the features of what `Objective.views` asked to encode, else empty.
+    views: name -> the features of what `Objective.views` asked to encode, else empty. Of a batch
+    with concepts, where the objective names them: concept [B,K,D] and concept_text [B,K,D], their
+    vectors; concept_states [B,K,T,Dt], masked_states [B,K,T,Dt] of the view 'masked'. word_table
+    [V,Dt]: the text tower's embeddings, for tied heads.
     """
+
+    concept: Tensor | None = field(default=None, kw_only=True)
+    concept_text: Tensor | None = field(default=None, kw_only=True)
+    concept_states: Tensor | None = field(default=None, kw_only=True)
+    masked_states: Tensor | None = field(default=None, kw_only=True)
+    word_table: Tensor | None = field(default=None, kw_only=True)
 
     views: dict[str, ImageFeatures | TextFeatures] = field(default_factory=dict, kw_only=True)
 

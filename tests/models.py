@@ -8,7 +8,7 @@ from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.pretraining.pretrainer import Pretrainer
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
-from sparc_pretrain.types import Batch
+from sparc_pretrain.types import Batch, Concepts
 
 VISION = dict(
     arch="vit_tiny_patch16_224",
@@ -45,3 +45,30 @@ def batch(size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> B
         key=[f"s:{i}" for i in range(size)],
         caption=[""] * size,
     )
+
+
+def concept_batch(
+    size: int = 8, seed: int = 0, concepts: int = 3, dtype: torch.dtype = torch.float32
+) -> Batch:
+    """`batch` with boxes and texts of uneven number; the last image has its caption alone."""
+    generator = torch.Generator().manual_seed(seed)
+    plain = batch(size, seed, dtype)
+    shape = (size, 1 + concepts)
+    ends = torch.rand(*shape, 2, 2, generator=generator).sort(dim=2).values
+    box = ends.flatten(2)
+    box[:, 0] = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    valid = torch.rand(shape, generator=generator) < 0.6
+    valid[:, 0], valid[0], valid[-1, 1:] = True, True, False
+    lengths = torch.randint(3, 8, shape, generator=generator)
+    mask = (torch.arange(8) < lengths[..., None]) & valid[..., None]
+    special = torch.zeros_like(mask)
+    special[..., 0] = mask[..., 0]
+    special &= mask
+    ids = torch.randint(3, 39, (*shape, 8), generator=generator) * mask
+    word = torch.where(mask & ~special, torch.arange(8) // 2, -1)
+    found = Concepts(
+        box, ids, mask, special, word, valid, torch.randint(0, 9, shape, generator=generator)
+    )
+    plain.concepts, plain.draw = found, torch.randint(-(2**60), 2**60, (size,), generator=generator)
+    plain.image_id = plain.product_id = torch.arange(size) // 2 + 100
+    return plain

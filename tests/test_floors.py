@@ -93,7 +93,16 @@ def test_imports_go_down_only(path):
 )
 def test_an_objective_imports_only_what_objectives_may(path):
     # the contract, and the terms of several objectives
-    shared = ("base", "boxes", "chunked", "contrastive", "grouping", "masking", "matching")
+    shared = (
+        "base",
+        "boxes",
+        "chunked",
+        "concepts",
+        "contrastive",
+        "grouping",
+        "masking",
+        "matching",
+    )
     allowed = ("types", "distributed", "registry", "chance", "towers.fusion", "towers.regions")
     allowed += tuple(f"objectives.{name}" for name in shared)
     for imported in imports_of(path):

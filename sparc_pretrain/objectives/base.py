@@ -19,7 +19,7 @@ class Objective(nn.Module):
     functions under `contrastive.without_autocast`; embeddings come un-normalised, this rank's rows
     only. Temperatures, heads and fusion encoders belong to the objective and travel in the run
     folder. Arguments of the constructor named `width`, `text_width`, `vision_width`, `vocab_size`,
-    `mask_id` and `seed` are filled in by the Pretrainer.
+    `mask_id`, `word_ids` (first, end) and `seed` are filled in by the Pretrainer.
 
     Attributes:
         coupled_features, paired_features: fields of Features that `coupled` and `paired` take

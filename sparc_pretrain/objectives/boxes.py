@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparc_pretrain.objectives.contrastive import full_precision
+from sparc_pretrain.objectives.contrastive import full_precision, without_autocast
 
 
 def corners(boxes: Tensor) -> Tensor:
@@ -49,6 +49,7 @@ def giou(one: Tensor, other: Tensor) -> Tensor:
     return _share(common, union) - _share(hull - union, hull)
 
 
+@without_autocast
 def box_loss(
     predicted: Tensor, wanted: Tensor, valid: Tensor, divisor: Tensor | float | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,16 @@ Suffixes: B texts, T tokens, M masked tokens, V vocabulary. Random numbers are a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sparc_pretrain.objectives.contrastive import full_precision
+from sparc_pretrain import chance
+from sparc_pretrain.objectives.contrastive import full_precision, without_autocast
 
+MASKS = ("budget", "independent")
 MASKED, REPLACED = 0.8, 0.9  # BERT's shares (arXiv 1810.04805): 80 % masked, 10 % replaced
 
 
@@ -116,6 +120,40 @@ def corrupt(
     return torch.where(chosen, torch.where(noise[..., 0] < MASKED, mask_id, other), ids)
 
 
+def hide_words(
+    ids: Tensor,
+    word: Tensor,
+    candidates: Tensor,
+    key: Tensor,
+    moment: tuple[int, int],
+    mask_id: int,
+    word_ids: Sequence[int],
+    kind: str = "budget",
+    **options: float,
+) -> tuple[Tensor, Tensor]:
+    """Texts [B,T] with some of their candidates hidden, and which these are [B,T].
+
+    Args:
+        ids, word: [B,T] long. key: [B] long, of `chance`. moment: (seed, step). word_ids: (first,
+            end) of the ids that may replace a word. kind: 'budget' or 'independent', with the
+            options of `choose_by_budget` and `choose_independently`.
+    """
+    size = ids.shape
+
+    def noise(stream: chance.Stream, count: int) -> Tensor:
+        drawn = chance.uniform(*moment, key, stream, size[1] * count)
+        return drawn.unflatten(1, (size[1], count))
+
+    drawn = noise(chance.Stream.WORD_MASK, 3)
+    if kind == "budget":
+        chosen = choose_by_budget(candidates, word, drawn, **options)
+    else:
+        chosen = choose_independently(candidates, drawn[..., 0], **options)
+    replaced = noise(chance.Stream.WORD_REPLACEMENT, 2)
+    return corrupt(ids, chosen, replaced, mask_id, *word_ids), chosen
+
+
+@without_autocast
 def masked_lm_loss(logits: Tensor, wanted: Tensor, divisor: Tensor | float | None = None) -> Tensor:
     """Cross-entropy of masked tokens, logits [M,V] against wanted [M], over `divisor` (None: M, at
     least 1) -> scalar.

@@ -5,11 +5,14 @@ Suffixes: n own rows, N candidates.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sparc_pretrain.objectives.contrastive import full_precision
+from sparc_pretrain.objectives.contrastive import full_precision, unit, without_autocast
 
 
 def strangers(
@@ -45,6 +48,46 @@ def draw_negatives(logits: Tensor, allowed: Tensor, noise: Tensor, floor: float 
     return torch.where(allowed.any(dim=1), race.argmax(dim=1), -1)
 
 
+class Pairs(NamedTuple):
+    """Pairs to be judged: text [n] and concept [n] are rows of all concepts; the image and the box
+    seen are those of `concept`. match: [n] bool.
+    """
+
+    text: Tensor
+    concept: Tensor
+    match: Tensor
+
+
+@without_autocast
+def hard_pairs(
+    sides: Sequence[Tensor],
+    others: Sequence[Tensor],
+    scale: Tensor,
+    valid: Tensor,
+    allowed: Tensor,
+    noise: Sequence[Tensor],
+    own: Tensor,
+    here: Tensor,
+) -> Pairs:
+    """Every concept of `here` with itself, its image with a hard text, its text with a hard image.
+
+    Args:
+        sides: vectors of the own images and of the own texts, [n,D] each. others: of all, [N,D]
+            each. scale: 1/tau. valid: [N] bool. allowed: [n,N] bool, see `strangers`. noise: [n,N]
+            for texts and for images. own: [n] long, where the own rows stand among all. here: [n].
+    """
+    image, text = (unit(one) for one in sides)
+    images, texts = (unit(one) for one in others)
+    scores = (scale * image @ texts.T, scale * text @ images.T)
+    scores = [one.masked_fill(~valid, -torch.inf) for one in scores]
+    text, image = (draw_negatives(s, allowed, u) for s, u in zip(scores, noise, strict=True))
+    with_text, with_image = here & (text >= 0), here & (image >= 0)
+    texts = torch.cat([own[here], text[with_text], own[with_image]])
+    concepts = torch.cat([own[here], own[with_text], image[with_image]])
+    return Pairs(texts, concepts, texts == concepts)
+
+
+@without_autocast
 def matching_loss(
     logits: Tensor,
     match: Tensor,

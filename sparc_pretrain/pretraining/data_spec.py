@@ -54,11 +54,11 @@ def describe(runner: Runner) -> dict[str, str]:
         drawn = getattr(getattr(loader, "sampler", None), "draw_size", None)
         if drawn is not None:  # tells mode 'alternate' from 'mixed'
             spec["samples of a source in a row"] = str(drawn)
-        names = ("image_size", "scale", "flip", "max_pixels", "max_tokens")
+        names = ("image_size", "scale", "flip", "max_pixels", "max_tokens", "fields")
         spec["how samples are read"] = ", ".join(
             f"{name} {getattr(loader.dataset, name)}"
             for name in names
-            if hasattr(loader.dataset, name)
+            if getattr(loader.dataset, name, None) is not None
         )
     if hasattr(loader.dataset, "__len__"):
         spec["samples"] = str(len(loader.dataset))

@@ -97,11 +97,15 @@ class Pretrainer(BaseModel):
             text_width=self.encoder.text.width,
             vocab_size=self.encoder.text.vocab_size,
             seed=seed,
+            **(dict(mask_id=words.mask_id, word_ids=list(words.word_ids)) if words else {}),
         )
         self.objective: Objective = OBJECTIVES.build(dict(self.objective_config))
-        trained = {*self.objective.coupled_features, *self.objective.paired_features}
+        self.trained_features = {
+            *self.objective.coupled_features,
+            *self.objective.paired_features,
+        }
         for adapter, made in MADE_BY.items():
-            if not made & trained:
+            if not made & self.trained_features:
                 getattr(self.encoder.adapters, adapter).requires_grad_(False)
         self.accumulate = accumulate
         self.encoder.vision.grad_checkpointing = grad_checkpointing
@@ -134,7 +138,9 @@ class Pretrainer(BaseModel):
         return features if mode == "tensor" else self.objective(features, batch)
 
     def features(self, batch: Batch) -> Features:
-        """What the objective sees of a batch, its views included."""
+        """What the objective sees of a batch, its views and concepts included."""
+        if batch.concepts is not None and "concept" in self.trained_features:
+            return self._concept_features(batch)
         features = self.encoder(batch.image, batch.ids, batch.mask, batch.special)
         if batch.views is not None:
             for name, text in batch.views.texts.items():
@@ -143,6 +149,24 @@ class Pretrainer(BaseModel):
             for name, image in batch.views.images.items():
                 features.views[name] = self.encoder.image_features(image)
         return features
+
+    def _concept_features(self, batch: Batch) -> Features:
+        """Of a batch with concepts. Its captions are slot 0 of these, so they are encoded once."""
+        concepts, encoder = batch.concepts, self.encoder
+        image = encoder.image_features(batch.image)
+        text = encoder.packed_text_features(concepts.ids, concepts.mask, concepts.special)
+        masked = batch.views.texts["masked"]
+        masked = encoder.packed_text_features(masked.ids, masked.mask, masked.special)
+        first = {k: v[:, 0] for k, v in vars(text).items()}
+        return Features(
+            **vars(image),
+            **first,
+            concept=encoder.concept_features(image.patch_states, concepts.box, concepts.valid),
+            concept_text=text.text,
+            concept_states=text.token_states,
+            masked_states=masked.token_states,
+            word_table=encoder.text.word_table,
+        )
 
     @torch.no_grad()
     def with_views(self, batch: Batch) -> Batch:
@@ -214,7 +238,7 @@ class DistributedPretrainer(MMDistributedDataParallel):
         return _over_ranks(self.module.optimize(self, data, optim_wrapper))
 
 
-def fill_in(objective: dict[str, Any], **known: int) -> dict[str, Any]:
+def fill_in(objective: dict[str, Any], **known: Any) -> dict[str, Any]:
     """The config of an objective with those of the `known` numbers filled in that it takes and its
     config does not give.
 

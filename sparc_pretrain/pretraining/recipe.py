@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 import sparc_pretrain
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.data.dataset import PairDataset
+from sparc_pretrain.data.fields import Fields
 from sparc_pretrain.data.shards import expand, open_all
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.distributed import barrier, rank, world_size
-from sparc_pretrain.pretraining import held_out, sections, starting_weights
+from sparc_pretrain.pretraining import held_out, needs, sections, starting_weights
 from sparc_pretrain.pretraining.schedules import schedulers
 from sparc_pretrain.pretraining.sections import Data, Schedule
 
@@ -64,7 +66,16 @@ def complete(
         held = {**data.held_out, "sources": check_sources(data.held_out.get("sources", ()))}
     index(sources + (held["sources"] if held else []))
     starting_weights.adopt(cfg)
-    tokenizer = make_tokenizer(Path(cfg.work_dir), dict(cfg.tokenizer), sources, anew)
+    for line in needs.check(cfg.model.objective, Fields.of(data.fields), sources):
+        print_log(line, logger="current")
+    tokenizer = make_tokenizer(
+        Path(cfg.work_dir),
+        dict(cfg.tokenizer),
+        sources,
+        anew,
+        mask="mask_id" in needs.needs_of(cfg.model.objective),
+        fixed=bool(cfg.model.get("init_from")),
+    )
     path = str(Path(cfg.work_dir) / "tokenizer.json")
     cfg.model.accumulate = accumulate
     cfg.model.tokenizer = path
@@ -73,6 +84,7 @@ def complete(
     cfg.optim_wrapper.amp = cfg.optim_wrapper.get("amp") or amp
 
     seed = cfg.get("randomness", {}).get("seed") or 0
+    cfg.model.seed = seed
     derived = dict(
         train_dataloader=dict(
             batch_size=local,
@@ -92,6 +104,7 @@ def complete(
                 image_size=data.image_size,
                 max_tokens=data.max_tokens,
                 seed=seed,
+                **(dict(fields=dict(data.fields)) if data.fields else {}),
                 **data.dataset,
             ),
         ),
@@ -193,17 +206,23 @@ def check_sources(sources: Any) -> list[dict]:
 
 
 def make_tokenizer(
-    work_dir: Path, spec: dict[str, Any], sources: list[dict], anew: bool = False
+    work_dir: Path,
+    spec: dict[str, Any],
+    sources: list[dict],
+    anew: bool = False,
+    mask: bool = False,
+    fixed: bool = False,
 ) -> Tokenizer:
     """The run's tokenizer, from ``WORK_DIR/tokenizer.json`` if there, else made as `spec` says and
     put there, with `spec` beside it (``tokenizer.spec.json``).
 
     Args:
         spec: ``dict(train=VOCAB_SIZE)`` on the shards' captions, or ``dict(load='open_clip' |
-            folder | name)``. anew: one that is there is not kept.
+            folder | name)``. anew: one that is there is not kept. mask: with a mask token, which
+            is added where there is none. fixed: the vocabulary belongs to weights, and none can be.
 
-    Raises ValueError for another `spec`, also than that of the file which is there, and what
-    `Tokenizer.load` raises.
+    Raises ValueError for another `spec`, also than that of the file which is there, for a mask
+    token that is missing, and what `Tokenizer.load` raises.
     """
     path, made = work_dir / "tokenizer.json", work_dir / "tokenizer.spec.json"
     asked = json.dumps(spec, sort_keys=True, default=str)
@@ -216,6 +235,7 @@ def make_tokenizer(
             f"{path} was made as {made.read_text(encoding='utf-8')}, the config has tokenizer = "
             f"{asked}: take another --work-dir, or remove both files to train anew"
         )
+    with_mask = spec.pop("mask", False)
     if rank() == 0 and not path.exists():
         if spec.keys() == {"train"}:
             captions = PairDataset.captions(sources, limit=TOKENIZER_CAPTIONS)
@@ -225,6 +245,13 @@ def make_tokenizer(
             tokenizer = Tokenizer.open_clip() if name == "open_clip" else Tokenizer.load(name)
         else:
             raise ValueError(f"tokenizer={spec}: use dict(train=VOCAB_SIZE) or dict(load=NAME)")
+        if mask and fixed and tokenizer.mask_id is None:
+            raise ValueError(
+                f"the tokenizer of model.init_from, {spec.get('load')}, has no mask token, which "
+                "the objective needs: start from a run trained with tokenizer=dict(..., mask=True)"
+            )
+        if mask or with_mask:
+            tokenizer = tokenizer.with_mask()
         work_dir.mkdir(parents=True, exist_ok=True)
         atomic_write(made, lambda file: file.write(asked.encode()))
         tokenizer.save(work_dir)

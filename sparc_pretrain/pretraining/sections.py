@@ -18,11 +18,13 @@ FROM = "completed_from"  # where a completed config says what of it was derived
 @dataclass(frozen=True)
 class Tokenizer:
     """`tokenizer`: ``train``, how many tokens to learn from the captions, or ``load``, one that
-    exists (see `recipe.make_tokenizer`).
+    exists (see `recipe.make_tokenizer`); ``mask``: with a mask token, which objectives that need
+    one get anyway.
     """
 
     train: int | None = None
     load: str | None = None
+    mask: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,9 @@ class Data:
     sources: shards, see `recipe.check_sources`. global_batch: pairs of a step, of all processes.
     image_size: pixels. max_tokens: of a caption. mode: 'alternate' or 'mixed', see PairSampler.
     workers: loader processes per training process. timeout: seconds without a batch after which
-    they count as stuck. dataset: further arguments of PairDataset. held_out: `sources` that are not
-    trained on, `interval` in steps between two looks at up to `pairs` (1024) of them, see
+    they count as stuck. dataset: further arguments of PairDataset. fields: what samples carry
+    beside image and caption, see `data.fields.Fields`. held_out: `sources` that are not trained on,
+    `interval` in steps between two looks at up to `pairs` (1024) of them, see
     `held_out.HeldOutLoop`; default none.
     """
 
@@ -46,6 +49,7 @@ class Data:
     timeout: int = 600
     dataset: dict[str, Any] = field(default_factory=dict)
     held_out: dict[str, Any] | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _whole("data", self, "global_batch", "image_size", "max_tokens", "workers", "timeout")
@@ -53,8 +57,9 @@ class Data:
             raise ValueError(f"data.global_batch={self.global_batch} must be 1 or more")
         if self.mode not in ("alternate", "mixed"):
             raise ValueError(f"data.mode={self.mode!r}: use 'alternate' or 'mixed'")
-        if not isinstance(self.dataset, dict):
-            raise ValueError(f"data.dataset={self.dataset!r} must be a dict")
+        for name in ("dataset", "fields"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"data.{name}={getattr(self, name)!r} must be a dict")
         if not isinstance(self.held_out, dict | None):
             raise ValueError(f"data.held_out={self.held_out!r} must be a dict")
 

@@ -253,6 +253,11 @@ class TextTower(nn.Module):
         """ids [B,T] -> token embeddings [B,T,Dt], before places are added: free of context."""
         return self.net.get_input_embeddings()(ids)
 
+    @property
+    def word_table(self) -> Tensor:
+        """The token embeddings [V,Dt], which tied heads share."""
+        return self.net.get_input_embeddings().weight
+
     def pool(self, states: Tensor, mask: Tensor, ids: Tensor | None = None) -> Tensor:
         """Token states [B,T,Dt] -> text state [B,Dt]: the mean over real tokens (main text, sec.
         3), or the state that `TextStyle.pool` names; `ids` [B,T] are read by 'argmax' and 'eos'.

@@ -1,0 +1,233 @@
+"""X-VLM: the contrast of concepts against a loop, what may be a negative, and exactness."""
+
+import math
+
+import pytest
+import torch
+
+from sparc_pretrain.objectives.xvlm import SAME, TASKS, Xvlm, concept_contrast
+from tests.models import concept_batch, pretrainer
+
+FUSION = dict(layers=2, heads=2, dropout=0.0)
+OBJECTIVE = dict(type="Xvlm", mask_id=39, word_ids=[3, 39], fusion=FUSION)
+
+
+def model(accumulate: int = 1, **options):
+    torch.manual_seed(0)
+    made = pretrainer({**OBJECTIVE, **options}, accumulate=accumulate).double()
+    return made.train()
+
+
+def slow_contrast(concept, text, scale, valid, group, same) -> float:
+    n = len(concept)
+    cos = [
+        [torch.cosine_similarity(concept[i], text[j], dim=0).item() for j in range(n)]
+        for i in range(n)
+    ]
+    loss, count = 0.0, sum(valid)
+    for c in range(n):
+        if not valid[c]:
+            continue
+        for row in (cos[c], [cos[i][c] for i in range(n)]):
+            twins = [j for j in range(n) if valid[j] and group[j] == group[c]]
+            kept = [
+                j for j in range(n) if valid[j] and (same != "ignore" or j == c or j not in twins)
+            ]
+            log_sum = math.log(sum(math.exp(scale * row[j]) for j in kept))
+            right = twins if same == "share" else [c]
+            loss += sum(log_sum - scale * row[j] for j in right) / len(right)
+    return loss / (2 * max(1, count))
+
+
+@pytest.mark.parametrize("same", SAME)
+def test_the_contrast_of_concepts_equals_the_loop_and_its_gradient_is_right(same):
+    g = torch.Generator().manual_seed(0)
+    concept, text = (torch.randn(9, 5, generator=g, dtype=torch.float64) for _ in range(2))
+    valid = torch.tensor([True, True, False, True, True, True, False, True, True])
+    group = torch.tensor([1, 2, 1, 1, 3, 2, 4, 5, 1])
+    scale = torch.tensor(7.0, dtype=torch.float64)
+    found = concept_contrast(concept, text, scale, valid, group, same)
+    wanted = slow_contrast(concept, text, 7.0, valid.tolist(), group.tolist(), same)
+    assert found.item() == pytest.approx(wanted, abs=1e-10)
+    concept.requires_grad_(), text.requires_grad_(), scale.requires_grad_()
+
+    def loss(concept, text, scale):
+        return concept_contrast(concept, text, scale, valid, group, same)
+
+    assert torch.autograd.gradcheck(loss, (concept, text, scale))
+    order = torch.randperm(9, generator=g)
+    moved = concept_contrast(concept[order], text[order], scale, valid[order], group[order], same)
+    assert moved.item() == pytest.approx(wanted, abs=1e-10)
+
+
+def test_nothing_valid_costs_nothing_and_another_rule_is_refused():
+    x = torch.randn(3, 4, requires_grad=True)
+    none, group = torch.zeros(3, dtype=torch.bool), torch.arange(3)
+    loss = concept_contrast(x, x.detach(), 2.0, none, group)
+    loss.backward()
+    assert loss.item() == 0 and not x.grad.any()
+    same_texts = concept_contrast(x, x.detach(), 2.0, ~none, torch.zeros(3, dtype=torch.long))
+    assert same_texts.item() == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="same 'equal'"):
+        concept_contrast(x, x, 2.0, none, group, "equal")
+
+
+def gradients(made, batch) -> tuple[dict, dict]:
+    """Losses and gradients of one step, which changes no weight."""
+
+    class Still:
+        def optim_context(self, model):
+            return torch.enable_grad()
+
+        def update_params(self, loss):
+            loss.backward()
+
+        def backward(self, loss):
+            loss.backward()
+
+        def step(self):
+            pass
+
+        zero_grad = step
+
+    made.zero_grad()
+    losses = made.train_step(batch, Still())
+    return losses, {n: p.grad.clone() for n, p in made.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("tasks", [None, dict(itm=1, mlm=1)])
+def test_micro_batches_add_up_to_the_batch_with_every_draw(tasks):
+    batch = concept_batch(8, dtype=torch.float64)
+    whole, wanted = gradients(model(tasks=tasks), batch)
+    for accumulate, block in ((2, 256), (4, 5), (1, 5)):
+        losses, found = gradients(model(accumulate, tasks=tasks, block=block), batch)
+        for name in (n for n in whole if n.endswith("_loss")):
+            assert losses[name].item() == pytest.approx(whole[name].item(), abs=1e-10), name
+        for name, grad in wanted.items():
+            assert torch.allclose(found[name], grad, atol=1e-10), name
+
+
+def test_every_term_is_logged_and_every_weight_trained():
+    losses, grads = gradients(model(), concept_batch(8, dtype=torch.float64))
+    terms = {"itc_loss", "itm_loss", "mlm_loss", "box_l1_loss", "box_giou_loss"}
+    assert terms | {"itm_accuracy", "mlm_accuracy", "box_iou", "scale"} <= losses.keys()
+    unused = [name for name, grad in grads.items() if not grad.any()]
+    assert not [n for n in unused if not n.endswith(("key.bias", "embeddings.position"))], unused
+
+
+def test_a_positive_an_equal_text_and_another_concept_of_the_image_are_never_drawn(monkeypatch):
+    from sparc_pretrain.objectives import matching
+
+    seen = []
+    real = matching.draw_negatives
+
+    def watched(logits, allowed, noise):
+        drawn = real(logits, allowed, noise)
+        seen.append((allowed.clone(), drawn))
+        return drawn
+
+    monkeypatch.setattr(matching, "draw_negatives", watched)
+    made, batch = model(weights=dict(itc=0, mlm=0, box_l1=0, box_giou=0)), concept_batch(8)
+    batch.image = batch.image.double()
+    image = batch.image_id.repeat_interleave(4)
+    group, valid = batch.concepts.text_id.flatten(), batch.concepts.valid.flatten()
+    taken = set()
+    with torch.no_grad():
+        features = made.features(made.with_views(batch))
+        for step in range(300):
+            made.objective._match_loss(features, batch, torch.tensor(20.0), step)
+    for _, drawn in seen:
+        for i, j in enumerate(drawn.tolist()):
+            if j >= 0 and valid[i]:
+                assert valid[j] and image[i] != image[j] and group[i] != group[j]
+                taken.add((i, j))
+    assert len(taken) > 200
+
+
+def test_a_batch_without_a_negative_and_one_without_a_box_have_finite_losses():
+    batch = concept_batch(4, dtype=torch.float64)
+    batch.image_id[:] = 7
+    losses, grads = gradients(model(), batch)
+    assert losses["itm_accuracy"] in (0.0, 1.0) or 0 <= losses["itm_accuracy"] <= 1
+    assert all(grad.isfinite().all() for grad in grads.values())
+    batch = concept_batch(4, dtype=torch.float64)
+    batch.concepts.valid[:, 1:] = False
+    batch.concepts.mask[:, 1:] = False
+    losses, grads = gradients(model(), batch)
+    assert "box_l1_loss" not in losses and losses["loss"].isfinite()
+    assert all(grad.isfinite().all() for grad in grads.values())
+    assert not grads["objective.box_head.0.weight"].any()
+    one = concept_batch(1, dtype=torch.float64)
+    losses, _ = gradients(model(), one)
+    assert losses["loss"].isfinite()
+
+
+def test_a_batch_without_any_concept_costs_nothing():
+    batch = concept_batch(4, dtype=torch.float64)
+    batch.concepts.valid[:] = False
+    batch.concepts.mask[:] = False
+    losses, grads = gradients(model(), batch)
+    assert losses["loss"].item() == 0 and not any(grad.any() for grad in grads.values())
+    assert all(grad.isfinite().all() for grad in grads.values())
+
+
+def test_a_box_is_predicted_without_knowing_the_box():
+    """The pass of the box terms sees all cells: the answer is not in the mask."""
+    made, batch = model(weights=dict(itc=0, itm=0, mlm=0)), concept_batch(6, dtype=torch.float64)
+    seen = []
+    made.objective.box_head.register_forward_hook(lambda m, x, y: seen.append(y))
+    gradients(made, batch)
+    batch.concepts.box[:, 1:] = batch.concepts.box[:, 1:].flip(0)
+    gradients(made, batch)
+    assert torch.equal(*seen)
+
+
+def test_the_text_under_the_mask_is_hidden_and_the_clean_one_is_not():
+    made = model()
+    batch = made.with_views(concept_batch(8, dtype=torch.float64))
+    chosen, words = batch.views.drawn["chosen"], batch.views.texts["masked"]
+    assert chosen.any() and not (chosen & batch.concepts.special).any()
+    assert not (chosen & ~batch.concepts.mask).any()
+    assert torch.equal(words.ids[~chosen], batch.concepts.ids[~chosen])
+    budget = (0.25 * (batch.concepts.mask & ~batch.concepts.special).sum(dim=2) + 0.25).round()
+    budget = budget.clamp(1, 8) * batch.concepts.valid
+    assert torch.equal(chosen.sum(dim=2).double(), budget.double())
+
+
+def test_tasks_are_sampled_and_the_others_get_a_zero_gradient():
+    made, batch = model(tasks=dict(itm=1, box=1)), concept_batch(8, dtype=torch.float64)
+    picked = [[task for task in TASKS if made.objective._runs(task, s)] for s in range(20)]
+    assert {tuple(p) for p in picked} == {("itm",), ("box",)}
+    losses, grads = gradients(made, batch)
+    assert not {"itc_loss", "mlm_loss"} & losses.keys() and set(grads) == {
+        n for n, p in made.named_parameters() if p.requires_grad
+    }
+
+
+def test_what_cannot_be_is_refused():
+    given = dict(text_width=8, vision_width=8, vocab_size=9, mask_id=8, word_ids=[3, 8])
+    given |= dict(fusion=dict(layers=1, heads=2))
+    for wrong, name in (
+        (dict(mask_id=None), "mask token"),
+        (dict(weights=dict(box=1)), "weights"),
+        (dict(tasks=dict(box_l1=1)), "tasks"),
+        (dict(same="all"), "same 'all'"),
+        (dict(negatives="none"), "negatives 'none'"),
+        (dict(score="p"), "score 'p'"),
+        (dict(mask=dict(kind="all")), "mask of 'all'"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            Xvlm(**{**given, **wrong})
+
+
+def test_it_reads_matches_boxes_and_where_it_looks():
+    made, batch = model().eval(), concept_batch(3, dtype=torch.float64)
+    image = made.encoder.image_features(batch.image)
+    text = made.encoder.text_features(batch.ids, batch.mask, batch.special)
+    odds = made.objective.match(image, text)
+    made.objective.score = "logit"
+    assert odds.shape == (3,) and not torch.equal(odds, made.objective.match(image, text))
+    boxes = made.objective.ground(image, text)
+    assert boxes.shape == (3, 4) and (boxes[:, 2:] >= boxes[:, :2]).all()
+    assert (boxes >= 0).all() and (boxes <= 1).all()
+    assert made.objective.look(image, text).shape == (3, 9, 16)
