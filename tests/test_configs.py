@@ -134,6 +134,19 @@ def test_a_leaf_of_the_papers_scale_differs_from_sparcs_in_its_objective_alone(o
     assert leaf == base and base["model"]["objective"]["type"] == OTHERS[other]
 
 
+def test_systems_with_boxes_differ_from_sparc_where_they_must_and_nowhere_else() -> None:
+    """In objective, text layers, data and rates: towers and the shared space are the same."""
+    sparc, xvlm = (Config.fromfile(CONFIGS / f"{n}.py").to_dict() for n in ("sparc", "xvlm"))
+    for cfg in (sparc, xvlm):
+        cfg["model"].pop("objective"), cfg["model"]["text"].pop("layers"), cfg.pop("schedule")
+        for key in ("sources", "fields", "global_batch", "dataset"):
+            cfg["data"].pop(key, None)
+        cfg["optim_wrapper"].pop("paramwise_cfg", None)
+        for key in ("lr", "weight_decay"):
+            cfg["optim_wrapper"]["optimizer"].pop(key)
+    assert sparc == xvlm
+
+
 def test_an_objective_that_no_config_has_is_refused_with_the_nearest() -> None:
     line = refusal(call("pretrain", CONFIGS / "quickstart/sparc.py", "--objective", "flip"))
     assert line == "error: --objective flip: no configs/flip.py (did you mean 'filip'?)"
@@ -202,7 +215,8 @@ def test_a_pretraining_config_is_complete_and_built(
 ) -> None:
     cfg = Config.fromfile(path)
     cli.check_config(cfg)
-    cfg.data.sources = str(scenes / "shards" / "train-*.tar")
+    boxed = "boxes-" if cfg.data.get("fields") else ""
+    cfg.data.sources = str(scenes / "shards" / f"{boxed}train-*.tar")
     cfg.work_dir = str(tmp_path)
     complete(cfg)
     cli.check_config(cfg)

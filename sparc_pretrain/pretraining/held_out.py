@@ -153,7 +153,8 @@ def sections(held_out: dict[str, Any], loader: dict[str, Any], global_batch: int
     dataset = {
         key: value
         for key, value in loader["dataset"].items()
-        if key in ("type", "tokenizer", "image_size", "max_tokens", "max_pixels", "resize")
+        if key
+        in ("type", "tokenizer", "image_size", "max_tokens", "max_pixels", "resize", "fields")
     }
     sampler = dict(
         type="sparc.HeldOutSampler",

@@ -19,7 +19,7 @@ from sparc_pretrain.metric import Metric
 from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import unit
 from sparc_pretrain.objectives.sparc import group_patches
-from sparc_pretrain.zeroshot import encode, grounding
+from sparc_pretrain.zeroshot import box_reading, encode, grounding
 from sparc_pretrain.zeroshot.alignment import grouping_of
 from sparc_pretrain.zeroshot.encode import PooledCosine
 from sparc_pretrain.zeroshot.faithfulness import ARTICLES
@@ -159,10 +159,12 @@ def evaluate(
     data: Sequence[PhraseImage],
     size: int = 0,
     objective: Objective | None = None,
+    constant: Tensor | None = None,
 ) -> Outcome:
     """Pointing accuracy, box recall and box IoU of phrases, mask IoU of words, and chance.
 
-    Args: objective: see `heats_of`.
+    Args: objective: see `heats_of`; one that predicts boxes is read so too, beside the box
+        `constant` (see `box_reading`).
 
     Raises ValueError: a model without text tower, an image of another size than its boxes, `size`
     no multiple of the patch.
@@ -209,13 +211,16 @@ def evaluate(
                 values[key].append(value)
                 for kind in phrase.types:
                     by_type[kind][key].append(value)
+    boxed = hasattr(objective, "ground")
+    if boxed:
+        values |= box_reading.evaluate(model, objective, data, size, constant)
     metrics = {key: fmean(found) for key, found in values.items()} | _word_means(by_word)
     protocol = {
         "images": len(data),
         "phrases": len(owners),
         "phrases_cut_off": cut,
         "masks": "exact" if any(p.masks for i in data for p in i.phrases) else "boxes",
-        "readings": readings_of(objective),
+        "readings": readings_of(objective) | (box_reading.FORMULAS if boxed else {}),
         "pointing": "the centre of the hottest patch in any of the phrase's boxes; ties shared",
         "box": f"round the hottest piece above {grounding.LEVEL} of the heat's range, against the "
         f"union of the phrase's boxes, found at IoU {grounding.IOU}",
@@ -226,7 +231,7 @@ def evaluate(
         "patches": grid[0] * grid[1],
     }
     extra = {"words": _table(by_word), "types": _table(by_type)}
-    return Outcome(metrics, protocol, dict(values), owners, extra, METRICS)
+    return Outcome(metrics, protocol, dict(values), owners, extra, (*box_reading.METRICS, *METRICS))
 
 
 def _word_means(by_word: dict[str, Values]) -> dict[str, float]:

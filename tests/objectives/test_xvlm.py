@@ -1,11 +1,16 @@
 """X-VLM: the contrast of concepts against a loop, what may be a negative, and exactness."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from sparc_pretrain.objectives.xvlm import SAME, TASKS, Xvlm, concept_contrast
+from tests.commands import ROOT
 from tests.models import concept_batch, pretrainer
 
 FUSION = dict(layers=2, heads=2, dropout=0.0)
@@ -72,7 +77,7 @@ def test_nothing_valid_costs_nothing_and_another_rule_is_refused():
         concept_contrast(x, x, 2.0, none, group, "equal")
 
 
-def gradients(made, batch) -> tuple[dict, dict]:
+def gradients(made, batch, wrapped=None) -> tuple[dict, dict]:
     """Losses and gradients of one step, which changes no weight."""
 
     class Still:
@@ -91,7 +96,7 @@ def gradients(made, batch) -> tuple[dict, dict]:
         zero_grad = step
 
     made.zero_grad()
-    losses = made.train_step(batch, Still())
+    losses = (wrapped or made).train_step(batch, Still())
     return losses, {n: p.grad.clone() for n, p in made.named_parameters() if p.requires_grad}
 
 
@@ -231,3 +236,48 @@ def test_it_reads_matches_boxes_and_where_it_looks():
     assert boxes.shape == (3, 4) and (boxes[:, 2:] >= boxes[:, :2]).all()
     assert (boxes >= 0).all() and (boxes <= 1).all()
     assert made.objective.look(image, text).shape == (3, 9, 16)
+
+
+WORKER = """
+import sys, json, torch, torch.distributed as dist
+sys.path.insert(0, {root!r})
+from sparc_pretrain.distributed import leave, rank, world_size
+from sparc_pretrain.pretraining.pretrainer import DistributedPretrainer
+from tests.objectives.test_xvlm import gradients, model, uneven
+
+dist.init_process_group("gloo")
+found = {{}}
+for number, (accumulate, tasks) in enumerate({cases!r}):
+    made = model(accumulate, tasks=tasks)
+    wrapped = DistributedPretrainer(module=made, device_ids=None)
+    losses, grads = gradients(made, uneven().chunk(world_size())[rank()], wrapped)
+    found[number] = [losses["loss"].item(), [g.tolist() for g in grads.values()]]
+if rank() == 0:
+    json.dump(found, open({out!r}, "w"))
+dist.barrier()
+leave(0)
+"""
+CASES = [(1, None), (2, None), (1, dict(itc=1)), (2, dict(itm=1, mlm=1)), (1, dict(box=1))]
+
+
+def uneven():
+    """Four images with concepts, then four without any: the second process has none."""
+    whole = concept_batch(8, dtype=torch.float64)
+    whole.concepts.valid[4:] = False
+    whole.concepts.mask &= whole.concepts.valid[..., None]
+    return whole
+
+
+def test_two_processes_one_of_them_without_concepts_are_one(tmp_path):
+    out, script = tmp_path / "found.json", tmp_path / "worker.py"
+    script.write_text(WORKER.format(root=str(ROOT), cases=CASES, out=str(out)))
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*words, str(script)], check=True, timeout=240, env=environment)
+    found = json.loads(out.read_text())
+    for number, (_, tasks) in enumerate(CASES):
+        whole, wanted = gradients(model(tasks=tasks), uneven())
+        loss, grads = found[str(number)]
+        assert loss == pytest.approx(whole["loss"].item(), abs=1e-9), CASES[number]
+        for name, grad, other in zip(wanted, wanted.values(), grads, strict=True):
+            assert torch.allclose(torch.tensor(other).to(grad), grad, atol=1e-6), name

@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from sparc_pretrain.data.coco_file import read_json
+from sparc_pretrain.data.sets import references
 
 
 @dataclass(frozen=True)
@@ -61,19 +62,25 @@ def box_mask(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def read_phrases(
-    images: str | Path, file: str | Path, limit: int | None = None
+    images: str | Path | None, file: str | Path, limit: int | None = None
 ) -> list[PhraseImage]:
     """The phrases with boxes of the first `limit` images of a file.
 
     The file is a list of {file_name, width, height, sentences: [{text, phrases: [{chain, types,
-    span}]}], boxes: {chain: [[x, y, w, h], ...]}}, and optionally masks: {chain: [RLE, ...]}.
+    span}]}], boxes: {chain: [[x, y, w, h], ...]}}, and optionally masks: {chain: [RLE, ...]}; or
+    one of referring expressions, see `references`. images: None = they are not looked for.
 
     Raises:
         FileNotFoundError: the file, or an image it names. ValueError: another kind of file, or no
             phrase that has a box.
     """
-    path, folder = Path(file), Path(images)
+    path, folder = Path(file), Path(images or "")
+    references.refuse_pickle(path)
     records = read_json(path, "phrase file")
+    try:
+        records = references.records_of(records) or records
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: an expression has no {error} as it should") from None
     if not isinstance(records, list):
         raise ValueError(f"{path} is not a list of images with sentences and boxes")
     found = []
@@ -84,7 +91,7 @@ def read_phrases(
             image = _image(record, folder)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: entry {number} has no {error} as it should") from None
-        if not image.file.is_file():
+        if images is not None and not image.file.is_file():
             raise FileNotFoundError(f"{image.file} is missing; {path} names it")
         found.append(image)
     if not any(image.phrases for image in found):

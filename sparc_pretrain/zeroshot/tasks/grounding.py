@@ -21,16 +21,24 @@ class Grounding(Task):
 
     def flags(self, parser: ArgumentParser) -> None:
         parser.add_argument("--phrases", required=True, help="Flickr30k-Entities-like JSON")
+        parser.add_argument(
+            "--train-phrases", help="of the training split: gives the best constant box"
+        )
         sized(parser)
 
     def read(self, options: Namespace) -> Any:
         from sparc_pretrain.data.sets.phrases import read_phrases
 
-        return read_phrases(options.images, options.phrases, options.limit)
+        train = getattr(options, "train_phrases", None)
+        constant = read_phrases(None, train) if train else None
+        return read_phrases(options.images, options.phrases, options.limit), constant
 
     def evaluate(
         self, model: DualEncoder, objective: Objective, data: Any, options: Namespace
     ) -> Outcome:
+        from sparc_pretrain.zeroshot.box_reading import constant_box
         from sparc_pretrain.zeroshot.grounding_run import evaluate
 
-        return evaluate(model, data, options.size, objective)
+        images, train = data
+        constant = constant_box(train) if train else None
+        return evaluate(model, images, options.size, objective, constant)

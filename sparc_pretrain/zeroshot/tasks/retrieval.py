@@ -20,6 +20,12 @@ class Retrieval(Task):
 
     def flags(self, parser: ArgumentParser) -> None:
         captioned(parser)
+        parser.add_argument(
+            "--rerank",
+            type=int,
+            default=0,
+            help="judge a query's best again, pair by pair (X-VLM: 256 of COCO, 128 of Flickr)",
+        )
 
     def read(self, options: Namespace) -> Any:
         from sparc_pretrain.zeroshot.retrieval import read_pairs
@@ -32,6 +38,7 @@ class Retrieval(Task):
         from sparc_pretrain.zeroshot.retrieval import evaluate
 
         pairs, folds = data
-        found = evaluate(model, objective, pairs, folds, options.resize, options.batch_size)
+        best = getattr(options, "rerank", 0)
+        found = evaluate(model, objective, pairs, folds, options.resize, options.batch_size, best)
         found.protocol["karpathy"] = options.protocol
         return found

@@ -1,0 +1,117 @@
+"""Grounding by a model that predicts boxes: where it says a phrase is, and where it looks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sparc_pretrain.data.images import eval_resize
+from sparc_pretrain.data.sets.phrases import PhraseImage
+from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.metric import Metric
+from sparc_pretrain.objectives.base import Objective
+from sparc_pretrain.types import ImageFeatures, TextFeatures
+from sparc_pretrain.zeroshot import encode, grounding
+
+FORMULAS = {
+    "box": "the box head's box of the phrase alone; pointing: its centre in any of the phrase's "
+    "boxes; recall at IoU 0.5 with their union",
+    "attention": "the last layer's cross-attention of the phrase's tokens, mean over tokens and "
+    "heads, read as other heats are",
+    "other_image": "the same box with the states of the next image: what is left is no sight",
+}
+METRICS = (
+    Metric("box_box_recall", title="boxes predicted", words="found at IoU 0.5"),
+    Metric("box_box_IoU", title="boxes predicted, mean IoU"),
+    Metric("box_pointing", title="predicted boxes point", words="their centre is in the object"),
+    Metric("attention_pointing", title="cross-attention points", words="where the words look"),
+    Metric("other_image_*", higher_is_better=None, words="with the states of another image"),
+)
+CANDIDATES = 500  # training boxes tried as the constant one
+
+
+@torch.inference_mode()
+def evaluate(
+    model: DualEncoder,
+    objective: Objective,
+    data: Sequence[PhraseImage],
+    size: int = 0,
+    constant: Tensor | None = None,
+) -> dict[str, list[float]]:
+    """Values per phrase, in the order of `data`, of the readings 'box', 'attention' and
+    'other_image', and of the best constant box (x0 y0 x1 y1 in 0..1) when it is given.
+    """
+    side = size or model.vision.img_size
+    grid = (side // model.vision.patch,) * 2
+    shown = [item for item in data if item.phrases]
+    states = [_states(model, item, side) for item in shown]
+    values: dict[str, list[float]] = defaultdict(list)
+    for row, item in enumerate(tqdm(shown, desc="boxes", unit="image", disable=None)):
+        texts = [phrase.text for phrase in item.phrases]
+        text = model.text_features(*model.tokenize(texts))
+        boxes, others = (
+            objective.ground(_aligned(states[n], len(texts)), text).double().cpu()
+            for n in (row, (row + 1) % len(shown))
+        )
+        looked = _heats(objective, states[row], text).unflatten(1, grid).cpu()
+        extent = (item.height, item.width)
+        pixels = torch.tensor([item.width, item.height] * 2, dtype=torch.float64)
+        for number, phrase in enumerate(item.phrases):
+            for name, box in (("box", boxes[number]), ("other_image", others[number])):
+                for key, value in _box_values(box * pixels, phrase.boxes).items():
+                    values[f"{name}_{key}"].append(value)
+            seen = grounding.phrase_values(looked[number], phrase.boxes, extent)
+            for key, value in seen.items():
+                values[f"attention_{key}"].append(value)
+            if constant is not None:
+                found = _box_values(constant * pixels, phrase.boxes)
+                values["chance_constant_box_recall"].append(found["box_recall"])
+    return dict(values)
+
+
+def constant_box(data: Sequence[PhraseImage]) -> Tensor:
+    """The one box [4] (0..1) that finds most phrases of a training split at IoU 0.5."""
+    truth = torch.stack(
+        [
+            grounding.union_box(phrase.boxes) / torch.tensor([item.width, item.height] * 2)
+            for item in data
+            for phrase in item.phrases
+        ]
+    )
+    drawn = torch.randperm(len(truth), generator=torch.Generator().manual_seed(0))[:CANDIDATES]
+    tried = torch.cat([truth[drawn], truth.mean(dim=0, keepdim=True)])
+    low = torch.maximum(tried[:, None, :2], truth[None, :, :2])
+    high = torch.minimum(tried[:, None, 2:], truth[None, :, 2:])
+    common = (high - low).clamp(min=0).prod(dim=2)
+    areas = [(box[:, 2:] - box[:, :2]).prod(dim=1) for box in (tried, truth)]
+    share = common / (areas[0][:, None] + areas[1] - common)
+    return tried[(share >= grounding.IOU).sum(dim=1).argmax()]
+
+
+def _states(model: DualEncoder, item: PhraseImage, side: int) -> Tensor:
+    pixels = eval_resize(encode.open_image(item.file), side, "squash")[None]
+    return model.vision(model.normalize(pixels.to(model.mean.device)))[0]
+
+
+def _aligned(states: Tensor, count: int) -> ImageFeatures:
+    """One image's states [P,Dv] for `count` texts."""
+    return ImageFeatures(None, None, states.expand(count, -1, -1))
+
+
+def _heats(objective: Objective, states: Tensor, text: TextFeatures) -> Tensor:
+    """[n,P]: where the words of each text look, begin and end left out."""
+    weights = objective.look(_aligned(states, len(text.mask)), text)
+    words = (text.mask & ~text.special).to(weights.dtype)
+    return (weights * words[..., None]).sum(dim=1) / words.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def _box_values(box: Tensor, truth: Tensor) -> dict[str, float]:
+    x, y = ((box[:2] + box[2:]) / 2).tolist()
+    inside = (truth[:, 0] <= x) & (x < truth[:, 2]) & (truth[:, 1] <= y) & (y < truth[:, 3])
+    share = grounding.box_iou(box, grounding.union_box(truth.double()))
+    found = {"pointing": float(inside.any()), "box_recall": float(share >= grounding.IOU)}
+    return found | {"box_IoU": share}

@@ -1,0 +1,94 @@
+"""Retrieval in two steps: all pairs by a cheap score, each query's best by a dear one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.objectives.base import Objective
+from sparc_pretrain.types import ImageFeatures, TextFeatures
+from sparc_pretrain.zeroshot import encode
+
+Match = Callable[[Tensor, Tensor], Tensor]
+
+
+def rerank(scores: Tensor, match: Match, k: int) -> tuple[Tensor, Tensor]:
+    """Scores whose order is that of two steps: (image to text, text to image), [I,T] each.
+
+    Of every query the k best by `scores` (the first of equals) come first, ordered by `match`, the
+    rest below them in their order.
+
+    Args:
+        scores: [I,T], higher is closer. match: (images [n] long, texts [n] long) -> [n]; it is
+            called once, with every pair that one of the directions needs.
+
+    Raises ValueError for a k below 1.
+    """
+    if k < 1:
+        raise ValueError(f"re-ranking the best {k} of a query: at least 1")
+    by_row, by_column = _best(scores, k), _best(scores.T, k).T
+    images, texts = (by_row | by_column).nonzero(as_tuple=True)
+    again = torch.full_like(scores, -torch.inf)
+    again[images, texts] = match(images, texts).to(scores)
+    return _placed(scores, again, by_row), _placed(scores, again, by_column)
+
+
+def _best(scores: Tensor, k: int) -> Tensor:
+    """Which k of each row are its best, [I,T] bool; of equals the first."""
+    order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, True)
+
+
+def _placed(scores: Tensor, again: Tensor, best: Tensor) -> Tensor:
+    """`again` of the best above `scores` of the rest: both kept in order, ties included."""
+    lift = scores.max() + 1 - again[best].min() if best.any() else 0
+    return torch.where(best, again + lift, scores)
+
+
+@torch.no_grad()
+def matcher(
+    model: DualEncoder,
+    objective: Objective,
+    data: encode.CaptionedImages,
+    resize: str = "crop",
+    batch_size: int = 64,
+) -> Match:
+    """`objective.match` of an evaluation set's images and captions, whose states are kept in half
+    precision off the GPU.
+
+    Raises ValueError for an objective that has none.
+    """
+    if not hasattr(objective, "match"):
+        raise ValueError(
+            f"--rerank needs a run that matches pairs (X-VLM): {type(objective).__name__} does not"
+        )
+    device = model.mean.device
+    shown = encode.encode_images(model, data.files, ("patch_states",), resize, batch_size)
+    states = torch.cat([part.patch_states.half().cpu() for part in shown])
+    said = encode.encode_texts(model, data.captions, ("token_states",), batch_size * 4)
+    longest = max(part.mask.shape[1] for part in said)
+    tokens, masks = (
+        torch.cat([_padded(getattr(part, name), longest).cpu() for part in said])
+        for name in ("token_states", "mask")
+    )
+
+    def match(images: Tensor, texts: Tensor) -> Tensor:
+        found = []
+        pairs = zip(images.split(batch_size * 4), texts.split(batch_size * 4), strict=True)
+        for i, t in tqdm(list(pairs), desc="pairs", unit="batch", disable=None):
+            image = ImageFeatures(None, None, states[i].to(device, model.mean.dtype))
+            text = TextFeatures(None, None, masks[t].to(device), None, tokens[t].to(device))
+            found.append(objective.match(image, text).float().cpu())
+        return torch.cat(found)
+
+    return match
+
+
+def _padded(x: Tensor, length: int) -> Tensor:
+    """x [B,T,...] with zeros, or False, up to T = length."""
+    return F.pad(x, (0, 0) * (x.ndim - 2) + (0, length - x.shape[1]))
