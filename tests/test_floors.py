@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,30 @@ def test_no_directory_of_the_packages_is_missed_by_the_installer():
     for top in ("sparc_pretrain", "transfer"):
         for folder in {p.parent for p in (ROOT / top).rglob("*.py")}:
             assert (folder / "__init__.py").exists(), folder
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_a_file_has_one_reason_to_exist_and_room_for_it(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+def test_transfer_has_few_rooms():
+    assert len([p for p in (ROOT / "transfer").iterdir() if p.name != "__pycache__"]) <= 9
+
+
+VERBS = {"to", "from", "load"}  # of convert
+
+
+def test_a_family_of_files_is_a_folder():
+    """Three files of one folder that share the word before an underscore were meant as a folder."""
+    for folder in {p.parent for p in modules()}:
+        words = Counter(p.stem.partition("_")[0] for p in folder.glob("*_*.py") if p.stem[0] != "_")
+        families = {word for word, count in words.items() if count > 2 and word not in VERBS}
+        assert not families, f"{folder}: {', '.join(f'{word}_*' for word in sorted(families))}"
+
+
+def test_nobody_asks_an_objective_what_it_has():
+    """`objectives.base.Objective` has a default for all of its contract."""
+    asked = re.compile(r"(?:hasattr|getattr)\((?:self\.|model\.)?objective,")
+    found = [p for p in modules() if asked.search(p.read_text(encoding="utf-8"))]
+    assert not found

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from sparc_pretrain.data import box_kinds
 from sparc_pretrain.data.layouts import LAYOUTS, link_coco, prepare
 
 if TYPE_CHECKING:
-    from sparc_pretrain.data.shards import Pair
+    pass
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -107,6 +107,7 @@ def make_shards(args: argparse.Namespace) -> None:
     """The subcommand `shards`. Raises ValueError when no pair can be used, OSError for what is
     missing or in the way.
     """
+    from sparc_pretrain.data import image_files
     from sparc_pretrain.data.captions import read_captions, splits
     from sparc_pretrain.data.shards import write_shards
 
@@ -120,7 +121,7 @@ def make_shards(args: argparse.Namespace) -> None:
         )
     captions = read_captions(args.captions, args.split)
     skipped: Counter[str] = Counter()
-    found = pairs(args.images, captions, args.resize, skipped, show=True)
+    found = image_files.pairs(args.images, captions, args.resize, skipped, show=True)
     first = next(found, None)  # before any old tar is replaced
     if first is None:
         raise ValueError(f"no pair in {args.images} and {args.captions}: {_summary(skipped)}")
@@ -217,7 +218,7 @@ def make_index(args: argparse.Namespace) -> None:
 
 def make_scenes(args: argparse.Namespace) -> None:
     """The subcommand `scenes`: the data set in its own formats, then `shards/{train,val}-*.tar`."""
-    from sparc_pretrain.data import box_files, box_shards
+    from sparc_pretrain.data import box_files, box_shards, image_files
     from sparc_pretrain.data.captions import read_captions
     from sparc_pretrain.data.scenes import write_scenes
     from sparc_pretrain.data.shards import write_shards
@@ -230,7 +231,7 @@ def make_scenes(args: argparse.Namespace) -> None:
         write_scenes(args.out, args.train, args.val, args.size, args.seed, progress)
     for split in ("train", "val"):
         captions = read_captions(args.out / "annotations" / f"captions_{split}.json")
-        found = pairs(args.out / "images" / split, captions, None, Counter())
+        found = image_files.pairs(args.out / "images" / split, captions, None, Counter())
         folder = args.out / "shards"
         tars = write_shards(found, folder, args.shard_size, f"{split}-", overwrite=True)
         print(f"{len(captions)} {split} pairs in {len(tars)} shards: {folder}/{split}-*.tar")
@@ -263,42 +264,6 @@ def make_layout(args: argparse.Namespace) -> None:
             f"{args.root} is not complete: {wrong} of {len(findings)} parts, see above; put the "
             "downloads there and run the same command again"
         )
-
-
-def pairs(
-    images: Path,
-    captions: Mapping[str, list[str]],
-    resize: int | None,
-    skipped: Counter[str],
-    show: bool = False,
-) -> Iterator[Pair]:
-    """What `write_shards` takes, from a folder of images; counts in `skipped` what cannot be used.
-
-    An image whose shorter side is above `resize` is made smaller; any other keeps its bytes. With
-    `show`, a bar of the progress.
-    """
-    from sparc_pretrain.data import image_files
-    from sparc_pretrain.data.images import BadImage
-
-    folder = images.resolve()
-    used: set[str] = set()
-    # a last part that several images have is no name of any of them
-    last_parts = Counter(Path(name).name for name in captions)
-    for name, texts in tqdm(captions.items(), unit=" images", disable=not show):
-        if not texts:
-            skipped["no caption"] += 1
-            continue
-        path = image_files.find(folder, name, by_last_part=last_parts[Path(name).name] == 1)
-        if path is None:
-            skipped["image file missing or outside of the folder"] += 1
-            continue
-        try:
-            data, extension = image_files.stored(path.read_bytes(), resize)
-        except BadImage as error:
-            skipped[str(error)] += 1
-            continue
-        key = image_files.key_of_name(name, used)
-        yield key, data, extension, texts
 
 
 def _check(args: argparse.Namespace) -> None:

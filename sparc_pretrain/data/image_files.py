@@ -4,11 +4,15 @@ made smaller when asked.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torchvision.io import encode_jpeg
+from tqdm import tqdm
 
-from sparc_pretrain.data.images import check, decode, read_size, shrink
+from sparc_pretrain.data.images import BadImage, check, decode, read_size, shrink
+from sparc_pretrain.data.shards import Pair
 
 JPEG_QUALITY = 95
 EXTENSION = {"jpeg": "jpg", "webp animation": "webp"}
@@ -48,3 +52,36 @@ def key_of_name(name: str, used: set[str]) -> str:
         key += "_"
     used.add(key)
     return key
+
+
+def pairs(
+    images: Path,
+    captions: Mapping[str, list[str]],
+    resize: int | None,
+    skipped: Counter[str],
+    show: bool = False,
+) -> Iterator[Pair]:
+    """What `write_shards` takes, from a folder of images; counts in `skipped` what cannot be used.
+
+    An image whose shorter side is above `resize` is made smaller; any other keeps its bytes. With
+    `show`, a bar of the progress.
+    """
+    folder = images.resolve()
+    used: set[str] = set()
+    # a last part that several images have is no name of any of them
+    last_parts = Counter(Path(name).name for name in captions)
+    for name, texts in tqdm(captions.items(), unit=" images", disable=not show):
+        if not texts:
+            skipped["no caption"] += 1
+            continue
+        path = find(folder, name, by_last_part=last_parts[Path(name).name] == 1)
+        if path is None:
+            skipped["image file missing or outside of the folder"] += 1
+            continue
+        try:
+            data, extension = stored(path.read_bytes(), resize)
+        except BadImage as error:
+            skipped[str(error)] += 1
+            continue
+        key = key_of_name(name, used)
+        yield key, data, extension, texts

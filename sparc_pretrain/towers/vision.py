@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sparc_pretrain.towers.overrides import MOST, TRAINING, timm_arguments
+from sparc_pretrain.towers.windows import windowed
 
 # Above this many patches the fused kernel is used on a CPU as well: the plain one needs P*P memory
 # per head.
@@ -214,7 +215,7 @@ class VisionTower(nn.Module):
         maps: dict[int, Tensor] = {}
         for i, block in enumerate(self.net.blocks[: max(wanted) + 1]):
             if window and i not in global_blocks:
-                x = self._run(lambda y, b=block: _windowed(b, y, h, w, window), x)
+                x = self._run(lambda y, b=block: windowed(b, y, h, w, window), x)
             else:
                 x = self._run(block, x)
             if i in wanted:
@@ -265,34 +266,6 @@ def check_arch(arch: str) -> None:
     known = [n for m in PLAIN_VIT for n in list_models(module=m.rpartition(".")[2])]
     near = difflib.get_close_matches(arch, known, n=4, cutoff=0.4)
     raise ValueError(f"{why}; near names: {near}")
-
-
-def _windowed(block: nn.Module, x: Tensor, h: int, w: int, window: int) -> Tensor:
-    """A timm block whose attention sees windows of `window` x `window` patches; x [B,N+h*w,D] ->
-    the same.
-
-    The map is padded after the norm with zeros at the right and bottom, as in ViTDet. The N prefix
-    tokens are read and updated in every window; their updates are averaged over windows, so one
-    window over the whole map is global attention for them as well.
-    """
-    b, d = x.shape[0], x.shape[2]
-    n = x.shape[1] - h * w
-    y = block.norm1(x)
-    first, y = y[:, :n], y[:, n:].reshape(b, h, w, d)
-    down, right = -h % window, -w % window
-    y = F.pad(y, (0, 0, 0, right, 0, down))
-    rows, columns = (h + down) // window, (w + right) // window
-    y = y.reshape(b, rows, window, columns, window, d).transpose(2, 3)
-    y = y.reshape(-1, window * window, d)
-    if n:
-        y = torch.cat([first.repeat_interleave(rows * columns, dim=0), y], dim=1)
-    y = block.attn(y)
-    first = y[:, :n].reshape(b, rows * columns, n, d).mean(dim=1)
-    y = y[:, n:].reshape(b, rows, columns, window, window, d).transpose(2, 3)
-    y = y.reshape(b, h + down, w + right, d)[:, :h, :w].reshape(b, h * w, d)
-    y = torch.cat([first, y], dim=1) if n else y
-    x = x + block.drop_path1(block.ls1(y))
-    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 
 
 def resample_patch(weights: dict[str, Tensor], old: int, new: int) -> dict[str, Tensor]:

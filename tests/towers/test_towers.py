@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sparc_pretrain.towers.text import TextStyle, TextTower
-from sparc_pretrain.towers.vision import VisionTower, _windowed, resample_patch
+from sparc_pretrain.towers.vision import VisionTower, resample_patch
+from sparc_pretrain.towers.windows import windowed as attend_in_windows
 
 TINY = dict(embed_dim=32, depth=4, num_heads=2)
 
@@ -67,7 +68,7 @@ def test_windows_that_do_not_divide_the_map_are_padded_with_zeros_at_the_right_a
             wanted[one].reshape(h, w, 32)[top : top + window] = told[: len(seen), :w]
     wanted = x + wanted
     wanted = wanted + block.mlp(block.norm2(wanted))
-    torch.testing.assert_close(_windowed(block, x, h, w, window), wanted)
+    torch.testing.assert_close(attend_in_windows(block, x, h, w, window), wanted)
 
 
 @pytest.mark.parametrize("read", ["states", "maps"])
@@ -201,7 +202,7 @@ def test_prefix_tokens_are_updated_by_the_mean_over_windows(registers):
             updates.append(block.attn(block.norm1(part))[:, :3])
     wanted = tokens + sum(updates) / 4
     wanted = wanted + block.mlp(block.norm2(wanted))
-    torch.testing.assert_close(_windowed(block, x, h, w, 2)[:, :3], wanted)
+    torch.testing.assert_close(attend_in_windows(block, x, h, w, 2)[:, :3], wanted)
 
 
 def test_norm_epsilon_and_packed_swiglu_are_said_in_json():

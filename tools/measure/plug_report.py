@@ -16,15 +16,12 @@ import json
 import logging
 import multiprocessing
 import os
-import platform
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from datetime import UTC, datetime
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -41,12 +38,12 @@ from transfer import mm
 from transfer.plug import explain, read, scope_of
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.append(str(Path(__file__).parent))  # also when this file is not what Python was given
+from plug_table import EXCLUDED, FAILS, PASSES, UNUSABLE, counts, table
+
 from tests.transfer.plug.trial import trial
 
-PASSES, FAILS, EXCLUDED = "passes", "fails", "not applicable"
 PARTS = ("neck", "rpn_head", "roi_head", "bbox_head", "mask_head", "decode_head", "auxiliary_head")
-UNUSABLE = ("part", "unreadable")  # kinds of files without a model, and of those that do not load
-DISTRIBUTIONS = {"mmdet": "onedl-mmdetection", "mmseg": "onedl-mmsegmentation"}
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -250,66 +247,6 @@ def _line(path: Path, needle: str) -> int:
     """Number of the first line with `needle`, else 1."""
     lines = path.read_text().splitlines()
     return next((i for i, line in enumerate(lines, 1) if needle in line), 1)
-
-
-def folders(results: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
-    """Status of every folder: it fails if a config of it fails, and is not applicable if no
-    config is.
-    """
-    found: dict[tuple[str, str], str] = {}
-    for key in sorted({(r["library"], r["folder"]) for r in results}):
-        inside = {r["status"] for r in results if (r["library"], r["folder"]) == key}
-        found[key] = next(s for s in (FAILS, PASSES, EXCLUDED) if s in inside)
-    return found
-
-
-def counts(results: list[dict[str, Any]]) -> list[str]:
-    """One line per library."""
-    lines = []
-    for library in mm.SCOPES:
-        states = [s for (name, _), s in folders(results).items() if name == library]
-        tried = [r["status"] for r in results if r["library"] == library]
-        usable, tested = (len(s) - s.count(EXCLUDED) for s in (states, tried))
-        lines.append(
-            f"{library} {version(DISTRIBUTIONS[library])}: {len(states)} folders, {usable} "
-            f"applicable, {states.count(PASSES)} pass, {states.count(FAILS)} fail, "
-            f"{states.count(EXCLUDED)} not applicable; {len(tried)} configs, {tested} applicable, "
-            f"{tried.count(PASSES)} pass"
-        )
-    return lines
-
-
-def table(results: list[dict[str, Any]]) -> str:
-    """The page."""
-    date = datetime.now(UTC).date()
-    machine = f"{platform.machine()}, {os.cpu_count()} CPU cores, no GPU"
-    if torch.cuda.is_available():
-        machine = f"{platform.machine()}, {torch.cuda.get_device_name()}"
-    head = [
-        "# Any mm config takes our backbone",
-        "",
-        f"`python tools/measure/plug_report.py`, {date}, {machine}, torch {torch.__version__}. "
-        "Of every config folder in the wheels, one config per kind of model: a tiny run folder is "
-        "plugged in, the model is built, one loss step is taken "
-        "(finite, with a gradient in every weight of backbone and pyramid), and two images are "
-        "predicted. "
-        "Weights are random, images are small and of noise; heads keep their structure. The text "
-        "tower of GLIP and Grounding DINO is a BERT of one layer, teachers have no checkpoint. "
-        "Data sets are not read: panoptic ones need panopticapi, which PyPI does not have "
-        "(pip install git+https://github.com/cocodataset/panopticapi.git).",
-        "",
-        *(f"- {line}" for line in counts(results)),
-        "",
-        "| library | folder | config | model | status | reason | s |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    rows = []
-    for r in results:
-        config = r["config"].split("/", 2)[2]
-        reason = r["reason"].replace("|", "\\|")
-        cells = (r["library"], r["folder"], config, r["model"], r["status"], reason, r["seconds"])
-        rows.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join([*head, *rows, ""])
 
 
 if __name__ == "__main__":
