@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from sparc_pretrain.command import cli, flags
-from sparc_pretrain.data import box_kinds
+from sparc_pretrain.data.box_import import kinds as box_kinds
 from sparc_pretrain.data.layouts import LAYOUTS, link_coco, prepare
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ def make_boxes(args: argparse.Namespace) -> None:
     """The subcommand `boxes`. Raises ValueError when no image can be used, or a file is of another
     kind, OSError for what is missing or in the way.
     """
-    from sparc_pretrain.data import box_files, box_shards
+    from sparc_pretrain.data.box_import import box_shards
+    from sparc_pretrain.data.box_import import files as box_files
     from sparc_pretrain.data.captions import read_captions
     from sparc_pretrain.data.shards import write_shards
     from sparc_pretrain.zeroshot import prompts
@@ -167,7 +168,7 @@ def make_boxes(args: argparse.Namespace) -> None:
 
 def make_export(args: argparse.Namespace) -> None:
     """The subcommand `export`: `OUT/KIND.jsonl` and `OUT/images`."""
-    from sparc_pretrain.data import box_shards
+    from sparc_pretrain.data.box_import import shards as box_shards
     from sparc_pretrain.data.shards import ShardSet
 
     dropped: Counter[str] = Counter()
@@ -218,7 +219,9 @@ def make_index(args: argparse.Namespace) -> None:
 
 def make_scenes(args: argparse.Namespace) -> None:
     """The subcommand `scenes`: the data set in its own formats, then `shards/{train,val}-*.tar`."""
-    from sparc_pretrain.data import box_files, box_shards, image_files
+    from sparc_pretrain.data import image_files
+    from sparc_pretrain.data.box_import import files as box_files
+    from sparc_pretrain.data.box_import import shards as box_shards
     from sparc_pretrain.data.captions import read_captions
     from sparc_pretrain.data.scenes import write_scenes
     from sparc_pretrain.data.shards import write_shards

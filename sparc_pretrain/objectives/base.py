@@ -34,6 +34,8 @@ class Objective(nn.Module):
             uses where they are there.
         dense_patches: None, or patches [...,D] -> [...,D], what follows g_v before a patch is
             compared with a text (PACL's embedder).
+        match, ground: None, or (image, text) features of n aligned pairs -> log-odds [n] that they
+            belong together, and -> boxes [n,4] in 0..1 of what the text means (X-VLM).
     """
 
     coupled_features: tuple[str, ...] = ()
@@ -44,6 +46,8 @@ class Objective(nn.Module):
     needs: tuple[str, ...] = ()
     wants: tuple[str, ...] = ()
     dense_patches: Callable[[Tensor], Tensor] | None = None
+    match: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
+    ground: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """All terms of this rank's `batch`: their mean over ranks is the global batch's."""

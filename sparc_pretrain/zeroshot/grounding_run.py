@@ -211,7 +211,7 @@ def evaluate(
                 values[key].append(value)
                 for kind in phrase.types:
                     by_type[kind][key].append(value)
-    boxed = hasattr(objective, "ground")
+    boxed = objective is not None and objective.ground is not None
     if boxed:
         values |= box_reading.evaluate(model, objective, data, size, constant)
     metrics = {key: fmean(found) for key, found in values.items()} | _word_means(by_word)

@@ -63,7 +63,7 @@ def matcher(
 
     Raises ValueError for an objective that has none.
     """
-    if not hasattr(objective, "match"):
+    if objective.match is None:
         raise ValueError(
             f"--rerank needs a run that matches pairs (X-VLM): {type(objective).__name__} does not"
         )

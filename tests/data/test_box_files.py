@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.io import encode_jpeg
 
-from sparc_pretrain.data.box_files import KINDS, read_boxes
+from sparc_pretrain.data.box_import.files import KINDS, read_boxes
 from sparc_pretrain.data.elements import parse
 from sparc_pretrain.data.shards import ShardSet
 from tests.commands import call, refusal

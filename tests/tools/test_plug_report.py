@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.measure import plug_report
+from tools.measure import plug_report, plug_table
 from transfer import mm
 
 
@@ -36,20 +36,20 @@ RESULTS = [
 
 
 def test_a_folder_fails_with_one_config_and_is_excluded_only_with_all() -> None:
-    assert plug_report.folders(RESULTS) == {
+    assert plug_table.folders(RESULTS) == {
         ("mmdet", "a"): "passes",
         ("mmdet", "b"): "not applicable",
         ("mmdet", "c"): "fails",
         ("mmseg", "d"): "passes",
     }
-    first, second = plug_report.counts(RESULTS)
+    first, second = plug_table.counts(RESULTS)
     assert "3 folders, 2 applicable, 1 pass, 1 fail, 1 not applicable" in first
     assert "5 configs, 3 applicable, 2 pass" in first
     assert "1 folders, 1 applicable, 1 pass, 0 fail, 0 not applicable" in second
 
 
 def test_the_page_has_a_row_per_config_and_its_bars_do_not_break_the_table() -> None:
-    page = plug_report.table(RESULTS)
+    page = plug_table.table(RESULTS)
     rows = [line for line in page.splitlines() if line.startswith(("| mmdet", "| mmseg"))]
     assert len(rows) == len(RESULTS)
     assert r"tracks \| objects (mmdet/x.py:3)" in rows[1]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sparc_pretrain.data.box_kinds import KINDS, SEVERAL
+from sparc_pretrain.data.box_import.kinds import KINDS, SEVERAL
 from sparc_pretrain.data.element_json import BadElements, Json, corners_of, stacked
 from sparc_pretrain.data.elements import Elements, from_odvg, from_xvlm, parse
 
