@@ -93,7 +93,7 @@ def keep_salient(
 
 
 def _kept(count: int, drop: float) -> int:
-    return count - math.floor(count * drop + 1e-9)  # 10 x 0.3 is 2.9999... in binary
+    return count - math.floor(count * drop + 1e-9)  # 100 x 0.29 is 28.9999... in binary
 
 
 @OBJECTIVES.register_module()

@@ -195,3 +195,7 @@ def test_wrong_arguments_are_refused():
         filip.Filip(local_weight=0)
     with pytest.raises(ValueError, match="drop"):
         filip.Filip(drop=1.0)
+
+
+def test_the_share_that_is_dropped_is_a_whole_number_in_spite_of_binary_fractions():
+    assert 100 * 0.29 < 29 and filip._kept(100, 0.29) == 71
