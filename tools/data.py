@@ -137,8 +137,8 @@ def make_boxes(args: argparse.Namespace) -> None:
     """The subcommand `boxes`. Raises ValueError when no image can be used, or a file is of another
     kind, OSError for what is missing or in the way.
     """
-    from sparc_pretrain.data.box_import import box_shards
     from sparc_pretrain.data.box_import import files as box_files
+    from sparc_pretrain.data.box_import import shards as box_shards
     from sparc_pretrain.data.captions import read_captions
     from sparc_pretrain.data.shards import write_shards
     from sparc_pretrain.zeroshot import prompts
