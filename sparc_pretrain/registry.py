@@ -70,13 +70,26 @@ OBJECTIVES = Registry("objective", scope="sparc", locations=["sparc_pretrain.obj
 PLAIN = (bool, int, float, str, type(None))
 
 
+def _is_plain(value: Any, declared: str) -> bool:
+    """A number or a word; a list or dict of them where the constructor declares a Sequence or a
+    Mapping.
+    """
+    if isinstance(value, dict):
+        parts = [*value.keys(), *value.values()]
+        return "Mapping" in declared and all(isinstance(one, PLAIN) for one in parts)
+    if isinstance(value, list):
+        return "Sequence" in declared and all(isinstance(one, PLAIN) for one in value)
+    return isinstance(value, PLAIN)
+
+
 def build_described(registry: Registry, described: Mapping[str, Any], source: str) -> Any:
     """Build what a *file* describes. mmengine's own `build` imports and calls whatever a dotted
     `type` names, and looks into parent registries: that is for configs, which are programs.
 
     Args:
         described: `type`, a name of the registry's own table, and keyword arguments of its
-            constructor, numbers and words. source: the file, for the messages.
+            constructor: numbers and words, and lists or dicts of them that it declares. source: the
+            file, for the messages.
 
     Raises:
         ValueError: any other name, argument or value, or one that the constructor refuses.
@@ -93,7 +106,7 @@ def build_described(registry: Registry, described: Mapping[str, Any], source: st
     for name, value in arguments.items():
         if name not in taken or taken[name].kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
             raise ValueError(f"{source}: {kind} takes no argument {name!r}, only {list(taken)}")
-        if not isinstance(value, PLAIN):
+        if not _is_plain(value, str(taken[name].annotation)):
             raise ValueError(f"{source}: {kind} {name}={value!r} is neither a number nor a word")
     try:
         return known[kind](**arguments)

@@ -78,7 +78,8 @@ class Objective(nn.Module):
         """'global' = g_v after h_v (SPARC, App. D.7), where the objective trains the image
         embedding and with it h_v; else 'local' = g_v: FILIP and PACL leave h_v as initialised.
         """
-        return "global" if "image" in self.coupled_features + self.paired_features else "local"
+        trained = {*self.coupled_features, *self.paired_features}
+        return "global" if trained & {"image", "concept"} else "local"
 
     @property
     def dense_head(self) -> str:

@@ -238,6 +238,20 @@ def test_it_reads_matches_boxes_and_where_it_looks():
     assert made.objective.look(image, text).shape == (3, 9, 16)
 
 
+def test_a_run_folder_of_it_is_opened_with_its_heads(tmp_path):
+    from sparc_pretrain import run_folder
+    from sparc_pretrain.zeroshot import encode
+
+    made = model().float()
+    weights, tokenizer = made.run_weights(), None
+    run_folder.write(tmp_path / "run", made.run_config(8), weights, tokenizer)
+    _, objective = encode.load(tmp_path / "run")
+    assert objective.dense_head == "global"  # h_v is trained, through the concepts
+    assert isinstance(objective, Xvlm) and objective.fusion.blocks[0].attention.heads == 2
+    for name, value in objective.state_dict().items():
+        assert torch.equal(value, weights[f"objective.{name}"])
+
+
 # Both processes are forks of one that has imported torch, which takes longer than all steps.
 WORKER = """
 import json, os, sys, torch, torch.distributed as dist
