@@ -227,12 +227,6 @@ class Pretrainer(BaseModel):
 class DistributedPretrainer(MMDistributedDataParallel):
     """DistributedDataParallel around a Pretrainer: gradients are averaged once per step."""
 
-    @torch.no_grad()
-    def with_views(self, batch: Batch) -> Batch:
-        """The rank's whole batch with what the objective draws for the Runner's current step."""
-        step = MessageHub.get_current_instance().get_info("iter", 0)
-        return replace(batch, views=self.objective.views(batch, step))
-
     def train_step(self, data: Batch, optim_wrapper: OptimWrapper) -> Losses:
         """One optimizer step of all processes; the losses are those of the global batch."""
         return _over_ranks(self.module.optimize(self, data, optim_wrapper))
