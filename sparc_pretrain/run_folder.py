@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparc_pretrain import run_config
+from sparc_pretrain import json_file, run_config
 from sparc_pretrain.atomic_file import DRAFT, REPLACED, atomic_folder
 
 FORMAT = 1
@@ -71,6 +71,8 @@ class RunFolder:
 
     def _read(self, prefix: str, get: Callable[[Any, str], Any]) -> dict[str, Any]:
         place = self.path / WEIGHTS
+        if not place.is_file():  # a pipe would be waited for
+            raise InvalidRunFolder(f"{place} is missing")
         try:
             with safe_open(place, framework="pt") as file:
                 names = [n for n in file.keys() if n.startswith(prefix)]  # noqa: SIM118 (no dict)
@@ -97,15 +99,11 @@ def open_run(folder: str | Path) -> RunFolder:
     if not path.exists():
         raise FileNotFoundError(f"no run folder at {folder}: pre-training writes WORK_DIR/run")
     path = path.resolve()
-    try:
-        manifest = (path / MANIFEST).read_bytes()
-        config = _object(path / CONFIG)
-    except FileNotFoundError as error:
-        raise InvalidRunFolder(
-            f"{path} is not a run folder: {Path(error.filename).name} is missing"
-        ) from None
-    except NotADirectoryError as error:
-        raise InvalidRunFolder(f"{path / CONFIG} cannot be read: {error}") from None
+    for name in (MANIFEST, CONFIG):
+        if not (path / name).is_file():
+            raise InvalidRunFolder(f"{path} is not a run folder: {name} is missing")
+    _object(path / MANIFEST)
+    manifest, config = (path / MANIFEST).read_bytes(), _object(path / CONFIG)
     if config.get("format") != FORMAT:
         raise InvalidRunFolder(
             f"{path / CONFIG}: format {config.get('format')!r} where this code reads {FORMAT}"
@@ -133,6 +131,8 @@ def verify(folder: str | Path) -> RunFolder:
     if not isinstance(listed, dict):
         raise InvalidRunFolder(f"{manifest} has no object 'files'")
     for name, entry in listed.items():
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise InvalidRunFolder(f"{manifest} lists {name!r}, which is no file of the folder")
         if not isinstance(entry, dict) or not {"size", "sha256"} <= entry.keys():
             raise InvalidRunFolder(f"{manifest}: {name} has no size and sha256")
         file = run.path / name
@@ -263,12 +263,9 @@ them.
 def _object(path: Path) -> dict[str, Any]:
     """A JSON object. Raises InvalidRunFolder, naming the file, for anything else in it."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InvalidRunFolder(f"{path} cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise InvalidRunFolder(f"{path} holds no JSON object")
-    return found
+        return json_file.read_object(path)
+    except ValueError as error:
+        raise InvalidRunFolder(str(error)) from None
 
 
 def _sha256(path: Path) -> str:

@@ -22,6 +22,7 @@ FLOORS = {
     "sparc_pretrain.data.dataset": 2,
     "sparc_pretrain.towers": 1,
     "sparc_pretrain.run_config": 0,
+    "sparc_pretrain.json_file": 0,
     "sparc_pretrain.run_folder": 1,
     "sparc_pretrain.blueprint": 1,
     "sparc_pretrain.atomic_file": 0,

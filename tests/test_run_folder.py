@@ -9,6 +9,7 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.atomic_file import atomic_folder
@@ -252,3 +253,69 @@ def test_pixels_are_normalised_with_the_runs_statistics(model):
     pixels = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)
     wanted = (128 / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(model.normalize(pixels)[0, :, 0, 0], wanted)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "..", ""])
+def test_a_manifest_that_names_files_of_elsewhere_is_refused(model, tmp_path, name):
+    run = model.save_pretrained(tmp_path / "run").path
+    (tmp_path / "secret").write_text("x")
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["files"][name] = {"size": 1, "sha256": "0" * 64}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(run_folder.InvalidRunFolder, match="no file of the folder"):
+        run_folder.verify(run)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.json", "model.safetensors"])
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(model, tmp_path, name):
+    run = model.save_pretrained(tmp_path / "run").path
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    with pytest.raises(run_folder.InvalidRunFolder, match="is missing"):
+        DualEncoder.from_pretrained(run)
+
+
+@pytest.mark.parametrize("what", ["nan", "inf", "int"])
+def test_weights_that_compute_nothing_are_refused(model, tmp_path, what):
+    weights = dict(model.state_dict())
+    strange = torch.tensor(float(what)) if what != "int" else torch.tensor(1.0)
+    weights["adapters.g_v.bias"] = torch.full((16,), 0.0) + strange
+    run = run_folder.write(tmp_path / "run", model.config(), weights, None).path
+    if what == "int":
+        weights["adapters.g_v.bias"] = torch.ones(16, dtype=torch.int32)
+        save_file({k: v.contiguous() for k, v in weights.items()}, run / "model.safetensors")
+    with pytest.raises(
+        run_folder.InvalidRunFolder, match=r"g_v\.bias holds NaN, infinity or other"
+    ):
+        DualEncoder.from_pretrained(run)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("mean", [0, 0, float("nan")]), ("std", [1, 1, 0]), ("mean", 1), ("std", [1, 1]),
+     ("width", 0), ("width", 2**40), ("text", [1]), ("objective", 3), ("interpolation", None),
+     ("samples_seen", {"a": 1}), ("global_head", 1)],
+)  # fmt: skip
+def test_a_config_that_says_nothing_sound_is_refused_by_key(model, tmp_path, key, value):
+    with pytest.raises(run_folder.InvalidRunFolder, match=rf"config\.json: .*{key}"):
+        run_folder.write(tmp_path / "run", {**model.config(), key: value}, model.state_dict(), None)
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [("vision", {"overrides": {"depth": 10**6}}), ("vision", {"img_size": 2**20}),
+     ("vision", {"overrides": {"embed_dim": 2**20, "num_heads": 1}}), ("text", {"layers": 10**6}),
+     ("text", {"vocab_size": 2**20, "width": 2**20}), ("text", {"max_tokens": 2**20}),
+     ("vision", {"arch": "vit_giant_patch14_224"}), ("text", {"act": "no_such"}),
+     ("text", {"heads": 0}), ("text", {"pool": 3}), ("vision", {"arch": None})],
+)  # fmt: skip
+def test_sizes_are_compared_with_the_weights_before_they_are_built(
+    model, tmp_path, section, change
+):
+    config = model.config()
+    if "overrides" in change:
+        change = {"overrides": {**config["vision"]["overrides"], **change["overrides"]}}
+    config[section] = {**config[section], **change}
+    run = run_folder.write(tmp_path / "run", config, model.state_dict(), None)
+    with pytest.raises(run_folder.InvalidRunFolder, match=str(run.path)):
+        DualEncoder.from_pretrained(run.path)

@@ -109,7 +109,7 @@ def build(cfg: Config, weights: Path) -> nn.Module:
     init_default_scope(cfg.get("default_scope", "mmengine"))
     model = MODELS.build(cfg.model)
     try:
-        model.load_state_dict(checkpoint.load(weights)["state_dict"])
+        model.load_state_dict(checkpoint.weights(weights))
     except RuntimeError as error:
         raise ValueError(f"{weights} does not fit its config: {error}") from None
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -177,7 +177,7 @@ def setting(text: str) -> tuple[str, Any]:
 
 def _of_config(folder: Path) -> str:
     from sparc_pretrain import run_folder
-    from sparc_pretrain.convert.files import read_object
+    from sparc_pretrain.json_file import read_object
 
     if (folder / run_folder.MANIFEST).exists():
         raise ValueError(f"{folder} is a run folder already; export it with --to timm|hf|open_clip")

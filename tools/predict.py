@@ -89,7 +89,7 @@ def build(cfg: Config, args: argparse.Namespace) -> tuple[nn.Module, Compose, Vi
     init_default_scope(cfg.get("default_scope", "mmdet"))
     model = MODELS.build(cfg.model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     try:
-        model.load_state_dict(checkpoint.load(args.checkpoint)["state_dict"])
+        model.load_state_dict(checkpoint.weights(args.checkpoint))
     except RuntimeError as error:
         raise ValueError(f"{args.checkpoint} does not fit {args.config}: {error}") from None
     dataset = cfg.test_dataloader.dataset

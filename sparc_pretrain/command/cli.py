@@ -116,16 +116,36 @@ def read_config(path: str | Path, custom_imports: bool = True) -> Config:
     """The config of a file; without `custom_imports` the modules it names are not imported.
 
     Raises:
-        FileNotFoundError: no such file, or no such base. ValueError: it is not Python.
+        FileNotFoundError: no such file, or no such base. ValueError: it is not Python, or ends in
+            an error of its own.
     """
     from mmengine.config import Config
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"no config file {path}")
     try:
+        _refuse_circle(os.path.abspath(path), ())
         return Config.fromfile(path, import_custom_modules=custom_imports)
     except SyntaxError as error:
         raise ValueError(f"{path} or a base of it, line {error.lineno}: {error.msg}") from None
+    except RecursionError:
+        raise ValueError(f"{path} or a base of it includes itself, or is nested too deep") from None
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # a config is a program: it raises what it wants
+        raise ValueError(
+            f"{path} or a base of it cannot be read: {type(error).__name__}: {one_line(error)} "
+            "(SPARC_TRACEBACK=1 shows where)"
+        ) from error
+
+
+def _refuse_circle(path: str, above: tuple[str, ...]) -> None:
+    """Raises ValueError for a config that is among its own bases: mmengine would read for ever."""
+    if path in above:
+        raise ValueError(f"it includes itself through {' and '.join(above)}")
+    for base in Config._get_base_files(path):
+        if "::" not in base:  # another package's
+            _refuse_circle(os.path.abspath(Path(path).parent / base), (*above, path))
 
 
 def check_config(cfg: Any) -> None:

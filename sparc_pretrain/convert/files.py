@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -76,17 +75,6 @@ def unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     while named and all(name.startswith(PARALLEL) for name in named):
         named = {name.removeprefix(PARALLEL): tensor for name, tensor in named.items()}
     return named
-
-
-def read_object(path: str | Path) -> dict[str, Any]:
-    """A JSON object. Raises ValueError, naming the file, for anything else in it."""
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return found
 
 
 def refuse_existing(folder: str | Path, force: bool) -> None:

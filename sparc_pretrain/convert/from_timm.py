@@ -15,8 +15,9 @@ from torch import Tensor
 
 from sparc_pretrain.blueprint import REFUSALS, at_most
 from sparc_pretrain.convert import layout
-from sparc_pretrain.convert.files import WEIGHT_FILES, read_object, read_weights
+from sparc_pretrain.convert.files import WEIGHT_FILES, read_weights
 from sparc_pretrain.convert.parts import Parts, load
+from sparc_pretrain.json_file import read_object
 from sparc_pretrain.towers.overrides import check_overrides, timm_named
 from sparc_pretrain.towers.vision import VisionTower, check_arch
 

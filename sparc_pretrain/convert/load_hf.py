@@ -14,12 +14,13 @@ from transformers.utils import cached_file
 
 from sparc_pretrain.blueprint import at_most
 from sparc_pretrain.convert import hf_processor, names
-from sparc_pretrain.convert.files import WEIGHT_FILES, read_object
+from sparc_pretrain.convert.files import WEIGHT_FILES
 from sparc_pretrain.convert.from_hf import from_hf
 from sparc_pretrain.convert.from_timm import load_timm
 from sparc_pretrain.convert.hf_config import read_config
 from sparc_pretrain.convert.parts import Parts
 from sparc_pretrain.data.tokenizer import Tokenizer
+from sparc_pretrain.json_file import read_object
 
 # The one model that AutoModel would build without its last layer.
 PROJECTED = CLIPVisionModelWithProjection

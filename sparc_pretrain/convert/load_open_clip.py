@@ -15,9 +15,10 @@ from open_clip.model import CLIP, CustomTextCLIP, convert_to_custom_text_state_d
 from torch import Tensor, nn
 
 from sparc_pretrain.blueprint import REFUSALS, at_most
-from sparc_pretrain.convert.files import read_object, read_weights
+from sparc_pretrain.convert.files import read_weights
 from sparc_pretrain.convert.from_open_clip import from_open_clip
 from sparc_pretrain.convert.parts import Parts, load
+from sparc_pretrain.json_file import read_object
 
 
 def load_open_clip(

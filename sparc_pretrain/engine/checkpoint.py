@@ -21,7 +21,8 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from sparc_pretrain.atomic_file import PARTIAL, HashingStream, atomic_write, crash_point
-from sparc_pretrain.engine.plain_data import UnsafeCheckpoint, load
+from sparc_pretrain.engine.plain_data import UnsafeCheckpoint, load, weights
+from sparc_pretrain.json_file import read_object
 
 __all__ = [
     "CorruptCheckpoint",
@@ -41,6 +42,7 @@ __all__ = [
     "sha256",
     "sweep",
     "verify",
+    "weights",
 ]
 
 MANIFEST = ".manifest.json"
@@ -229,10 +231,9 @@ def _tensor_bytes(value: Any) -> int:
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:
     try:
-        manifest = json.loads(manifest_path(path).read_text("utf-8"))
+        return read_object(manifest_path(path))
     except (OSError, ValueError):
         return None
-    return manifest if isinstance(manifest, dict) else None
 
 
 def _write_manifest(path: Path, entry: dict[str, Any]) -> None:

@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import wraps
 from inspect import isclass
+from io import StringIO
+from itertools import accumulate
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,7 @@ __all__ = ["drop_config_text", "install", "resolve_resume"]
 
 HANDING_OVER = "in a loader worker that hands over a batch"
 COMPILED, PARALLEL = "_orig_mod.", "module."
+MOST_NODES, DEEPEST = 100_000, 100  # values and nesting of a YAML file
 UNSAFE_KEY = re.compile(r"['\\\x00-\x1f\x85\u2028\u2029]")
 RESUMABLE = ("meta", "state_dict", "message_hub", "optimizer")
 
@@ -78,7 +81,11 @@ def install() -> None:
     Runner.resume = _one_line_mismatch(Runner.resume)
 
     # YAML configs are read with the full loader, which runs code. Goes with a safe default.
-    yaml_handler.Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    # Not the C one: brackets inside brackets end the process there.
+    yaml_handler.Loader = yaml.SafeLoader
+    # An anchor that holds itself, or ten that hold each other ten times, never end.
+    handler = yaml_handler.YamlHandler
+    handler.load_from_fileobj = _finite(handler.load_from_fileobj)
 
     # Keys of dicts are written into the Python text of a config without escaping: one with a quote
     # in it, out of a run folder or a checkpoint, would be code when the copy in the work dir is
@@ -235,6 +242,28 @@ def _one_line_mismatch(original: Callable) -> Callable:
             raise
 
     return resume
+
+
+def _finite(original: Callable) -> Callable:
+    @wraps(original)
+    def load_from_fileobj(self: Any, file: Any, **kwargs: Any) -> Any:
+        text = file.read()
+        depths = accumulate((c in "[{") - (c in "]}") for c in text if c in "[]{}")
+        if max(depths, default=0) > DEEPEST:  # the parser takes the square of it in seconds
+            raise ValueError("it is nested too deep")
+        loaded = original(self, StringIO(text), **kwargs)
+        left, nodes = [(loaded, 0)], 0
+        while left:
+            node, depth = left.pop()
+            nodes += 1
+            if nodes > MOST_NODES or depth > DEEPEST:
+                raise ValueError("it holds itself, or more than a config can")
+            inner = node.values() if isinstance(node, dict) else node
+            if isinstance(node, (dict, list)):
+                left += [(item, depth + 1) for item in inner]
+        return loaded
+
+    return load_from_fileobj
 
 
 def _names_only(original: Callable) -> Callable:

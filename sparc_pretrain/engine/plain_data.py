@@ -14,6 +14,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 
 class UnsafeCheckpoint(ValueError):
@@ -33,9 +34,11 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise FileNotFoundError(f"{path} is not a file: give the path of a checkpoint")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path, device=str(map_location or "cpu"))
+            loaded = load_file(path, device=str(map_location or "cpu"))
         except SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from error
+        _check_tensors(loaded, path)
+        return loaded
     return load_plain(path, path, map_location)
 
 
@@ -60,7 +63,43 @@ def load_plain(source: Path | BinaryIO, name: str | Path, map_location: Any) -> 
         ) from error
     if not isinstance(loaded, dict):
         raise ValueError(f"{name} holds a {type(loaded).__name__}, not a checkpoint (a dict)")
+    _check_tensors(loaded, name)
     return loaded
+
+
+def weights(path: str | Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint, or of a file (``.safetensors``) that holds nothing else, on the
+    CPU.
+
+    Raises as `load`; ValueError for a file that holds no weights.
+    """
+    loaded = load(path)
+    found = loaded.get("state_dict", loaded)
+    plain = isinstance(found, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    )
+    if not plain or not found:
+        keys = ", ".join(str(key)[:40] for key in list(loaded)[:8])
+        raise ValueError(f"{path} holds no weights: its keys are {keys or 'none'}")
+    return found
+
+
+def _check_tensors(value: Any, name: str | Path, where: str = "") -> None:
+    """Raises ValueError for a tensor, at any depth of a checkpoint, that no training writes: with
+    NaN in it, sparse, quantised, without data, or larger than the bytes that are there for it.
+    """
+    if isinstance(value, Tensor):
+        plain = value.layout == torch.strided and not value.is_meta and not value.is_quantized
+        if not plain or value.numel() > max(1 << 20, value.untyped_storage().nbytes()):
+            raise ValueError(f"{name}: {where} is not a plain tensor with all its numbers")
+        if value.is_floating_point() and value.isnan().any():
+            raise ValueError(f"{name}: {where} holds NaN: nothing can be computed or go on with it")
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _check_tensors(inner, name, f"{where}.{str(key)[:80]}".lstrip("."))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_tensors(inner, name, where)
 
 
 def _foreign_object(error: Exception, source: Path | BinaryIO) -> str | None:

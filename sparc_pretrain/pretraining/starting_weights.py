@@ -4,10 +4,15 @@ over from that run, and the weights, only where words and towers are the same.
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.data.tokenizer import Tokenizer
@@ -16,7 +21,8 @@ from sparc_pretrain.towers.text import TextStyle
 
 TEXT_STYLE = {field.name for field in fields(TextStyle)}
 # Of a tower's config: names of one architecture, and what changes no weight's meaning.
-MAY_DIFFER = ("arch", "overrides", "dropout")
+MAY_DIFFER = ("arch", "overrides", "dropout", "img_size", "max_tokens")
+TEXT_POSITIONS = "text.net.embeddings.position_embedding.weight"
 
 
 def adopt(cfg: Config) -> None:
@@ -50,12 +56,17 @@ def adopt(cfg: Config) -> None:
 def load(encoder: DualEncoder, source: str | Path) -> None:
     """Put the weights of the run at `source` into `encoder`, all of them and strictly.
 
+    Images of another size get the run's position embeddings resampled (timm's bicubic,
+    antialiased), as the usual last stage at a higher resolution needs them; a longer `max_tokens`
+    keeps the run's positions and adds those of `encoder`, which were drawn at random.
+
     Raises:
         ValueError: other words or towers, also where all weights would fit (vocabularies of one
             size, attention heads, causal attention, pooling), or weights that do not fit;
             FileNotFoundError, InvalidRunFolder: see `run_folder.open_run`.
     """
     run = run_folder.open_run(source)
+    drawn = DualEncoder.on_paper(run)
     words, ours = run.path / run_folder.TOKENIZER, encoder.tokenizer
     if ours and words.exists() and Tokenizer.load(words).to_json() != ours.to_json():
         raise ValueError(
@@ -70,10 +81,46 @@ def load(encoder: DualEncoder, source: str | Path) -> None:
             for key in here
             if key in there and key not in MAY_DIFFER and here[key] != there[key]
         ]
+    here, there = (m.vision.net.blocks[0].attn.num_heads for m in (encoder, drawn))
+    unlike += [f"vision heads {there} there, {here} here"] if here != there else []
     if unlike:
         raise ValueError(f"init_from={run.path} has other towers: {'; '.join(unlike)}")
     weights = {k: v for k, v in run.weights().items() if not k.startswith("objective.")}
+    _stretch(encoder, weights, f"init_from={run.path}")
     try:
         encoder.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"init_from={run.path}: {error}") from None
+
+
+@torch.no_grad()
+def _stretch(encoder: DualEncoder, weights: dict[str, Tensor], who: str) -> None:
+    """Make the run's position embeddings those of `encoder`'s image size and caption length, in
+    place.
+
+    Raises ValueError for shorter captions: the run's last positions would be thrown away.
+    """
+    net, name = encoder.vision.net, "vision.net.pos_embed"
+    if name in weights and net.pos_embed is not None:
+        prefix = 0 if net.no_embed_class else encoder.vision.prefix
+        side = math.isqrt(weights[name].shape[1] - prefix)
+        if weights[name].shape[1] != net.pos_embed.shape[1]:
+            weights[name] = resample_abs_pos_embed(
+                weights[name], list(net.patch_embed.grid_size), [side, side], prefix
+            )
+            print_log(
+                f"{who}: positions of {side} x {side} patches are resampled to "
+                f"{' x '.join(map(str, net.patch_embed.grid_size))}",
+                "current",
+            )
+    own = encoder.state_dict().get(TEXT_POSITIONS)
+    theirs = weights.get(TEXT_POSITIONS)
+    if own is None or theirs is None or len(own) == len(theirs):
+        return
+    if len(own) < len(theirs):
+        raise ValueError(
+            f"{who} reads {len(theirs)} tokens of a caption, data.max_tokens={len(own)}: set "
+            f"{len(theirs)} or more"
+        )
+    weights[TEXT_POSITIONS] = torch.cat([theirs, own[len(theirs) :].cpu()])
+    print_log(f"{who}: {len(own) - len(theirs)} positions of captions are new", "current")

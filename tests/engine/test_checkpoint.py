@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 import toy_run
 
-from sparc_pretrain.engine import checkpoint
+from sparc_pretrain.engine import checkpoint, mmengine_patches
 from sparc_pretrain.engine.checkpoint_hook import CheckpointHook
 
 
@@ -338,3 +339,42 @@ def test_options_that_cannot_work_are_refused(options, reason):
 def test_by_epoch_is_refused_in_an_iteration_based_loop(tmp_path):
     with pytest.raises(ValueError, match="by_epoch=False"):
         toy_run.train(tmp_path, checkpoint=dict(by_epoch=True))
+
+
+def strange_tensors():
+    nan = torch.ones(3)
+    nan[1] = float("nan")
+    yield "holds NaN", {"state_dict": {"w": nan}}
+    yield "holds NaN", {"state_dict": {}, "optimizer": {"state": {0: {"exp_avg": nan}}}}
+    yield "not a plain tensor", {"state_dict": {"w": torch.ones(1).expand(1 << 40)}}
+    yield "not a plain tensor", {"state_dict": {"w": torch.ones(3).to_sparse()}}
+    yield "not a plain tensor", {"state_dict": {"w": torch.ones(3, device="meta")}}
+
+
+@pytest.mark.parametrize(("words", "state"), list(strange_tensors()))
+def test_weights_with_which_nothing_can_be_computed_are_refused_at_the_door(tmp_path, words, state):
+    path = tmp_path / "iter_5.pth"
+    torch.save({"meta": {"iter": 5}, "message_hub": {}, "optimizer": {}, **state}, path)
+    for read in (checkpoint.load, checkpoint.weights):
+        with pytest.raises(ValueError, match=rf"iter_5\.pth: .*{words}"):
+            read(path)
+    with pytest.raises(ValueError, match=words):
+        mmengine_patches.resolve_resume(tmp_path, path)
+
+
+def test_the_remedy_for_a_refused_checkpoint_a_safetensors_file_is_read_as_weights(tmp_path):
+    save_file({"w": torch.ones(2)}, tmp_path / "w.safetensors")
+    torch.save({"state_dict": {"w": torch.ones(2)}}, tmp_path / "w.pth")
+    for name in ("w.safetensors", "w.pth"):
+        assert torch.equal(checkpoint.weights(tmp_path / name)["w"], torch.ones(2))
+    for number, wrong in enumerate(({"a": 1}, {"state_dict": [1]}, {"state_dict": {"w": "x"}}, {})):
+        torch.save(wrong, tmp_path / f"{number}.pth")
+        with pytest.raises(ValueError, match=rf"{number}\.pth holds no weights: its keys are"):
+            checkpoint.weights(tmp_path / f"{number}.pth")
+
+
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(tmp_path):
+    torch.save({}, tmp_path / "iter_5.pth")
+    os.mkfifo(checkpoint.manifest_path(tmp_path / "iter_5.pth"))
+    with pytest.raises(checkpoint.CorruptCheckpoint, match="no readable manifest"):
+        checkpoint.verify(tmp_path / "iter_5.pth")

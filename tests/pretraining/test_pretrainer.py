@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.engine.optim import GuardedOptimWrapper
 from sparc_pretrain.pretraining.accumulation import by_length
+from sparc_pretrain.pretraining.pretrainer import Pretrainer
 from sparc_pretrain.types import Batch, Features
 from sparc_pretrain.zeroshot import encode
 from tests import fused_toy  # noqa: F401  registers it
-from tests.models import batch, pretrainer
+from tests.models import TEXT, VISION, batch, pretrainer
 
 ROOT = Path(__file__).parents[2]
 OBJECTIVES = {
@@ -331,3 +333,27 @@ def test_init_from_takes_all_weights_of_a_run_and_refuses_others(tmp_path):
     other = pretrainer(init_from=str(tmp_path / "run"), global_head=False)
     with pytest.raises(ValueError, match="init_from"):
         other.init_weights()
+
+
+def test_a_last_stage_at_a_higher_resolution_and_with_longer_captions_starts_from_the_run(tmp_path):
+    source = pretrainer()
+    source.encoder.save_pretrained(tmp_path / "run")
+    parts = dict(objective=dict(type="Sparc"), width=16, init_from=str(tmp_path / "run"))
+    larger = Pretrainer({**VISION, "img_size": 48}, {**TEXT, "max_tokens": 14}, **parts)
+    table = larger.encoder.text.net.embeddings.position_embedding.weight
+    new = table[10:].detach().clone()
+    larger.init_weights()
+    ours, theirs = larger.encoder.vision.net.pos_embed, source.encoder.vision.net.pos_embed
+    wanted = resample_abs_pos_embed(theirs, [6, 6], [4, 4], 0)
+    assert ours.shape[1] == 36 and torch.equal(ours, wanted)
+    there = source.encoder.text.net.embeddings.position_embedding.weight
+    assert torch.equal(table[:10], there) and torch.equal(table[10:], new)
+    image = torch.randn(1, 3, 48, 48)
+    torch.testing.assert_close(
+        larger.encoder.eval().encode_image(image), source.encoder.eval().encode_image(image)
+    )
+    with pytest.raises(ValueError, match=r"reads 10 tokens.*max_tokens=8: set 10 or more"):
+        Pretrainer(VISION, {**TEXT, "max_tokens": 8}, **parts).init_weights()
+    heads = {**VISION, "overrides": {**VISION["overrides"], "num_heads": 3}}
+    with pytest.raises(ValueError, match="vision heads 2 there, 3 here"):
+        Pretrainer(heads, TEXT, **parts).init_weights()

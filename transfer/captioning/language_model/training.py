@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from sparc_pretrain.atomic_file import atomic_folder, atomic_write
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.engine import precision
+from sparc_pretrain.engine.plain_data import load
 from transfer.captioning.language_model.loading import wrap
 
 STATE = "state.pth"
@@ -115,8 +116,8 @@ def train(
     step, before = 0, 0.0
     path = folder / STATE
     if resume and path.is_file():
-        state = torch.load(path, map_location=device, weights_only=True)
-        if state["plan"] != wanted:
+        state = load(path, device)
+        if state.get("plan") != wanted:
             raise ValueError(f"{path} is of another plan or other text: leave --resume out")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])

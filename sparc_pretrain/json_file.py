@@ -1,0 +1,43 @@
+"""JSON files that somebody gives: read whole and in one way, every fault told in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+SMALL = 16 << 20  # bytes of a config, a manifest, a record
+
+
+def read(path: str | Path, most: int | None = None) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        most: bytes that a file of its kind may have; None = any number.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: naming it, for anything but UTF-8 JSON, and
+            for what is no file at all (a pipe would be waited for).
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no file {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is no file")
+    size = path.stat().st_size
+    if most is not None and size > most:
+        raise ValueError(f"{path} has {size:,} bytes, more than a file of its kind has")
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def read_object(path: str | Path, most: int | None = SMALL) -> dict[str, Any]:
+    """As `read`, for a file that holds an object; ValueError when it holds anything else."""
+    found = read(path, most)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return found
