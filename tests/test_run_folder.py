@@ -70,8 +70,8 @@ def test_publishing_leaves_other_peoples_folders_and_replaces_a_copied_one(model
 
 @pytest.mark.parametrize("steps", [(10, 20), (10, 10)], ids=str)
 def test_a_kill_at_any_moment_of_publishing_leaves_a_whole_folder_under_run(tmp_path, steps):
-    config = dict.fromkeys(run_folder.REQUIRED_KEYS, 0)
-    config |= {"format": run_folder.FORMAT, "vision": VISION, "objective": None, "text": None}
+    config = {"vision": VISION, "objective": None, "text": None, "width": 16}
+    config |= {"mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "bicubic"}
 
     def publish(folder, step, value):
         weights = {"adapters.x": torch.full((2,), float(value))}

@@ -16,6 +16,7 @@ from timm.layers import LayerNorm, SwiGLUPacked
 
 MLP_LAYERS = {"swiglu_packed": SwiGLUPacked}  # values of `mlp_layer`
 MOST = 1 << 20  # of any size: far above all towers, far below what fills a memory with a list
+DEEPEST = 1024  # blocks: some of timm's arithmetic is a loop over them before the first is built
 TRAINING = ("drop_path_rate", "patch_drop_rate")  # arguments of VisionTower itself
 
 
@@ -40,7 +41,8 @@ def _one_of(*names: str) -> Callable[[Any], bool]:
 
 
 ALLOWED: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("patch_size", "embed_dim", "depth", "num_heads"), _size),
+    **dict.fromkeys(("patch_size", "embed_dim", "num_heads"), _size),
+    "depth": lambda value: _size(value) and value <= DEEPEST,
     **dict.fromkeys(("mlp_ratio", "norm_eps"), _number),
     "reg_tokens": _count,
     "init_values": lambda value: value is None or _number(value),

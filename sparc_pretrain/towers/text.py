@@ -28,7 +28,7 @@ from sparc_pretrain.towers.lengths import caption_lengths, group_cost, length_gr
 PLAIN = "sparc_plain"  # the name of `plain_attention` in transformers' registries
 POOLS = ("mean", "argmax", "eos", "last")
 SIZES = ("vocab_size", "width", "layers", "heads", "max_tokens")
-MOST = 1 << 20  # of any size: far above all towers
+MOST, DEEPEST = 1 << 20, 1024  # of any size, of layers: far above all towers
 STYLE = {  # what `TextStyle` holds
     "causal": bool,
     "pool": str,
@@ -200,7 +200,8 @@ class TextTower(nn.Module):
         if unknown or "vocab_size" not in size:
             raise ValueError(f"text: unknown keys {unknown[:3]}, or no vocab_size")
         for key in SIZES:
-            if key in size and (type(size[key]) is not int or not 1 <= size[key] <= MOST):
+            most = DEEPEST if key == "layers" else MOST
+            if key in size and (type(size[key]) is not int or not 1 <= size[key] <= most):
                 raise ValueError(f"text.{key}={size[key]!r} is no size")
         if size.get("width", 768) % size.get("heads", 12):
             raise ValueError(f"text.width={size['width']} is no multiple of its heads")
