@@ -297,8 +297,10 @@ def test_weights_that_compute_nothing_are_refused(model, tmp_path, what):
      ("samples_seen", {"a": 1}), ("global_head", 1)],
 )  # fmt: skip
 def test_a_config_that_says_nothing_sound_is_refused_by_key(model, tmp_path, key, value):
+    run = model.save_pretrained(tmp_path / "run")
+    (run.path / "config.json").write_text(json.dumps({**run.config, key: value}))
     with pytest.raises(run_folder.InvalidRunFolder, match=rf"config\.json: .*{key}"):
-        run_folder.write(tmp_path / "run", {**model.config(), key: value}, model.state_dict(), None)
+        run_folder.open_run(run.path)
 
 
 @pytest.mark.parametrize(
