@@ -55,7 +55,7 @@ def _plain(value: Any, where: str, depth: int) -> None:
                 raise ValueError(f"{where or 'it'} has a key that is no name: {key[:60]!r}")
             _plain(inner, f"{where}.{key}".lstrip("."), depth + 1)
     elif isinstance(value, list):
-        if len(value) > 64 or not all(type(v) in (int, float, str) for v in value):
-            raise ValueError(f"{where} is no list of a few numbers")
+        if len(value) > MOST or not all(isinstance(v, (int, float, str)) for v in value):
+            raise ValueError(f"{where} is no list of numbers and words")
     elif isinstance(value, str) and len(value) > LONGEST:
         raise ValueError(f"{where} is a text of {len(value)} characters")

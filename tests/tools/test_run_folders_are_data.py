@@ -17,6 +17,7 @@ from sparc_pretrain.engine import mmengine_patches
 from sparc_pretrain.metrics_file import write_metrics
 from sparc_pretrain.pretraining import starting_weights
 from sparc_pretrain.registry import OBJECTIVES, build_described
+from sparc_pretrain.zeroshot import encode
 from tests.commands import call, refusal
 from tests.models import TEXT, pretrainer
 
@@ -169,9 +170,20 @@ def test_a_described_part_has_a_name_of_the_table_and_arguments_of_its_construct
         ({}, "None is no objective"),
         (dict(type="Clip", tau=1), "Clip takes no argument 'tau'"),
         (dict(type="Sparc", self=1), "Sparc takes no argument 'self'"),
-        (dict(type="Sparc", detach=[1]), "neither a number nor a word"),
+        (dict(type="Sparc", detach=[dict(type="os.system")]), "neither a number nor a word"),
+        (dict(type="Sparc", detach=[1, object()]), "neither a number nor a word"),
         (dict(type="Mgca", width=-1), "Mgca cannot be built"),
         (dict(type="Mgca"), "Mgca cannot be built: .*'width'"),
     ):
         with pytest.raises(ValueError, match=f"c.json: .*{words}"):
             build_described(OBJECTIVES, described, "c.json")
+
+
+def test_an_objective_with_a_fusion_encoder_comes_out_of_its_run_folder(good, tmp_path):
+    objective = dict(type="Xvlm", fusion=dict(layers=1, heads=2), mask_id=3, word_ids=[4, 40])
+    model = pretrainer(objective)
+    assert "fusion" in model.run_config(0)["objective"]
+    run = run_folder.write(tmp_path / "run", model.run_config(0), model.run_weights(), None)
+    _, again = encode.load(run.path)
+    for name, weight in model.objective.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name
