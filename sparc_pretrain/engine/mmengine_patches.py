@@ -6,13 +6,10 @@ Each patch says why it is here and when it can go. mmengine's parts are looked u
 
 from __future__ import annotations
 
-import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from inspect import isclass
-from io import StringIO
-from itertools import accumulate
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
@@ -38,10 +35,10 @@ from torch._utils import ExceptionWrapper
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import get_worker_info
 
-from sparc_pretrain.config_tree import dicts
 from sparc_pretrain.distributed import gather_objects, rank
 from sparc_pretrain.engine.checkpoint import CorruptCheckpoint, find_valid, load, save, verify
 from sparc_pretrain.engine.checkpoint import committed as has_manifest
+from sparc_pretrain.engine.config_guards import finite, names_only
 from sparc_pretrain.engine.log_backends import sheltered
 from sparc_pretrain.engine.plain_data import load_plain
 
@@ -49,8 +46,6 @@ __all__ = ["drop_config_text", "install", "resolve_resume"]
 
 HANDING_OVER = "in a loader worker that hands over a batch"
 COMPILED, PARALLEL = "_orig_mod.", "module."
-MOST_NODES, DEEPEST = 100_000, 100  # values and nesting of a YAML file
-UNSAFE_KEY = re.compile(r"['\\\x00-\x1f\x85\u2028\u2029]")
 RESUMABLE = ("meta", "state_dict", "message_hub", "optimizer")
 
 
@@ -85,12 +80,12 @@ def install() -> None:
     yaml_handler.Loader = yaml.SafeLoader
     # An anchor that holds itself, or ten that hold each other ten times, never end.
     handler = yaml_handler.YamlHandler
-    handler.load_from_fileobj = _finite(handler.load_from_fileobj)
+    handler.load_from_fileobj = finite(handler.load_from_fileobj)
 
     # Keys of dicts are written into the Python text of a config without escaping: one with a quote
     # in it, out of a run folder or a checkpoint, would be code when the copy in the work dir is
     # read. Goes when they are written with repr.
-    Config.pretty_text = property(_names_only(Config.pretty_text.fget))
+    Config.pretty_text = property(names_only(Config.pretty_text.fget))
 
     # mmengine.hub pip-installs packages in the middle of a run, over the ones that are there.
     for module in (package_utils, mmengine.utils, mmengine.hub.hub):
@@ -242,44 +237,6 @@ def _one_line_mismatch(original: Callable) -> Callable:
             raise
 
     return resume
-
-
-def _finite(original: Callable) -> Callable:
-    @wraps(original)
-    def load_from_fileobj(self: Any, file: Any, **kwargs: Any) -> Any:
-        text = file.read()
-        depths = accumulate((c in "[{") - (c in "]}") for c in text if c in "[]{}")
-        if max(depths, default=0) > DEEPEST:  # the parser takes the square of it in seconds
-            raise ValueError("it is nested too deep")
-        loaded = original(self, StringIO(text), **kwargs)
-        left, nodes = [(loaded, 0)], 0
-        while left:
-            node, depth = left.pop()
-            nodes += 1
-            if nodes > MOST_NODES or depth > DEEPEST:
-                raise ValueError("it holds itself, or more than a config can")
-            inner = node.values() if isinstance(node, dict) else node
-            if isinstance(node, (dict, list)):
-                left += [(item, depth + 1) for item in inner]
-        return loaded
-
-    return load_from_fileobj
-
-
-def _names_only(original: Callable) -> Callable:
-    @wraps(original)
-    def pretty_text(self: Config) -> str:
-        for key in _keys(self.to_dict()):
-            if UNSAFE_KEY.search(key):
-                raise ValueError(f"the config has a key that cannot be written down: {key[:60]!r}")
-        return original(self)
-
-    return pretty_text
-
-
-def _keys(node: Any) -> Iterator[str]:
-    """The keys of all dicts in `node`."""
-    return (str(key) for _, part in dicts(node) for key in part)
 
 
 def _find_latest(path: str) -> str | None:
