@@ -88,6 +88,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     scenes.add_argument("--val", type=int, default=200, help="validation images")
     scenes.add_argument("--size", type=int, default=128, help="side in pixels")
     scenes.add_argument("--seed", type=int, default=0)
+    scenes.add_argument(
+        "--level",
+        default="hard",
+        help="easy: 1 to 3 large objects of 12 categories with patterns of their own; default: 2 "
+        "to 4 of 24; hard: 2 to 7 of 36, told by their outlines alone (the one without --level)",
+    )
     scenes.add_argument("--shard-size", type=int, default=500, help="samples per tar")
     scenes.set_defaults(run=make_scenes)
 
@@ -231,7 +237,7 @@ def make_scenes(args: argparse.Namespace) -> None:
         def progress(done: int, total: int) -> None:
             bar.update(done - bar.n)
 
-        write_scenes(args.out, args.train, args.val, args.size, args.seed, progress)
+        write_scenes(args.out, args.train, args.val, args.size, args.seed, progress, args.level)
     for split in ("train", "val"):
         captions = read_captions(args.out / "annotations" / f"captions_{split}.json")
         found = image_files.pairs(args.out / "images" / split, captions, None, Counter())

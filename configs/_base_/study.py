@@ -9,6 +9,23 @@ study = dict(
         sparc=dict(
             objective=dict(type="Sparc", global_weight=0.5, local_weight=1.0), label="SPARC"
         ),
+        # ours: the image contrast in the place of the paper's local loss, see configs/sparc_ic.py
+        sparc_ic=dict(
+            objective=dict(
+                type="Sparc",
+                global_weight=0.5,
+                local_weight=0.0,
+                image_contrast=1.0,
+                image_negatives=1,
+                token_context="both",
+            ),
+            label="SPARC, image contrast",
+        ),
+        # the paper's loss without equal tokens of a caption among the negatives
+        sparc_same_token=dict(
+            objective=dict(type="Sparc", global_weight=0.5, local_weight=1.0, same_token="ignore"),
+            label="SPARC, equal tokens left out",
+        ),
         clip=dict(objective=dict(type="Clip"), label="CLIP"),
         filip=dict(objective=dict(type="Filip"), label="FILIP"),
         pacl=dict(objective=dict(type="Pacl"), label="PACL"),
@@ -23,6 +40,19 @@ study = dict(
             objective=dict(type="Sparc", global_weight=0.5, local_weight=1.0, shuffle=True),
             group="control",
             label="SPARC, shuffled images",
+        ),
+        sparc_ic_shuffled=dict(
+            objective=dict(
+                type="Sparc",
+                global_weight=0.5,
+                local_weight=0.0,
+                image_contrast=1.0,
+                image_negatives=1,
+                token_context="both",
+                shuffle=True,
+            ),
+            group="control",
+            label="image contrast, shuffled images",
         ),
         clip_longer=dict(
             objective=dict(type="Clip"),

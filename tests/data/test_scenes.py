@@ -20,6 +20,7 @@ from sparc_pretrain.data.scenes import (
     BACKGROUNDS,
     CATEGORIES,
     COLOURS,
+    LEVELS,
     SEMANTIC_CLASSES,
     SIZES,
     TEXTURES,
@@ -33,7 +34,9 @@ from sparc_pretrain.data.scenes import (
     write_scenes,
 )
 from sparc_pretrain.data.scenes.annotations import frequency
+from sparc_pretrain.data.scenes.phrases import phrase_record
 from sparc_pretrain.data.scenes.shapes import draw_shape
+from sparc_pretrain.data.scenes.typical import accent, typical_pattern
 
 TRAIN, VAL, SIZE = 40, 8, 96
 SPLITS = {
@@ -176,6 +179,70 @@ def test_an_object_looks_different_from_its_background(scenes: list[Scene]) -> N
 def test_arguments_out_of_range_are_refused(arguments: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="must"):
         render_scene(*arguments)
+
+
+# -- levels ---------------------------------------------------------------------------------------
+
+
+def test_the_hard_scenes_are_those_of_before_there_were_levels() -> None:
+    """Pinned: what is in a scene of the old generator, where, and its captions."""
+    scene = render_scene(3, 17)
+    same = render_scene(3, 17, 128, "hard")
+    assert fingerprint(scene) == fingerprint(same)
+    told = json.dumps([[o.name, o.colour, o.texture, o.box] for o in scene.objects])
+    told += scene.background + json.dumps(scene.captions)
+    assert hashlib.sha256(told.encode()).hexdigest()[:16] == "deb3ad6ddd6b2645"
+
+
+@pytest.mark.parametrize("name", ["easy", "default"])
+def test_a_level_draws_what_it_promises(name: str) -> None:
+    level = LEVELS[name]
+    drawn = [render_scene(3, index, 64, name) for index in range(60)]
+    assert {len(scene.objects) for scene in drawn} == set(level.counts)
+    for scene in drawn:
+        for thing in scene.objects:
+            assert thing.name in level.categories and thing.size in level.sizes
+            rows, columns = thing.silhouette.any(1).sum(), thing.silhouette.any(0).sum()
+            low, high = (64 * share for share in level.sizes[thing.size])
+            assert low - 3 <= max(rows, columns) <= high + 3
+        stuff = len(level.categories) + 1 + BACKGROUNDS.index(scene.background)
+        assert set(np.unique(scene.semantic)) <= {0, stuff} | {
+            o.category + 1 for o in scene.objects
+        }
+        record = phrase_record(scene, 0, "000000.jpg")  # raises for a phrase that fits no object
+        assert sum(len(s["phrases"]) for s in record["sentences"]) >= 5
+        assert len(scene.captions) == 5
+    count = Counter(o.name for scene in drawn for o in scene.objects)
+    assert len(count) >= 10
+    assert fingerprint(drawn[0]) != fingerprint(render_scene(3, 0, 64))
+    with pytest.raises(ValueError, match="no level 'simple' of scenes: use one of easy, default"):
+        render_scene(3, 0, 64, "simple")
+
+
+def test_on_the_easy_level_the_pattern_tells_the_category_and_the_colour_does_not() -> None:
+    """An accent of its own per category; every colour with every category."""
+    accents = np.stack([accent(k) for k in range(24)])
+    apart = np.abs(accents[:, None] - accents[None]).sum(-1) + 999 * np.eye(24)
+    assert apart.min() > 40
+    patterns = [typical_pattern(k, 24, 24, 6.0, 0.3) for k in range(12)]
+    for i, a in enumerate(patterns):
+        assert all(np.abs(a - b).mean() > 0.1 for b in patterns[:i]), i
+    pairs = {(o.name, o.colour) for i in range(400) for o in render_scene(1, i, 48, "easy").objects}
+    assert len(pairs) > 0.9 * 12 * len(COLOURS)
+
+
+def test_the_files_of_a_level_hold_its_categories_and_say_which_it_is(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "easy", 3, 2, 48, level="easy")
+    names = list(LEVELS["easy"].categories)
+    for kind in ("instances", "lvis_v1"):
+        told = json.loads((tmp_path / f"easy/annotations/{kind}_train.json").read_text())
+        assert [c["name"] for c in told["categories"]] == names
+    classes = (tmp_path / "easy/ade/classes.txt").read_text().split("\n")[:-1]
+    assert classes == [*names, *BACKGROUNDS]
+    assert json.loads((tmp_path / "easy/scenes.json").read_text())["arguments"]["level"] == "easy"
+    assert write_scenes(tmp_path / "easy", 3, 2, 48, level="easy")["train"] == 3
+    with pytest.raises(FileExistsError, match="other scenes"):
+        write_scenes(tmp_path / "easy", 3, 2, 48)
 
 
 # -- captions: a reader of its own, which knows only their grammar --------------------------------

@@ -155,7 +155,7 @@ def test_unknown_arms_presets_and_keys_are_named(tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["scenes", "flickr8k"])
+@pytest.mark.parametrize("name", ["scenes", "scenes_easy", "flickr8k"])
 def test_arms_differ_in_the_objective_alone(name):
     study = plan.read(ROOT / "configs" / "study" / f"{name}.py")
     recipes = {}
@@ -164,7 +164,7 @@ def test_arms_differ_in_the_objective_alone(name):
             recipe = study.cell_config(cell).to_dict()
             recipe["model"].pop("objective")
             recipes[cell.arm.name] = recipe
-    assert len(recipes) == 7
+    assert len(recipes) == 9
     assert all(recipe == recipes["clip"] for recipe in recipes.values())
 
 

@@ -4,9 +4,9 @@
     write_scenes(Path("data/scenes"), 2000, 500)    # COCO, LVIS v1, ADE20K and captions on disk
     contact_sheet(Path("scenes.png"))               # a look at them
 
-A scene has two to seven objects on one of eight backgrounds. The category is the shape, and its
-frequency falls geometrically (a long tail); colour, texture, size, place and background are
-independent of it.
+A scene of the level `hard` has two to seven objects on one of eight backgrounds. The category is
+the shape, and its frequency falls geometrically (a long tail); colour, texture, size, place and
+background are independent of it. `easy` and `default` are for trainings of minutes: see `levels`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sparc_pretrain.data.scenes.captions import ObjectFact, Relation, SceneFacts
 from sparc_pretrain.data.scenes.files import VAL_START, encode_jpeg, write_scenes
+from sparc_pretrain.data.scenes.levels import LEVELS
 from sparc_pretrain.data.scenes.paint import BACKGROUNDS, COLOURS, TEXTURES
 from sparc_pretrain.data.scenes.render import (
     SEMANTIC_CLASSES,
@@ -33,6 +34,7 @@ __all__ = [
     "BACKGROUNDS",
     "CATEGORIES",
     "COLOURS",
+    "LEVELS",
     "SEMANTIC_CLASSES",
     "SIZES",
     "TEXTURES",
@@ -53,7 +55,12 @@ _PAPER, _CARD, _INK, _EDGE = (244, 242, 237), (255, 255, 255), (52, 52, 60), (22
 
 
 def contact_sheet(
-    path: Path, rows: int = 3, columns: int = 4, size: int = 240, seed: int = 0
+    path: Path,
+    rows: int = 3,
+    columns: int = 4,
+    size: int = 240,
+    seed: int = 0,
+    level: str = "hard",
 ) -> None:
     """Writes a PNG with `rows` x `columns` scenes of `size` pixels, with one caption each.
 
@@ -69,7 +76,7 @@ def contact_sheet(
     pen = ImageDraw.Draw(sheet)
     letters = int(size / font.getlength("a small red star on a") * 19)
     for number in range(rows * columns):
-        scene = render_scene(seed, number, size)
+        scene = render_scene(seed, number, size, level)
         x = gap + number % columns * (width + gap)
         y = gap + number // columns * (height + gap)
         pen.rounded_rectangle((x, y, x + width, y + height), size // 24, _CARD, _EDGE)

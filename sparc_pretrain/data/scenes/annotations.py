@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,10 @@ def coco_annotations(scene: Scene, image_id: int, first_id: int) -> list[Json]:
     return annotations
 
 
-def coco_categories() -> list[Json]:
-    """Ids from 1, in the order of CATEGORIES."""
+def coco_categories(names: Sequence[str] = CATEGORIES) -> list[Json]:
+    """Ids from 1, in the order of `names`, a level's categories."""
     return [
-        {"id": k, "name": name, "supercategory": "object"}
-        for k, name in enumerate(CATEGORIES, start=1)
+        {"id": k, "name": name, "supercategory": "object"} for k, name in enumerate(names, start=1)
     ]
 
 
@@ -49,7 +49,7 @@ def frequency(image_count: int) -> str:
     return "r" if image_count <= 10 else "c" if image_count <= 100 else "f"
 
 
-def lvis_categories(train_annotations: list[Json]) -> list[Json]:
+def lvis_categories(train_annotations: list[Json], names: Sequence[str] = CATEGORIES) -> list[Json]:
     """The categories with their counts in the training split, which decide the frequency group."""
     instances = Counter(a["category_id"] for a in train_annotations)
     pairs = {(a["image_id"], a["category_id"]) for a in train_annotations}
@@ -65,11 +65,16 @@ def lvis_categories(train_annotations: list[Json]) -> list[Json]:
             "image_count": images[k],
             "instance_count": instances[k],
         }
-        for k, name in enumerate(CATEGORIES, start=1)
+        for k, name in enumerate(names, start=1)
     ]
 
 
-def lvis_images(split: str, images: list[Json], annotations: list[Json]) -> list[Json]:
+def lvis_images(
+    split: str,
+    images: list[Json],
+    annotations: list[Json],
+    names: Sequence[str] = CATEGORIES,
+) -> list[Json]:
     """COCO image records as LVIS ones: the file is named by `coco_url` after COCO_URL.
 
     Every object is annotated, so each category that an image lacks is a verified negative.
@@ -77,7 +82,7 @@ def lvis_images(split: str, images: list[Json], annotations: list[Json]) -> list
     present: dict[int, set[int]] = {image["id"]: set() for image in images}
     for annotation in annotations:
         present[annotation["image_id"]].add(annotation["category_id"])
-    everything = range(1, len(CATEGORIES) + 1)
+    everything = range(1, len(names) + 1)
     return [
         {
             "id": image["id"],

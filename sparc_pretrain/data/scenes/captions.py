@@ -76,6 +76,34 @@ def _some(random: Random) -> list[str]:
     return [a for a, p in zip(ATTRIBUTES, chances, strict=True) if random.random() < p]
 
 
+def _coloured(random: Random) -> list[str]:
+    return ["colour"] if random.random() < 0.6 else []
+
+
+def short_captions(facts: SceneFacts, random: Random) -> list[str]:
+    """Five true captions of few words, some of them equal when little is to be said.
+
+    In this order: the largest object; all of them with colours; categories alone, and where; the
+    background first; a pair and its relation where there is one.
+    """
+    objects = _salient(facts)
+    where = place(facts.background)
+    end = random.choice(("", f" {where}"))
+    captions = [_phrase(objects[0], _coloured(random))]
+    captions.append(_listed([_phrase(o, ("colour",)) for o in objects]) + end)
+    captions.append(f"{_listed([_phrase(o) for o in objects])} {where}")
+    said = objects[: random.randint(1, len(objects))]
+    captions.append(f"{where}, {_listed([_phrase(o, _coloured(random)) for o in said])}")
+    if facts.relations:
+        relation = random.choice(facts.relations)
+        subject, target = facts.objects[relation.subject], facts.objects[relation.target]
+        one, other = _phrase(subject, _coloured(random)), _phrase(target, _coloured(random))
+        captions.append(f"{one} {relation.name} {other}")
+    else:
+        captions.append(_phrase(random.choice(objects), ("colour",)))
+    return captions
+
+
 def _listed(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 

@@ -34,10 +34,10 @@ from sparc_pretrain.data.scenes.annotations import (
     lvis_images,
 )
 from sparc_pretrain.data.scenes.elements import sample_record
+from sparc_pretrain.data.scenes.levels import HARD, Level, level_of
 from sparc_pretrain.data.scenes.paint import BACKGROUNDS
 from sparc_pretrain.data.scenes.phrases import phrase_record
-from sparc_pretrain.data.scenes.render import SEMANTIC_CLASSES, render_scene
-from sparc_pretrain.data.scenes.shapes import CATEGORIES
+from sparc_pretrain.data.scenes.render import render_scene
 
 VAL_START = 500_000  # val has its own scene indices, so that neither split depends on the other
 VERSION = 1  # of the drawings: raise it when the same arguments give other bytes
@@ -55,6 +55,11 @@ def _write_json(path: Path, value: Json | list[Json]) -> None:
     draft = path.with_name(path.name + ".tmp")
     draft.write_text(json.dumps(value), encoding="utf-8")
     os.replace(draft, path)
+
+
+def level_in(arguments: Json) -> Level:
+    """The level of a scenes.json's arguments; those of before there were levels are hard ones."""
+    return level_of(arguments.get("level", HARD.name))
 
 
 def _read_json(path: Path) -> Json:
@@ -93,13 +98,14 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _write_split(
-    out: Path, split: str, indices: range, size: int, seed: int, tick: Callable[[], None]
+    out: Path, split: str, indices: range, arguments: Json, tick: Callable[[], None]
 ) -> tuple[list[Json], list[Json]]:
     """Writes images, semantic maps, COCO instances and captions; returns images and objects."""
     images, objects, captions, phrases, elements = [], [], [], [], []
     image_folder, ade_images, ade_maps = _folders(out, split)
+    size, level = arguments["size"], level_in(arguments)
     for index in indices:
-        scene = render_scene(seed, index, size)
+        scene = render_scene(arguments["seed"], index, size, level.name)
         name = f"{index:06d}"
         jpeg = image_folder / f"{name}.jpg"
         jpeg.write_bytes(encode_jpeg(scene.image))
@@ -113,7 +119,7 @@ def _write_split(
             captions.append({"id": len(captions) + 1, "image_id": index, "caption": text})
         tick()
     folder = out / "annotations"
-    instances = {"annotations": objects, "categories": coco_categories()}
+    instances = {"annotations": objects, "categories": coco_categories(level.categories)}
     _write_json(folder / f"instances_{split}.json", _head(split, images) | instances)
     texts = {"type": "captions", "annotations": captions}
     _write_json(folder / f"captions_{split}.json", _head(split, images) | texts)
@@ -130,7 +136,8 @@ def _add_later_files(out: Path, arguments: Json) -> None:
             path = out / "annotations" / f"{kind}_{split}.json"
             if path.is_file():
                 continue
-            rendered = ((i, render_scene(arguments["seed"], i, arguments["size"])) for i in scenes)
+            how = arguments["size"], level_in(arguments).name
+            rendered = ((i, render_scene(arguments["seed"], i, *how)) for i in scenes)
             _write_json(path, [record(scene, i, f"{i:06d}.jpg") for i, scene in rendered])
 
 
@@ -139,18 +146,19 @@ def _head(split: str, images: list[Json]) -> Json:
     return {"info": info, "licenses": [], "images": images}
 
 
-def _write_classes(folder: Path) -> None:
+def _write_classes(folder: Path, level: Level) -> None:
+    classes = level.categories + BACKGROUNDS
     palette = [
         [round(255 * c) for c in colorsys.hsv_to_rgb(k * 0.618034 % 1, 0.85 - k % 3 * 0.25, 0.95)]
-        for k in range(len(SEMANTIC_CLASSES))
+        for k in range(len(classes))
     ]
-    (folder / "classes.txt").write_text("\n".join(SEMANTIC_CLASSES) + "\n", encoding="utf-8")
+    (folder / "classes.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
     _write_json(
         folder / "classes.json",
         {
-            "classes": SEMANTIC_CLASSES,
+            "classes": classes,
             "palette": palette,
-            "things": len(CATEGORIES),
+            "things": len(level.categories),
             "stuff": len(BACKGROUNDS),
         },
     )
@@ -188,8 +196,10 @@ def write_scenes(
     size: int = 128,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    level: str = "hard",
 ) -> dict[str, int]:
-    """Writes `train` + `val` scenes of `size` pixels below `out` in all formats (see the module).
+    """Writes `train` + `val` scenes of `size` pixels and of a level (see `levels`) below `out` in
+    all formats (see the module).
 
     `progress(done, total)` is called after each image. Returns the numbers of images, objects,
     captions and of rare, common and frequent categories. Does nothing when the same data set is
@@ -199,8 +209,12 @@ def write_scenes(
     out = Path(out)
     if not (1 <= train <= VAL_START and 1 <= val <= VAL_START):
         raise ValueError(f"train and val must be 1 to {VAL_START} images, got {train} and {val}")
-    render_scene(seed, 0, size)  # says what is wrong with seed or size before anything is written
+    render_scene(
+        seed, 0, size, level
+    )  # says what is wrong with its arguments before anything is written
     arguments = {"version": VERSION, "train": train, "val": val, "size": size, "seed": seed}
+    if level != HARD.name:  # scenes of before there were levels are hard ones
+        arguments["level"] = level
     if (out / "scenes.json").is_file():
         counts = _complete(out, arguments)
         if counts is not None:
@@ -227,16 +241,17 @@ def write_scenes(
             progress(done, train + val)
 
     splits = {
-        "train": _write_split(out, "train", range(train), size, seed, tick),
-        "val": _write_split(out, "val", range(VAL_START, VAL_START + val), size, seed, tick),
+        "train": _write_split(out, "train", range(train), arguments, tick),
+        "val": _write_split(out, "val", range(VAL_START, VAL_START + val), arguments, tick),
     }
-    categories = lvis_categories(splits["train"][1])
+    names = level_of(level).categories
+    categories = lvis_categories(splits["train"][1], names)
     for split, (images, objects) in splits.items():
         shapes = [{k: v for k, v in o.items() if k != "iscrowd"} for o in objects]
         body = {"annotations": shapes, "categories": categories}
         path = out / "annotations" / f"lvis_v1_{split}.json"
-        _write_json(path, _head(split, lvis_images(split, images, objects)) | body)
-    _write_classes(out / "ade")
+        _write_json(path, _head(split, lvis_images(split, images, objects, names)) | body)
+    _write_classes(out / "ade", level_of(level))
     groups = Counter(category["frequency"] for category in categories)
     counts = {
         "train": train,

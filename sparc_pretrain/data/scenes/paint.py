@@ -11,6 +11,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from sparc_pretrain.data.scenes.typical import TYPICAL, accent, typical_pattern
+
 RGB = tuple[int, int, int]
 
 COLOURS: dict[str, RGB] = {
@@ -83,11 +85,13 @@ def paint_object(
     texture: str,
     period: float,
     phase: float,
+    category: int | None = None,
 ) -> None:
     """Paints an object, and its shadow first, onto `picture` in place.
 
     `cover` and `alpha` are what `draw_shape` gives, `corner` is the (x,y) of their first pixel,
-    `colour` float32 RGB [3]. The picture must hold the whole of `cover`.
+    `colour` float32 RGB [3]. The picture must hold the whole of `cover`. `category`: the one whose
+    accent the second colour and the parts have, and whose pattern the texture TYPICAL means.
     """
     height, width = alpha.shape
     unit = (picture.shape[0] + picture.shape[1]) / 256  # one pixel of a 128-pixel frame
@@ -95,9 +99,16 @@ def paint_object(
     soft = cv2.GaussianBlur(alpha, (0, 0), 1.8 * unit)
 
     second, tones = _tones(colour)
+    if category is not None:
+        second = accent(category)
+        tones[1:3] = second, second * np.float32(0.6)
     ink = cv2.transform(cover, tones.T)
     if texture != "plain":
-        share = cover[..., 0] * pattern(texture, height, width, period, phase)
+        if texture == TYPICAL:
+            drawn = typical_pattern(category, height, width, period, phase)
+        else:
+            drawn = pattern(texture, height, width, period, phase)
+        share = cover[..., 0] * drawn
         ink += cv2.merge([share * d for d in second - colour])
 
     # light from the upper left: the slope of the blurred silhouette makes the object look rounded

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate, combinations
+from itertools import combinations
 from random import Random
 
 import cv2
 import numpy as np
 
-from sparc_pretrain.data.scenes.captions import ObjectFact, Relation, SceneFacts, write_captions
+from sparc_pretrain.data.scenes.captions import (
+    ObjectFact,
+    Relation,
+    SceneFacts,
+    short_captions,
+    write_captions,
+)
+from sparc_pretrain.data.scenes.levels import HARD, Level, level_of
 from sparc_pretrain.data.scenes.paint import (
     BACKGROUNDS,
     COLOURS,
@@ -18,20 +25,12 @@ from sparc_pretrain.data.scenes.paint import (
     paint_object,
 )
 from sparc_pretrain.data.scenes.shapes import CATEGORIES, draw_shape
+from sparc_pretrain.data.scenes.typical import TYPICAL
 
-# name -> longer side of an object as a share of the frame; the gaps keep the words unambiguous
-SIZES: dict[str, tuple[float, float]] = {
-    "small": (0.18, 0.23),
-    "medium": (0.30, 0.35),
-    "large": (0.42, 0.49),
-}
-SEMANTIC_CLASSES: tuple[str, ...] = CATEGORIES + BACKGROUNDS  # class k is label k + 1 in the map
+SIZES = HARD.sizes
+SEMANTIC_CLASSES: tuple[str, ...] = CATEGORIES + BACKGROUNDS  # of `hard`; class k is label k + 1
 SMALLEST_FRAME, LARGEST_FRAME = 48, 2048
 
-_COUNTS = {2: 3, 3: 4, 4: 4, 5: 3, 6: 2, 7: 2}  # number of objects -> weight
-_DECAY = 0.85  # each category is that much rarer than the one before it
-_TAIL = list(accumulate(_DECAY**rank for rank in range(len(CATEGORIES))))
-_SIZE_WEIGHTS = (4, 4, 3)
 _LEAST_VISIBLE = 0.5  # an object that would hide more of another is placed elsewhere
 _TRIES = 15
 _NEAR = 0.2  # share of objects placed close to an earlier one, so that occlusion is common
@@ -76,8 +75,9 @@ class Scene:
 
     image       [H,W,3] uint8 RGB
     background  one of BACKGROUNDS
-    semantic    [H,W] uint8, label k + 1 for SEMANTIC_CLASSES[k]: the category on objects, the
-                background elsewhere; 0 on rim pixels that an object shares with what is behind it
+    semantic    [H,W] uint8, label k + 1 for class k of the level's categories and then BACKGROUNDS
+                (on `hard` SEMANTIC_CLASSES): the category on objects, the background elsewhere; 0
+                on rim pixels that an object shares with what is behind it
     captions    five, see `write_captions`
     """
 
@@ -103,10 +103,10 @@ class _Sprite:
     phase: float
 
 
-def _make_sprite(random: Random, size: int, margin: int) -> _Sprite:
-    category = random.choices(range(len(CATEGORIES)), cum_weights=_TAIL)[0]
-    name = random.choices(tuple(SIZES), _SIZE_WEIGHTS)[0]
-    extent = random.uniform(*SIZES[name]) * size
+def _make_sprite(random: Random, size: int, margin: int, level: Level) -> _Sprite:
+    category = random.choices(range(len(level.categories)), cum_weights=level.tail)[0]
+    name = random.choices(tuple(level.sizes), level.size_weights)[0]
+    extent = random.uniform(*level.sizes[name]) * size
     outline = 0.009 * size * (1.0 if name != "small" else 0.8)
     cover, alpha = draw_shape(
         CATEGORIES[category],
@@ -119,7 +119,7 @@ def _make_sprite(random: Random, size: int, margin: int) -> _Sprite:
     return _Sprite(
         category,
         random.choice(tuple(COLOURS)),
-        random.choice(TEXTURES),
+        TYPICAL if level.pattern else random.choice(TEXTURES),
         name,
         extent,
         cover,
@@ -144,14 +144,16 @@ def _propose(
     return round(min(max(x, 0), size - width)), round(min(max(y, 0), size - height))
 
 
-def _place(random: Random, size: int, margin: int) -> list[tuple[_Sprite, tuple[int, int]]]:
+def _place(
+    random: Random, size: int, margin: int, level: Level
+) -> list[tuple[_Sprite, tuple[int, int]]]:
     """Sprites and their places, so that each stays visible in a good part."""
-    wanted = random.choices(tuple(_COUNTS), tuple(_COUNTS.values()))[0]
+    wanted = random.choices(tuple(level.counts), tuple(level.counts.values()))[0]
     placed: list[tuple[_Sprite, tuple[int, int]]] = []
     owner = np.zeros((size, size), np.uint8)  # which object is seen, from 1; 0 is the background
     visible, area = [0], [0]
     while len(placed) < wanted:
-        sprite = _make_sprite(random, size, margin)
+        sprite = _make_sprite(random, size, margin, level)
         height, width = sprite.solid.shape
         for _ in range(_TRIES):
             x, y = _propose(random, sprite, placed, size)
@@ -165,13 +167,13 @@ def _place(random: Random, size: int, margin: int) -> list[tuple[_Sprite, tuple[
                 visible = [*left, area[-1]]
                 break
         else:
-            if len(placed) >= 2:  # a crowded frame: fewer objects than wanted
+            if len(placed) >= level.fewest:  # a crowded frame: fewer objects than wanted
                 break
     return placed
 
 
-def render_scene(seed: int, index: int, size: int = 128) -> Scene:
-    """Scene number `index` of the family `seed`, `size` x `size` pixels.
+def render_scene(seed: int, index: int, size: int = 128, level: str = "hard") -> Scene:
+    """Scene number `index` of the family `seed`, `size` x `size` pixels, see `levels`.
 
     A function of its arguments alone: the same bytes whatever else is rendered, in any order and
     process. Objects are drawn in full inside the frame and each keeps at least half of it visible.
@@ -181,22 +183,23 @@ def render_scene(seed: int, index: int, size: int = 128) -> Scene:
         raise ValueError(f"seed and index must not be negative, got {seed} and {index}")
     if not SMALLEST_FRAME <= size <= LARGEST_FRAME:
         raise ValueError(f"size must be {SMALLEST_FRAME} to {LARGEST_FRAME} pixels, got {size}")
-    random = Random(f"scene {seed} {index}")
+    how = level_of(level)
+    random = Random(f"scene {seed} {index}" if how is HARD else f"{level} scene {seed} {index}")
     noise = np.random.default_rng([seed, index])
     margin = round(0.06 * size)
     background = random.choice(BACKGROUNDS)
-    placed = _place(random, size, margin)
+    placed = _place(random, size, margin, how)
 
     picture = paint_background(background, size, noise)
     # objects at the edge cast shadows beyond it
     picture = cv2.copyMakeBorder(picture, *[margin] * 4, cv2.BORDER_REPLICATE)
-    stuff = len(CATEGORIES) + 1 + BACKGROUNDS.index(background)
+    stuff = len(how.categories) + 1 + BACKGROUNDS.index(background)
     semantic = np.full((size, size), stuff, np.uint8)
     owner = np.zeros((size, size), np.uint8)
     silhouettes = np.zeros((len(placed), size, size), bool)
     for number, (sprite, (x, y)) in enumerate(placed):
         colour = np.array(COLOURS[sprite.colour], np.float32) + random.uniform(-8, 8)
-        period = 0.03 * size + 0.09 * sprite.extent
+        period = 0.1 * size if how.pattern else 0.03 * size + 0.09 * sprite.extent
         paint_object(
             picture,
             sprite.cover,
@@ -206,6 +209,7 @@ def render_scene(seed: int, index: int, size: int = 128) -> Scene:
             sprite.texture,
             period,
             sprite.phase,
+            sprite.category if how.accent else None,
         )
         spot = (slice(y, y + sprite.solid.shape[0]), slice(x, x + sprite.solid.shape[1]))
         cover = sprite.alpha[margin:-margin, margin:-margin]
@@ -232,7 +236,8 @@ def render_scene(seed: int, index: int, size: int = 128) -> Scene:
         )
     inner = picture[margin:-margin, margin:-margin]
     image = np.clip(inner + 0.5, 0, 255).astype(np.uint8)
-    captions = write_captions(_facts(background, objects), random)
+    write = short_captions if how.short else write_captions
+    captions = write(_facts(background, objects), random)
     return Scene(image, objects, background, semantic, captions)
 
 

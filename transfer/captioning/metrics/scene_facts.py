@@ -32,7 +32,7 @@ from sparc_pretrain.data.scenes import (
     render_scene,
 )
 from sparc_pretrain.data.scenes.captions import NUMBERS, RELATIONS, ObjectFact, SceneFacts, plural
-from sparc_pretrain.data.scenes.files import VAL_START, VERSION
+from sparc_pretrain.data.scenes.files import VAL_START, VERSION, level_in
 from transfer.captioning.metrics import intervals
 
 KINDS = ("objects", "colours", "phrases", "counts", "relations", "backgrounds")
@@ -169,7 +169,7 @@ class SceneTruth:
         try:
             told = json.loads(self.file.read_text(encoding="utf-8"))["arguments"]
             self.version, self.seed, self.size = told["version"], told["seed"], told["size"]
-            self.counts = told["train"], told["val"]
+            self.counts, self.level = (told["train"], told["val"]), level_in(told).name
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is no scenes.json: {error!r}") from None
         if self.version != VERSION:
@@ -184,7 +184,7 @@ class SceneTruth:
             train, val = self.counts
             if not (0 <= index < train or VAL_START <= index < VAL_START + val):
                 raise ValueError(f"{image} is none of the scenes of {self.file}")
-            self.known[image] = caption_facts(render_scene(self.seed, index, self.size))
+            self.known[image] = caption_facts(render_scene(self.seed, index, self.size, self.level))
         return self.known[image]
 
 

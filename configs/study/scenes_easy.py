@@ -1,0 +1,46 @@
+"""The study to decide, on easy scenes: SPARC with the image contrast beside CLIP, SPARC as published
+and their shuffled twins, small enough for 5 seeds on two CPU cores.
+
+python tools/data.py scenes --out data/scenes_easy --level easy --train 4000 --val 400 --size 64
+python tools/study.py configs/study/scenes_easy.py
+"""
+
+_base_ = "./scenes.py"
+
+tokenizer = dict(train=400)
+# 400 steps x 64 pairs = 25,600 pairs, 6.4 passes over 4,000 scenes
+schedule = dict(steps=400, warmup=40)
+data = dict(sources="data/scenes_easy/shards/train-*.tar", image_size=64)
+model = dict(
+    vision=dict(overrides=dict(depth=4, patch_size=8, embed_dim=96, num_heads=3)),
+    text=dict(width=96, layers=2, heads=3),
+    width=96,
+)
+default_hooks = dict(checkpoint=dict(interval=100))
+study = dict(
+    seeds=(0, 1, 2, 3, 4),
+    sweeps=[],
+    evaluations=[
+        dict(
+            task="retrieval",
+            images="data/scenes_easy/images/val",
+            captions="data/scenes_easy/annotations/captions_val.json",
+        ),
+        dict(
+            task="segmentation",
+            images="data/scenes_easy/ade/images/validation",
+            annotations="data/scenes_easy/ade/annotations/validation",
+            classes="data/scenes_easy/ade/classes.txt",
+        ),
+        dict(
+            task="grounding",
+            images="data/scenes_easy/images/val",
+            phrases="data/scenes_easy/annotations/phrases_val.json",
+        ),
+        dict(
+            task="regions",
+            images="data/scenes_easy/images/val",
+            annotations="data/scenes_easy/annotations/instances_val.json",
+        ),
+    ],
+)
