@@ -21,15 +21,15 @@ th{color:#5c6370;font-weight:600;vertical-align:bottom}
 th:first-child,td:first-child{text-align:left;white-space:normal;min-width:150px;max-width:230px}
 tr.task td{font-weight:600;background:#f3f4f6;white-space:nowrap;max-width:none}
 small{color:#6a7180;font-size:11.5px;line-height:1.35}td small{display:block}
-td.up{background:#edf8ef}td.down{background:#fdf1ee}
-td.up.firm{background:#cdebd3}td.down.firm{background:#f8d5cd}td.best .mean{font-weight:700}
+td.up{background:#cdebd3}td.down{background:#f8d5cd}td.same{background:#e3ecf8}
+td.best .mean{font-weight:700}
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(370px,1fr));gap:18px}
 figure{margin:0;border:1px solid #e4e6ea;border-radius:6px;padding:10px}figcaption{font-weight:600}
 figcaption small{font-weight:400}.scroll{overflow-x:auto}
 svg text{font:12px system-ui,sans-serif;fill:#20242c}
 """
 WIDTH, ROW, LEFT, RIGHT = 400, 22, 152, 50
-MARKS = {(1, True): "▲▲", (1, False): "▲", (-1, True): "▼▼", (-1, False): "▼"}
+MARKS = {1: "▲", -1: "▼", 0: ""}
 
 
 def render(plan: Plan, study: dict[str, Any]) -> str:
@@ -44,7 +44,7 @@ def render(plan: Plan, study: dict[str, Any]) -> str:
         *(f"<li>{_text(line)}</li>" for line in how_to_read(plan)),
         "</ul>",
         *(_table(sheet) for sheet in sheets(plan, study)),
-        "<h2>Plots</h2><p>Mean ± one standard error over seeds; the dashed line is "
+        "<h2>Plots</h2><p>A dot per seed, a bar at their mean; the dashed line is "
         f"{_text(plan.arms[plan.baseline].label)}.</p>",
         *("<div class=plots>", *_plots(plan, study["rows"]), "</div>"),
         "<h2>Protocol</h2><ul>",
@@ -83,7 +83,7 @@ def _plain(line: Line, columns: int) -> list[str]:
 
 
 def _mark(entry: Entry) -> str:
-    return MARKS.get((entry.verdict, entry.firm), "")
+    return MARKS[entry.verdict] + ("≈" if entry.same else "")
 
 
 def _table(sheet: Sheet) -> str:
@@ -107,7 +107,7 @@ def _cell(entry: Entry | None) -> str:
     if entry is None:
         return "<td>&ndash;</td>"
     kinds = [{1: "up", -1: "down", 0: ""}[entry.verdict]]
-    kinds += ["firm"] if entry.firm else []
+    kinds += ["same"] if entry.same else []
     kinds += ["best"] if entry.best else []
     first, *rest = entry.lines
     small = "".join(f"<small>{_text(line)}</small>" for line in rest)
@@ -130,9 +130,9 @@ def _plots(plan: Plan, rows: list[dict[str, Any]]) -> list[str]:
 def dots(
     metric: str, points: list[tuple[str, dict[str, Any]]], baseline: float | None = None
 ) -> str:
-    """A dot and a bar of ± one standard error for each (label, row), as an SVG figure."""
-    reach = [(r["mean"] - (r["error"] or 0), r["mean"] + (r["error"] or 0)) for _, r in points]
-    low, high = min(0.0, min(a for a, _ in reach)), max(b for _, b in reach) or 1.0
+    """A dot per seed and a bar at their mean for each (label, row), as an SVG figure."""
+    every = [value for _, row in points for value in row["values"]]
+    low, high = min(0.0, min(every)), max(every) or 1.0
 
     def x(value: float) -> float:
         return LEFT + (value - low) / (high - low or 1) * (WIDTH - LEFT - RIGHT)
@@ -146,14 +146,16 @@ def dots(
         )
     for i, (label, row) in enumerate(points):
         y = ROW * i + ROW / 2 + 4
-        error = row["error"] or 0
         marks.append(
             f'<text x="0" y="{y + 4:.0f}">{_text(label)}</text>'
             f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}" stroke="#eceef1"/>'
-            f'<line x1="{x(row["mean"] - error):.1f}" x2="{x(row["mean"] + error):.1f}" '
-            f'y1="{y}" y2="{y}" stroke="#2b6cb0" stroke-width="2"/>'
-            f'<circle cx="{x(row["mean"]):.1f}" cy="{y}" r="4" fill="#2b6cb0"/>'
-            f'<text x="{WIDTH - RIGHT + 8}" y="{y + 4:.0f}">{number(row["mean"])}</text>'
+            f'<line x1="{x(row["mean"]):.1f}" x2="{x(row["mean"]):.1f}" '
+            f'y1="{y - 7}" y2="{y + 7}" stroke="#2b6cb0" stroke-width="2"/>'
+            + "".join(
+                f'<circle cx="{x(value):.1f}" cy="{y}" r="3" fill="#2b6cb0" fill-opacity=".6"/>'
+                for value in row["values"]
+            )
+            + f'<text x="{WIDTH - RIGHT + 8}" y="{y + 4:.0f}">{number(row["mean"])}</text>'
         )
     words = described(metric)
     task = f"<small>{_text(words.task.partition(':')[0])}</small> " if words.words else ""

@@ -10,10 +10,12 @@ from mmengine.config import Config
 
 from sparc_pretrain.command import cli
 from sparc_pretrain.command.cli import nearest
+from sparc_pretrain.study.statistics import BOUND
 
-KEYS = {"arms", "seeds", "baseline", "evaluations", "presets", "sweeps"}
-ARM_KEYS = {"objective", "options", "seeds", "budget", "as_long_as", "trained", "group", "label"}
+KEYS = {"arms", "seeds", "baseline", "evaluations", "presets", "sweeps", "primary", "equivalence"}
+ARM_KEYS = {"objective", "options", "seeds", "budget", "as_long_as", "trained", "group", "label", "twin_of"}
 SWEEP_KEYS = {"arms", "key", "values", "seeds", "budget"}
+MOST_PRIMARY = 6  # outcomes that decide
 LOGGED_EVERY = 10  # steps, mmengine's default
 LEARNT_FROM = ("schedule", "data", "tokenizer", "model", "optim_wrapper", "param_scheduler")
 LEARNT_FROM += ("train_dataloader",)
@@ -31,6 +33,7 @@ class Arm:
         budget: its share of the recipe's steps.
         as_long_as: the arm whose training time it is given, instead of its number of steps.
         trained: False = the towers as they are initialised.
+        twin_of: the arm that a control is held against, in the place of the baseline.
         group: 'main', 'control' or 'sweep': the table it is shown in. label: its name there.
     """
 
@@ -43,6 +46,7 @@ class Arm:
     trained: bool = True
     group: str = "main"
     label: str = ""
+    twin_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study: `recipe` is the pre-training config, `evaluations` go to `evaluate.measure`."""
+    """A study: `recipe` is the pre-training config, `evaluations` go to `evaluate.measure`;
+    `primary` are the outcomes that decide, named beforehand, and differences within `equivalence`
+    count as none.
+    """
 
     recipe: Config
     arms: dict[str, Arm]
     baseline: str
     evaluations: list[dict[str, Any]]
+    primary: tuple[str, ...] = ()
+    equivalence: float = BOUND
+
+    @property
+    def twins(self) -> dict[str, str]:
+        """Arm -> the arm it is held against in the place of the baseline."""
+        return {arm.name: arm.twin_of for arm in self.arms.values() if arm.twin_of}
 
     def cells(self) -> list[Cell]:
         """All cells, seed by seed, so that an interrupted study has comparable rows; an arm that
@@ -142,13 +156,20 @@ def read(
     for arm in arms.values():
         if arm.as_long_as is not None and arm.as_long_as not in arms:
             raise ValueError(f"study.arms.{arm.name}.as_long_as={arm.as_long_as!r} is no arm")
+        if arm.twin_of is not None and arm.twin_of not in arms:
+            raise ValueError(f"study.arms.{arm.name}.twin_of={arm.twin_of!r} is no arm")
     if cfg.get("param_scheduler"):
         raise ValueError(
             f"{path}: arms of a study have steps of their own, a param_scheduler would not follow "
             "them: use schedule.warmup"
         )
+    primary = tuple(study.get("primary", ()))
+    if len(primary) > MOST_PRIMARY:
+        raise ValueError(f"study.primary: {len(primary)} outcomes, at most {MOST_PRIMARY} decide")
     evaluations = [dict(e) for e in study.evaluations]
-    return Plan(cfg, arms, study.baseline, evaluations)
+    return Plan(
+        cfg, arms, study.baseline, evaluations, primary, study.get("equivalence", BOUND)
+    )
 
 
 def _arm(name: str, spec: dict[str, Any], study: dict[str, Any]) -> Arm:

@@ -39,17 +39,22 @@ def about(plan: Plan, study: dict[str, Any]) -> list[str]:
 def how_to_read(plan: Plan) -> list[str]:
     """The marks and intervals of the tables."""
     base = plan.arms[plan.baseline].label
+    primary = ", ".join(plan.primary) or "none"
     return [
-        "First line: the mean over seeds ± its standard error over seeds; bold: the highest of its "
-        "line, which by itself says nothing.",
-        f"Second line: the paired difference to {base}, same seeds and same test items.",
-        f"items: its 95 % interval over test items ({RESAMPLES:,} bootstrap draws of whole "
-        "images). both: its 95 % interval over seeds and items together (Student's t, "
-        "Welch-Satterthwaite); given with two seeds or more.",
-        f"▲ ahead of {base}, ▼ behind: neither interval holds zero. Unmarked: inside the noise.",
-        f"▲▲ and ▼▼: with two seeds or more, still so after Holm's correction (level {LEVEL}) for "
-        "all comparisons of its table; the marks to rely on. With one seed a single mark says that "
-        "two trainings differ, not that two objectives do.",
+        "First line: the mean over seeds; bold: the highest of its line, which by itself says "
+        "nothing. Second line: each seed.",
+        f"Then the paired difference to {base} (a control's to its own method), same seeds and same "
+        f"test items, with its 95 % interval over seeds and items: {RESAMPLES:,} bootstrap draws of "
+        "whole images, and the variance between seeds pooled over the arms (an arm whose seeds "
+        "differ more keeps its own), Student's t.",
+        f"Primary outcomes, named beforehand: {primary}. They alone are tested. p is corrected "
+        f"(Holm) for all primary outcomes of all arms of its table; ▲ ahead, ▼ behind: p below "
+        f"{LEVEL}. Under no difference at all a page has any such mark in at most 5 % of studies "
+        "(simulated in the tests).",
+        f"≈: equivalent, the 90 % interval lies within ±{plan.equivalence:g} (two one-sided tests). "
+        "No mark: not decided, which is not the same as equal. With one seed everywhere nothing is "
+        "tested: two trainings differ, not two objectives.",
+        "Without looking: what a constant answer, a guess or the commonest class gets.",
     ]
 
 

@@ -17,13 +17,13 @@ Row = dict[str, Any]
 class Entry:
     """One number of a table: lines of text, the first the number itself.
 
-    verdict: -1 behind the baseline, 1 ahead, 0 not told apart. firm: also after Holm's correction.
-    best: the highest of its line.
+    verdict: of a primary outcome, -1 behind, 1 ahead, 0 not decided. same: equivalent within the
+    study's bound. best: the highest of its line.
     """
 
     lines: tuple[str, ...]
     verdict: int = 0
-    firm: bool = False
+    same: bool = False
     best: bool = False
 
 
@@ -58,39 +58,67 @@ def sheets(plan: Plan, study: dict[str, Any]) -> list[Sheet]:
     }
     base = plan.baseline
     main = [base, *(name for name in groups["main"] if name != base)]
-    found = [verdicts(plan, rows, [n for n in main if n != base] + groups["control"])]
-    found.append(quality(plan, rows, main, "Objectives under one recipe"))
-    if groups["control"]:
-        beside = [base, *(n for n in ("sparc",) if n in there and n != base)]
-        found.append(quality(plan, rows, beside + groups["control"], "Controls"))
+    blind, bound = study.get("blind", {}), plan.equivalence
+    every = _metrics(rows)
+    primary = [m for m in plan.primary if m in every]
+    others = [m for m in every if m not in primary]
+    found = []
+    if primary:
+        title = "Primary outcomes, named beforehand"
+        found.append(quality(plan, rows, main, title, primary, blind, bound))
+        if groups["control"]:
+            twins = [name for arm in groups["control"] for name in _beside(plan, arm)]
+            columns = list(dict.fromkeys(n for n in (base, *twins) if n in there))
+            found.append(quality(plan, rows, columns, "Controls", primary, blind, bound))
+    if others:
+        title = "Other metrics, not tested" if primary else "Metrics, not tested"
+        columns = main + groups["control"]
+        found.append(quality(plan, rows, columns, title, others, blind, bound))
     mixed = "; " in study["machine"] or len(study["precision"]) > 1
     found.append(costs(plan, rows, main + groups["control"], mixed))
     return [sheet for sheet in found + sweeps(plan, rows, groups["sweep"]) if sheet.lines]
 
 
-def entry(row: Row | None, best: bool = False, seeds: int = 1) -> Entry | None:
+def _beside(plan: Plan, arm: str) -> tuple[str, ...]:
+    """A control, after the arm it is held against."""
+    other = plan.arms[arm].twin_of
+    return (other, arm) if other else (arm,)
+
+
+def entry(
+    row: Row | None, best: bool = False, seeds: int = 1, bound: float = 0.0
+) -> Entry | None:
     """A row of `statistics.table` as an entry; `seeds`: of the arm, said where the row has less."""
     if row is None:
         return None
-    text = number(row["mean"])
-    text += f" ± {number(row['error'])}" if row["error"] is not None else ""
-    fewer = (f"{row['seeds']} of {seeds} seeds",) if row["seeds"] < seeds else ()
+    lines = [number(row["mean"])]
+    if row["seeds"] > 1:
+        lines.append("seeds " + " ".join(number(v) for v in row["values"]))
+    if row["seeds"] < seeds:
+        lines.append(f"{row['seeds']} of {seeds} seeds")
     if row.get("difference") is None:
-        return Entry((text, *fewer), best=best)
-    lines = [text, number(row["difference"], True)]
-    lines.append(f"items {interval(row['low'], row['high'])}")
-    if row["difference_error"] is not None:
-        lines.append(f"both {interval(row['both_low'], row['both_high'])}")
-    verdict = 0 if row["noise"] else (1 if row["difference"] > 0 else -1)
-    # one training each is two trainings, not two objectives, whatever the items say
-    firm = bool(verdict) and row["difference_error"] is not None and row["holm"] < LEVEL
-    return Entry((*lines, *fewer), verdict, firm, best)
+        return Entry(tuple(lines), best=best)
+    lines.append(f"{number(row['difference'], True)} {interval(row['low'], row['high'])}")
+    if "holm" not in row:
+        return Entry(tuple(lines), best=best)
+    lines.append(f"p {row['holm']:.3f}")
+    decided = row["holm"] < LEVEL
+    same = row["reach"] is not None and row["reach"] < bound
+    return Entry(tuple(lines), decided * (1 if row["difference"] > 0 else -1), same, best)
 
 
-def quality(plan: Plan, rows: list[Row], arms: Sequence[str], title: str) -> Sheet:
-    """Metrics by arms, under a heading per task."""
+def quality(
+    plan: Plan,
+    rows: list[Row],
+    arms: Sequence[str],
+    title: str,
+    metrics: Sequence[str],
+    blind: dict[str, dict[str, float]],
+    bound: float,
+) -> Sheet:
+    """Metrics by arms, under a heading per task, each with what one gets without looking."""
     cells = {(r["arm"], r["metric"]): r for r in rows if r["kind"] == "quality"}
-    metrics = [m for m in _metrics(rows) if any((arm, m) in cells for arm in arms)]
+    metrics = [m for m in metrics if any((arm, m) in cells for arm in arms)]
     seeds = {
         arm: max((r["seeds"] for (a, _), r in cells.items() if a == arm), default=1) for arm in arms
     }
@@ -100,42 +128,25 @@ def quality(plan: Plan, rows: list[Row], arms: Sequence[str], title: str) -> She
         for metric in (m for m in metrics if described(m).task == task):
             means = {a: cells[a, metric]["mean"] for a in arms if (a, metric) in cells}
             top = max(means.values())
-            entries = [entry(cells.get((a, metric)), means.get(a) == top, seeds[a]) for a in arms]
-            lines.append(Line(described(metric).title, described(metric).words, entries))
-    own = [arm for arm in arms if plan.arms[arm].group == plan.arms[arms[-1]].group]
-    count = sum(r.get("holm") is not None for (a, _), r in cells.items() if a in own)
-    note = (
-        f"Higher is better. Under each mean the difference to {plan.arms[plan.baseline].label}. "
-        f"{count} comparison{'s' * (count != 1)}: about {count * LEVEL:.0f} would look told apart "
-        "by chance alone; the doubled marks are corrected for that."
+            entries = [
+                entry(cells.get((a, metric)), means.get(a) == top, seeds[a], bound) for a in arms
+            ]
+            beaten = ", ".join(f"{k} {number(v)}" for k, v in blind.get(metric, {}).items())
+            words = described(metric).words + (f"; without looking: {beaten}" if beaten else "")
+            lines.append(Line(described(metric).title, words, entries))
+    base = plan.arms[plan.baseline].label
+    held = [
+        f"{plan.arms[a].label} is held against {plan.arms[plan.twins[a]].label}"
+        for a in arms
+        if a in plan.twins
+    ]
+    tested = sum("holm" in r for (a, m), r in cells.items() if a in arms and m in metrics)
+    note = f"Higher is better. Under each mean the difference to {base}; " if not held else ""
+    note = note or f"Under each mean the difference to {base}, but {'; '.join(held)}; "
+    note += (
+        f"{tested} comparisons, corrected for their number." if tested else "no test is made of it."
     )
     return Sheet(title, note, [plan.arms[a].label for a in arms], lines)
-
-
-def verdicts(plan: Plan, rows: list[Row], arms: Sequence[str]) -> Sheet:
-    """How many metrics of each task an arm is ahead or behind in."""
-    cells = [r for r in rows if r.get("difference") is not None]
-    tasks = list(dict.fromkeys(described(r["metric"]).task for r in cells))
-    lines = []
-    for arm in arms:
-        entries = []
-        for task in tasks:
-            own = [
-                entry(r) for r in cells if (r["arm"], described(r["metric"]).task) == (arm, task)
-            ]
-            ahead, behind = (sum(e.verdict == v for e in own) for v in (1, -1))
-            counts = {"ahead": ahead, "behind": behind, "open": len(own) - ahead - behind}
-            text = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-            side = (ahead > 0) - (behind > 0)
-            firm = any(e.firm and e.verdict == side for e in own)
-            entries.append(Entry((text,), side, firm) if own else None)
-        if any(entries):
-            lines.append(Line(plan.arms[arm].label, "", entries))
-    note = (
-        f"Of each task's metrics, how many are told apart from {plan.arms[plan.baseline].label}, "
-        "and on which side; open = inside the noise. Marked where all that are told apart agree."
-    )
-    return Sheet("Who is ahead where", note, [task.partition(":")[0] for task in tasks], lines)
 
 
 def costs(plan: Plan, rows: list[Row], arms: Sequence[str], mixed: bool = False) -> Sheet:

@@ -1,11 +1,14 @@
-"""What a study says of its cells: means and standard errors over seeds, and paired differences to
-the baseline: bootstrap intervals over the test items, intervals over items and seeds, and p values
-corrected for how many there are.
+"""What a study says of its cells: values per seed, paired differences to the baseline with intervals
+over seeds and test items, and, for the few outcomes that were named beforehand, decisions.
+
+Seeds are few, and the variance of two or three of them is worth little on its own: it happens to be
+tiny, and a difference of nothing looks certain. So it is pooled over the arms of a metric, which
+gives arms x (seeds - 1) degrees of freedom; an arm whose own seeds differ more keeps its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,64 +17,113 @@ from scipy import stats
 
 RESAMPLES = 2000
 LEVEL = 0.05  # of tests; intervals hold 1 - LEVEL
+BOUND = 0.03  # differences inside it count as none, where a test of equivalence says so
+
+Items = Mapping[int, np.ndarray]  # seed -> value per item [N]
 
 
 @dataclass(frozen=True)
-class Summary:
-    """One metric of one arm: `mean` and standard error `error` over `seeds` (None: one seed)."""
+class SeedNoise:
+    """The variance of one metric between seeds: `pooled` over arms with `freedom` degrees of it, and
+    each arm's `own` with the degrees of freedom of that.
+    """
 
-    mean: float
-    error: float | None
-    seeds: int
+    pooled: float
+    freedom: int
+    own: dict[str, tuple[float, int]]
+
+    @classmethod
+    def of(cls, arms: Mapping[str, Sequence[float]]) -> SeedNoise:
+        """From one number per seed of each arm."""
+        own = {
+            name: (float(np.var(values, ddof=1)), len(values) - 1)
+            for name, values in arms.items()
+            if len(values) > 1
+        }
+        freedom = sum(degrees for _, degrees in own.values())
+        summed = sum(variance * degrees for variance, degrees in own.values())
+        return cls(summed / freedom if freedom else float("nan"), freedom, own)
+
+    def variance(self, arm: str) -> tuple[float, int]:
+        """The variance of one seed of `arm`, and its degrees of freedom: the pooled one, or the
+        arm's own where that is larger, so that arms that differ more are not told apart too soon.
+        """
+        own = self.own.get(arm, (0.0, 0))
+        return own if own[0] > self.pooled else (self.pooled, self.freedom)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of an arm minus the baseline's: the mean over the seeds both have, its standard
-    error over these seeds (None: one seed), the 95 % bootstrap interval [low, high] over test
-    items, and the 95 % interval [both_low, both_high] and two-sided p over items and seeds.
+    """A metric of an arm minus the baseline's, over the seeds that both have: its mean, the 95 %
+    interval [low, high] over seeds and items (over items alone where no arm has two seeds), the
+    two-sided p (None: there is no seed to tell from noise), and the 90 % interval's distance from
+    zero, `reach`: below a bound the two are equivalent within it (two one-sided tests).
     """
 
     mean: float
-    error: float | None
     low: float
     high: float
-    both_low: float
-    both_high: float
-    p: float
-
-    @property
-    def noise(self) -> bool:
-        """True when the difference is not told from zero by the items, or not by items and seeds
-        (with one seed only the items can tell).
-        """
-        return self.low <= 0 <= self.high or self.p >= LEVEL
+    p: float | None
+    reach: float | None
 
 
-def summary(values: Sequence[float]) -> Summary:
-    """Mean and standard error of one number per seed."""
-    x = np.asarray(values, dtype=np.float64)
-    error = float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else None
-    return Summary(float(x.mean()), error, len(x))
+def difference(
+    arm: Items,
+    baseline: Items,
+    groups: Sequence[int],
+    noise: SeedNoise,
+    names: tuple[str, str],
+    resamples: int = RESAMPLES,
+) -> Difference | None:
+    """The paired difference of two arms on the same items.
 
+    The error adds in quadrature: that of the items, by a bootstrap that draws whole groups (the
+    captions or boxes of one image are not independent), and that of the seeds. Student's t, with
+    Welch's and Satterthwaite's degrees of freedom (those of the items are taken as infinite).
 
-def over_both(
-    mean: float, item_error: float, seed_error: float | None, seeds: int
-) -> tuple[float, float, float]:
-    """The 95 % interval and the two-sided p of a mean over items and seeds: both errors add in
-    quadrature, with Student's t at Welch's and Satterthwaite's degrees of freedom (those of the
-    items are taken as infinite).
+    Args:
+        arm, baseline: see Items. groups: [N], the sizes of runs of items of one image. noise: of
+            this metric. names: of the two arms in it.
 
     Returns:
-        low, high, p. Without any error the interval is the mean; p is then 0, of a zero mean 1.
+        None when the arms share no seed.
+
+    Raises:
+        ValueError: the arms were not measured on the same number of items.
     """
-    variance = item_error**2 + (seed_error or 0.0) ** 2
+    shared = sorted(arm.keys() & baseline.keys())
+    if not shared:
+        return None
+    sizes = {len(values) for seed in shared for values in (arm[seed], baseline[seed])}
+    if sizes != {int(sum(groups))}:
+        raise ValueError(f"paired values of {sorted(sizes)} items, {sum(groups)} expected")
+    delta_N = np.mean([arm[seed] - baseline[seed] for seed in shared], axis=0)
+    mean, item_variance = float(delta_N.mean()), _item_variance(delta_N, groups, resamples)
+    if not noise.freedom:
+        half = float(stats.norm.ppf(1 - LEVEL / 2)) * item_variance**0.5
+        return Difference(mean, mean - half, mean + half, None, None)
+    parts = [noise.variance(name) for name in names]
+    seed_variance = sum(variance / len(shared) for variance, _ in parts)
+    below = sum((variance / len(shared)) ** 2 / freedom for variance, freedom in parts)
+    variance = item_variance + seed_variance
+    freedom = variance**2 / below if below else np.inf
     if variance == 0:
-        return mean, mean, float(mean == 0)
-    freedom = (seeds - 1) * variance**2 / seed_error**4 if seed_error else np.inf
+        return Difference(mean, mean, mean, float(mean == 0), abs(mean))
     half = float(stats.t.ppf(1 - LEVEL / 2, freedom)) * variance**0.5
     p = 2 * float(stats.t.sf(abs(mean) / variance**0.5, freedom))
-    return mean - half, mean + half, p
+    reach = abs(mean) + float(stats.t.ppf(1 - LEVEL, freedom)) * variance**0.5
+    return Difference(mean, mean - half, mean + half, p, reach)
+
+
+def _item_variance(delta_N: np.ndarray, groups: Sequence[int], resamples: int) -> float:
+    owner = np.repeat(np.arange(len(groups)), groups)
+    sums, counts = np.bincount(owner, weights=delta_N), np.bincount(owner).astype(np.float64)
+    # The weights of a resample are multinomial counts of the groups; a fixed seed: the same
+    # cells give the same page.
+    weights = np.random.default_rng(0).multinomial(
+        len(sums), np.full(len(sums), 1 / len(sums)), size=resamples
+    )
+    return float(((weights @ sums) / (weights @ counts)).var())
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -87,91 +139,66 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return found
 
 
-def difference(
-    arm: dict[int, np.ndarray],
-    baseline: dict[int, np.ndarray],
-    groups: Sequence[int],
-    resamples: int = RESAMPLES,
-) -> Difference | None:
-    """The paired difference of two arms on the same items.
-
-    Whole groups (the captions of one image, the boxes of one image) are drawn with replacement:
-    items of one image are not independent.
-
-    Args:
-        arm, baseline: seed -> value per item [N]. groups: [N], the image of each item.
-
-    Returns:
-        None when the arms share no seed.
-
-    Raises:
-        ValueError: the arms were not measured on the same number of items.
-    """
-    shared = sorted(arm.keys() & baseline.keys())
-    if not shared:
-        return None
-    sizes = {len(values) for seed in shared for values in (arm[seed], baseline[seed])}
-    if sizes != {int(sum(groups))}:
-        raise ValueError(f"paired values of {sorted(sizes)} items, {sum(groups)} expected")
-    delta_SN = np.stack([arm[seed] - baseline[seed] for seed in shared])
-    delta_N = delta_SN.mean(axis=0)
-    owner = np.repeat(np.arange(len(groups)), groups)
-    sums = np.bincount(owner, weights=delta_N)
-    counts = np.bincount(owner).astype(np.float64)
-    # The weights of a resample are multinomial counts of the groups; a fixed seed: the same
-    # cells give the same page.
-    weights = np.random.default_rng(0).multinomial(
-        len(sums), np.full(len(sums), 1 / len(sums)), size=resamples
-    )
-    means = (weights @ sums) / (weights @ counts)
-    low, high = np.quantile(means, (0.025, 0.975))
-    per_seed = summary(delta_SN.mean(axis=1))
-    mean = float(delta_N.mean())
-    both = over_both(mean, float(means.std()), per_seed.error, len(shared))
-    return Difference(mean, per_seed.error, float(low), float(high), *both)
-
-
-def table(records: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
+def table(
+    records: list[dict[str, Any]],
+    baseline: str,
+    primary: Sequence[str] = (),
+    twins: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
     """The rows of a study: one per arm and metric.
 
     Args:
         records: the cells' JSON: ``arm``, ``seed``, ``items`` (metric -> value per item),
             ``groups`` (metric -> sizes of the runs of items of one image), ``cost`` (name ->
             number) and ``table`` (the group of the arm).
+        primary: the outcomes named beforehand. twins: arm -> the arm it is held against in the
+            place of the baseline (a shuffled control against its own method).
 
     Returns:
-        dicts with arm, metric, mean, error, seeds and, but for the baseline, difference,
-        difference_error, low, high, noise, both_low, both_high, p (None without a shared seed)
-        and holm, p corrected for all differences of the arm's group. Costs have no difference.
+        dicts with arm, metric, kind, mean, seeds and values (one per seed); with a difference also
+        against, difference, low, high, p, reach; and for primary outcomes holm, p corrected for all
+        primary outcomes of all arms of the arm's table. Costs have no difference.
     """
+    twins = twins or {}
     arms = list(dict.fromkeys(record["arm"] for record in records))
     metrics = list(dict.fromkeys(name for record in records for name in record["items"]))
     costs = list(dict.fromkeys(name for record in records for name in record["cost"]))
+    tables = {record["arm"]: record["table"] for record in records}
+    groups = {name: sizes for record in records for name, sizes in record["groups"].items()}
     rows = []
-    for arm in arms:
-        cells = [record for record in records if record["arm"] == arm]
-        for metric in metrics:
-            values = _values(records, arm, metric)
-            if not values:
-                continue
-            row = {"arm": arm, "metric": metric, "kind": "quality"}
-            row.update(vars(summary([v.mean() for v in values.values()])))
-            # a sweep has its own budget: it is not compared with the baseline
-            if arm != baseline and cells[0]["table"] != "sweep":
-                groups = next(r["groups"][metric] for r in cells if metric in r["groups"])
-                paired = difference(values, _values(records, baseline, metric), groups)
-                row.update(_columns(paired), table=cells[0]["table"])
+    for metric in metrics:
+        items = {arm: _values(records, arm, metric) for arm in arms}
+        items = {arm: values for arm, values in items.items() if values}
+        per_seed = {
+            arm: [float(v.mean()) for _, v in sorted(values.items())]
+            for arm, values in items.items()
+        }
+        # a sweep has its own budget: it is neither compared nor pooled
+        noise = SeedNoise.of({a: v for a, v in per_seed.items() if tables[a] != "sweep"})
+        for arm, values in per_seed.items():
+            row = {"arm": arm, "metric": metric, "kind": "quality", "values": values}
+            row |= {"mean": float(np.mean(values)), "seeds": len(values)}
+            against = twins.get(arm, baseline)
+            if arm != against and tables[arm] != "sweep" and against in items:
+                names = (arm, against)
+                found = difference(items[arm], items[against], groups[metric], noise, names)
+                if found is not None:
+                    row |= {"against": against, "difference": found.mean, "low": found.low}
+                    row |= {"high": found.high, "p": found.p, "reach": found.reach}
+                    row |= {"table": tables[arm]}
             rows.append(row)
+    for arm in arms:
         for cost in costs:
-            numbers = [r["cost"][cost] for r in cells if r["cost"].get(cost) is not None]
+            numbers = [r["cost"][cost] for r in records if r["arm"] == arm and r["cost"].get(cost)]
             if numbers:
-                row = {"arm": arm, "metric": cost, "kind": "cost"}
-                rows.append({**row, **vars(summary(numbers))})
-    for group in {row["table"] for row in rows if row.get("p") is not None}:
-        family = [r for r in rows if r.get("table") == group and r["p"] is not None]
+                row = {"arm": arm, "metric": cost, "kind": "cost", "values": numbers}
+                rows.append(row | {"mean": float(np.mean(numbers)), "seeds": len(numbers)})
+    decided = [r for r in rows if r["metric"] in primary and r.get("p") is not None]
+    for group in {row["table"] for row in decided}:
+        family = [row for row in decided if row["table"] == group]
         for row, corrected in zip(family, holm([r["p"] for r in family]), strict=True):
             row["holm"] = corrected
-    return rows
+    return sorted(rows, key=lambda row: arms.index(row["arm"]))
 
 
 def _values(records: list[dict[str, Any]], arm: str, metric: str) -> dict[int, np.ndarray]:
@@ -180,11 +207,3 @@ def _values(records: list[dict[str, Any]], arm: str, metric: str) -> dict[int, n
         for r in records
         if r["arm"] == arm and metric in r["items"]
     }
-
-
-def _columns(paired: Difference | None) -> dict[str, Any]:
-    names = ("low", "high", "noise", "both_low", "both_high", "p")
-    if paired is None:
-        return dict.fromkeys(("difference", "difference_error", *names))
-    found = {"difference": paired.mean, "difference_error": paired.error}
-    return found | {name: getattr(paired, name) for name in names}

@@ -47,6 +47,7 @@ def write_record(
         **how,
         "items": {k: _pack(m.items) for k, m in measures.items()},
         "groups": {k: m.groups for k, m in measures.items()},
+        "blind": {k: m.blind for k, m in measures.items() if m.blind},
     }
     _write_json(record_of(work, cell.name), record)
 
@@ -61,7 +62,7 @@ def publish(study: Plan, work: Path, name: str) -> None:
     done = finished(study, work)
     if not done:
         raise ValueError(f"{work} holds no finished cell")
-    rows = statistics.table(done, study.baseline)
+    rows = statistics.table(done, study.baseline, study.primary, study.twins)
     machines = sorted({record["machine"] for record in done})
     versions = sorted({" ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in done})
     found = {
@@ -77,6 +78,9 @@ def publish(study: Plan, work: Path, name: str) -> None:
         "arms": {arm.name: asdict(arm) for arm in study.arms.values()},
         "evaluations": study.evaluations,
         "items": _sizes(done),
+        "primary": list(study.primary),
+        "equivalence": study.equivalence,
+        "blind": {k: v for record in done for k, v in record.get("blind", {}).items()},
         "patches_read_as": _readings(study, done),
         "rows": rows,
     }
@@ -85,7 +89,7 @@ def publish(study: Plan, work: Path, name: str) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({**row, "values": " ".join(map(str, row["values"]))} for row in rows)
     _write(work / "study.csv", text.getvalue().encode())
     _write(work / "study.html", page.render(study, found).encode())
     _write(work / "study.md", page.markdown(study, found).encode())
