@@ -4,6 +4,16 @@ budget: lambda_f, a temperature of its own for L_f, sigma, and the same learning
 
 study = dict(
     baseline="clip",
+    # named before any cell was trained: they alone are tested
+    primary=(
+        "phrase_local_pointing",
+        "word_pointing",
+        "R@5",
+        "image_dependence",
+        "top1",
+        "things_mIoU",
+    ),
+    equivalence=0.03,  # differences inside it count as none
     seeds=(0, 1, 2),
     arms=dict(
         sparc=dict(
@@ -39,6 +49,7 @@ study = dict(
         sparc_shuffled=dict(
             objective=dict(type="Sparc", global_weight=0.5, local_weight=1.0, shuffle=True),
             group="control",
+            twin_of="sparc",
             label="SPARC, shuffled images",
         ),
         sparc_ic_shuffled=dict(
@@ -52,6 +63,7 @@ study = dict(
                 shuffle=True,
             ),
             group="control",
+            twin_of="sparc_ic",
             label="image contrast, shuffled images",
         ),
         clip_longer=dict(

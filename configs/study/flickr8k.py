@@ -34,6 +34,11 @@ study = dict(
             limit=300,
         ),
         dict(
+            task="dependence",
+            images="data/flickr8k/images",
+            captions="data/flickr8k/captions_val.json",
+        ),
+        dict(
             task="regions",
             images="data/flickr8k/images",
             annotations="data/flickr8k/boxes_coarse8_val.json",

@@ -37,6 +37,11 @@ study = dict(
             phrases="data/scenes/annotations/phrases_val.json",
         ),
         dict(
+            task="dependence",
+            images="data/scenes/images/val",
+            captions="data/scenes/annotations/captions_val.json",
+        ),
+        dict(
             task="regions",
             images="data/scenes/images/val",
             annotations="data/scenes/annotations/instances_val.json",

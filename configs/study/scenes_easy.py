@@ -1,5 +1,5 @@
-"""The study to decide, on easy scenes: SPARC with the image contrast beside CLIP, SPARC as published
-and their shuffled twins, small enough for 5 seeds on two CPU cores.
+"""The study to decide, on easy scenes: SPARC with the image contrast beside CLIP, SPARC as
+published and their shuffled twins, small enough for 5 seeds on two CPU cores.
 
 python tools/data.py scenes --out data/scenes_easy --level easy --train 4000 --val 400 --size 64
 python tools/study.py configs/study/scenes_easy.py
@@ -36,6 +36,11 @@ study = dict(
             task="grounding",
             images="data/scenes_easy/images/val",
             phrases="data/scenes_easy/annotations/phrases_val.json",
+        ),
+        dict(
+            task="dependence",
+            images="data/scenes_easy/images/val",
+            captions="data/scenes_easy/annotations/captions_val.json",
         ),
         dict(
             task="regions",

@@ -23,6 +23,7 @@ CLASSES = "Classification: images by class names"
 SEGMENTS = "Segmentation: pixels by class names"
 GROUNDS = "Grounding: where a phrase points to"
 REGIONS = "Regions: ground-truth boxes named"
+LOSSES = "The local loss: does it look"
 OTHER = "Other"
 
 _TOKENS = "mean over the phrase's tokens, read in their sentence"
@@ -41,6 +42,14 @@ METRICS = {
     "cosine t2i R@1": Described(RETRIEVAL, "text to image R@1, cosine", "likewise"),
     "cosine i2t R@5": Described(RETRIEVAL, "image to text R@5, cosine", "likewise"),
     "cosine t2i R@5": Described(RETRIEVAL, "text to image R@5, cosine", "likewise"),
+    "R@5": Described(
+        RETRIEVAL, "R@5, both ways", "mean of image to text and text to image, read as trained"
+    ),
+    "image_dependence": Described(
+        LOSSES,
+        "image dependence",
+        "L_f (eq. 6) with the next image minus L_f with the own one, nats; 0: it does not look",
+    ),
     "K_P": Described(
         FAITHFUL, "K-Precision", "share of its words that the image's own captions hold", True
     ),
@@ -50,6 +59,10 @@ METRICS = {
     "paper_mIoU": Described(
         SEGMENTS, "mIoU per image", "over the classes in the image, as SPARC's paper averages", True
     ),
+    "things_mIoU": Described(
+        SEGMENTS, "mIoU of things", "per image over the things that it shows", True
+    ),
+    "stuff_mIoU": Described(SEGMENTS, "mIoU of stuff", "the same of backgrounds"),
     "local_pointing": Described(
         GROUNDS, "tokens, local patches", f"hottest patch hits; patches by g_v, {_TOKENS}"
     ),
@@ -73,6 +86,11 @@ METRICS = {
         "words, local patches",
         "the phrase's tokens, free of context where they were trained so, against patches by g_v",
     ),
+    "word_pointing": Described(
+        GROUNDS, "single words", "each word but articles, read as the line above", True
+    ),
+    "colour_pointing": Described(GROUNDS, "colour words", "likewise"),
+    "category_pointing": Described(GROUNDS, "category words", "likewise"),
     "trained_pointing": Described(
         GROUNDS, "phrase, trained patches", "the same against patches as the objective trains", True
     ),

@@ -5,9 +5,12 @@ item by item.
 from __future__ import annotations
 
 import inspect
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -16,7 +19,10 @@ from torch import Tensor, nn
 from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.data.sets import label_maps
 from sparc_pretrain.data.sets.phrases import read_phrases
+from sparc_pretrain.data.scenes import CATEGORIES, COLOURS
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.objectives.contrastive import Temperature, token_contrast
+from sparc_pretrain.objectives.grouping import group_patches
 from sparc_pretrain.zeroshot import (
     classification,
     encode,
@@ -33,17 +39,26 @@ from sparc_pretrain.zeroshot.retrieval import ranks
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric: the mean of `items`; `groups` are the sizes of runs of items of one image."""
+    """A metric: the mean of `items`; `groups` are the sizes of runs of items of one image; `blind`
+    is what one gets without looking at images, by name of the way.
+    """
 
     items: list[float]
     groups: list[int]
+    blind: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, items: Tensor | Sequence[float], owners: Iterable[int] | None = None) -> Measure:
+    def of(
+        cls,
+        items: Tensor | Sequence[float],
+        owners: Iterable[int] | None = None,
+        blind: dict[str, float] | None = None,
+    ) -> Measure:
         """Items in the order of their images `owners` (None: each item is an image of its own)."""
         values = [round(float(v), 4) for v in items]
         owners = list(range(len(values)) if owners is None else owners)
-        return cls(values, list(Counter(owners).values()))
+        blind = {name: round(float(value), 4) for name, value in (blind or {}).items()}
+        return cls(values, list(Counter(owners).values()), blind)
 
 
 Measures = dict[str, Measure]
@@ -117,7 +132,9 @@ def measure(
 def retrieve(
     images: str, captions: str, split: str | None = None, ks: Sequence[int] = (1, 5)
 ) -> Task:
-    """R@k both ways, read as the objective says and (``cosine``) by pooled cosine."""
+    """R@k both ways, read as the objective says and (``cosine``) by pooled cosine; ``R@5`` is the
+    mean of both ways, image by image.
+    """
     data = encode.CaptionedImages.read(images, captions, split)
 
     def of(subject: Subject) -> Measures:
@@ -128,9 +145,22 @@ def retrieve(
             for k in ks:
                 found[f"{reading}i2t R@{k}"] = Measure.of(image_rank <= k)
                 found[f"{reading}t2i R@{k}"] = Measure.of(text_rank <= k, data.image_of_text)
+            if not name and 5 in ks:
+                found["R@5"] = both_ways(image_rank <= 5, text_rank <= 5, data.image_of_text)
         return found
 
     return of
+
+
+def both_ways(image_hit: Tensor, text_hit: Tensor, image_of_text: Sequence[int]) -> Measure:
+    """Of image_hit [I] and text_hit [T] bool: per image the mean of its own hit and of the share of
+    its captions that hit.
+    """
+    owner = torch.tensor(image_of_text)
+    count = torch.bincount(owner, minlength=len(image_hit)).clamp(min=1)
+    of_texts = torch.bincount(owner, text_hit.double(), minlength=len(image_hit)) / count
+    blind = {"any five": 5 / len(image_hit)}
+    return Measure.of((image_hit.double() + of_texts) / 2, blind=blind)
 
 
 def precision(images: str, captions: str, split: str | None = None) -> Task:
@@ -163,21 +193,81 @@ def segment(images: str, annotations: str, classes: str) -> Task:
     """Zero-shot segmentation of an ADE20K-like folder: mIoU the paper's way, per image."""
     data = label_maps.read_maps(images, annotations, prompts.read_classes(classes), "ade")
 
+    things = things_of(classes)
+
     def of(subject: Subject) -> Measures:
         reader = PatchReader.of(subject.objective)
-        return _items(segmentation.evaluate(subject.model, data, reader=reader), ("paper_mIoU",))
+        outcome = segmentation.evaluate(subject.model, data, reader=reader, things=things)
+        found = _items(outcome, ("paper_mIoU",))
+        for name in segmentation.KINDS if things else ():
+            values = outcome.apart[name]
+            shown = [row for row, value in enumerate(values) if value == value]
+            blind = {}
+            if name == segmentation.KINDS[0]:
+                blind = {"background alone": 0.0}
+                blind["whole image's thing"] = outcome.metrics[segmentation.WHOLE]
+            found[name] = Measure.of([values[row] for row in shown], shown, blind)
+        return found
 
     return of
 
 
+def things_of(classes: str) -> int:
+    """How many of a class file's classes are things, as the json beside it says; 0 without one."""
+    told = Path(classes).with_suffix(".json")
+    return int(json.loads(told.read_text()).get("things", 0)) if told.is_file() else 0
+
+
 def ground(images: str, phrases: str, limit: int | None = None) -> Task:
-    """Pointing accuracy of phrases, by each of the readings of `zeroshot.grounding_run`."""
+    """Pointing accuracy of phrases, by each of the readings of `zeroshot.grounding_run`, and of
+    single words, colours and scenes' categories apart.
+    """
     data = read_phrases(images, phrases, limit)
-    names = tuple(f"{reading}_pointing" for reading in grounding_run.READINGS)
 
     def of(subject: Subject) -> Measures:
-        found = grounding_run.evaluate(subject.model, data, objective=subject.objective)
-        return _items(found, names)
+        outcome = grounding_run.evaluate(subject.model, data, objective=subject.objective)
+        blind = {
+            "a random patch": outcome.metrics["chance_random_patch_pointing"],
+            "the centre": outcome.metrics["chance_centre_pointing"],
+        }
+        found = {}
+        for reading in grounding_run.READINGS:
+            name = f"{reading}_pointing"
+            found[name] = Measure.of(outcome.items[name], outcome.owners, blind)
+        for kind, words in {"word": None, "colour": COLOURS, "category": CATEGORIES}.items():
+            spoken = outcome.apart["spoken"]
+            said = [one for one in spoken if words is None or one[0] in words]
+            if said:
+                chance = {"a random patch": fmean(one[3] for one in said)}
+                hits, owners = [one[2] for one in said], [one[1] for one in said]
+                found[f"{kind}_pointing"] = Measure.of(hits, owners, chance)
+        return found
+
+    return of
+
+
+def depend(images: str, captions: str, limit: int = 100) -> Task:
+    """Image dependence: L_f (eq. 6) of each caption with the next image minus that with its own,
+    in nats. Zero: the loss does not look at the image.
+
+    Args: limit: images, the first caption of each.
+    """
+    data = encode.CaptionedImages.read(images, captions, per_image=1)
+    files, texts = data.files[:limit], data.captions[:limit]
+
+    def of(subject: Subject) -> Measures:
+        model = subject.model
+        batches = encode.encode_images(model, files, ("patches",))
+        patches = torch.cat([batch.patches for batch in batches])
+        (text,) = encode.encode_texts(model, texts, ("tokens",), len(texts))
+        temperature = getattr(subject.objective, "temperature", None)
+        scale = temperature().detach() if isinstance(temperature, Temperature) else 1 / 0.07
+        losses = []
+        for shown in (patches, patches.roll(1, dims=0)):
+            grouped, _ = group_patches(text.tokens, shown)
+            parts = zip(grouped.split(1), text.tokens.split(1), text.mask.split(1), strict=True)
+            losses.append(torch.stack([token_contrast(*part, scale) for part in parts]))
+        return {"image_dependence": Measure.of(losses[1] - losses[0])}
 
     return of
 
@@ -188,7 +278,13 @@ def classify_regions(images: str, annotations: str, limit: int | None = None) ->
 
     def of(subject: Subject) -> Measures:
         reader = PatchReader.of(subject.objective)
-        return _items(regions.evaluate(subject.model, data, reader=reader), ("top1", "top5"))
+        outcome = regions.evaluate(subject.model, data, reader=reader)
+        guess = {"any class": outcome.protocol["chance_top1"]}
+        guess["commonest"] = outcome.protocol["most_frequent_class"]
+        return {
+            name: Measure.of(outcome.items[name], outcome.owners, guess if name == "top1" else None)
+            for name in ("top1", "top5")
+        }
 
     return of
 
@@ -203,5 +299,6 @@ TASKS: dict[str, Callable[..., Task]] = {
     "classification": classify,
     "segmentation": segment,
     "grounding": ground,
+    "dependence": depend,
     "regions": classify_regions,
 }

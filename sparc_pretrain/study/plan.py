@@ -13,7 +13,17 @@ from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.study.statistics import BOUND
 
 KEYS = {"arms", "seeds", "baseline", "evaluations", "presets", "sweeps", "primary", "equivalence"}
-ARM_KEYS = {"objective", "options", "seeds", "budget", "as_long_as", "trained", "group", "label", "twin_of"}
+ARM_KEYS = {
+    "objective",
+    "options",
+    "seeds",
+    "budget",
+    "as_long_as",
+    "trained",
+    "group",
+    "label",
+    "twin_of",
+}
 SWEEP_KEYS = {"arms", "key", "values", "seeds", "budget"}
 MOST_PRIMARY = 6  # outcomes that decide
 LOGGED_EVERY = 10  # steps, mmengine's default
@@ -167,9 +177,7 @@ def read(
     if len(primary) > MOST_PRIMARY:
         raise ValueError(f"study.primary: {len(primary)} outcomes, at most {MOST_PRIMARY} decide")
     evaluations = [dict(e) for e in study.evaluations]
-    return Plan(
-        cfg, arms, study.baseline, evaluations, primary, study.get("equivalence", BOUND)
-    )
+    return Plan(cfg, arms, study.baseline, evaluations, primary, study.get("equivalence", BOUND))
 
 
 def _arm(name: str, spec: dict[str, Any], study: dict[str, Any]) -> Arm:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sparc_pretrain.study.plan import Plan
-from sparc_pretrain.study.statistics import LEVEL, RESAMPLES
+from sparc_pretrain.study.statistics import LEVEL
 
 UNRECORDED = "not recorded"
 # of cells from before the hook `dense_patches`
@@ -43,17 +43,17 @@ def how_to_read(plan: Plan) -> list[str]:
     return [
         "First line: the mean over seeds; bold: the highest of its line, which by itself says "
         "nothing. Second line: each seed.",
-        f"Then the paired difference to {base} (a control's to its own method), same seeds and same "
-        f"test items, with its 95 % interval over seeds and items: {RESAMPLES:,} bootstrap draws of "
-        "whole images, and the variance between seeds pooled over the arms (an arm whose seeds "
-        "differ more keeps its own), Student's t.",
+        f"Then the paired difference to {base} (a control's to its own method), same seeds and "
+        "same test items, with its 95 % interval over seeds and items: whole images are drawn, and "
+        "the variance between seeds is pooled over the arms (an arm whose seeds differ more keeps "
+        "its own), Student's t.",
         f"Primary outcomes, named beforehand: {primary}. They alone are tested. p is corrected "
         f"(Holm) for all primary outcomes of all arms of its table; ▲ ahead, ▼ behind: p below "
         f"{LEVEL}. Under no difference at all a page has any such mark in at most 5 % of studies "
         "(simulated in the tests).",
-        f"≈: equivalent, the 90 % interval lies within ±{plan.equivalence:g} (two one-sided tests). "
-        "No mark: not decided, which is not the same as equal. With one seed everywhere nothing is "
-        "tested: two trainings differ, not two objectives.",
+        f"≈: equivalent, the 90 % interval lies within ±{plan.equivalence:g} (two one-sided "
+        "tests). No mark: not decided, which is not the same as equal. With one seed everywhere "
+        "nothing is tested: two trainings differ, not two objectives.",
         "Without looking: what a constant answer, a guess or the commonest class gets.",
     ]
 

@@ -85,9 +85,7 @@ def _beside(plan: Plan, arm: str) -> tuple[str, ...]:
     return (other, arm) if other else (arm,)
 
 
-def entry(
-    row: Row | None, best: bool = False, seeds: int = 1, bound: float = 0.0
-) -> Entry | None:
+def entry(row: Row | None, best: bool = False, seeds: int = 1, bound: float = 0.0) -> Entry | None:
     """A row of `statistics.table` as an entry; `seeds`: of the arm, said where the row has less."""
     if row is None:
         return None

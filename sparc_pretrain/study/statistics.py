@@ -1,5 +1,5 @@
-"""What a study says of its cells: values per seed, paired differences to the baseline with intervals
-over seeds and test items, and, for the few outcomes that were named beforehand, decisions.
+"""What a study says of its cells: values per seed, paired differences to the baseline with
+intervals over seeds and test items, and decisions on the few outcomes that were named beforehand.
 
 Seeds are few, and the variance of two or three of them is worth little on its own: it happens to be
 tiny, and a difference of nothing looks certain. So it is pooled over the arms of a metric, which
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-RESAMPLES = 2000
 LEVEL = 0.05  # of tests; intervals hold 1 - LEVEL
 BOUND = 0.03  # differences inside it count as none, where a test of equivalence says so
 
@@ -24,8 +23,8 @@ Items = Mapping[int, np.ndarray]  # seed -> value per item [N]
 
 @dataclass(frozen=True)
 class SeedNoise:
-    """The variance of one metric between seeds: `pooled` over arms with `freedom` degrees of it, and
-    each arm's `own` with the degrees of freedom of that.
+    """The variance of one metric between seeds: `pooled` over arms with `freedom` degrees of it,
+    and each arm's `own` with the degrees of freedom of that.
     """
 
     pooled: float
@@ -73,12 +72,11 @@ def difference(
     groups: Sequence[int],
     noise: SeedNoise,
     names: tuple[str, str],
-    resamples: int = RESAMPLES,
 ) -> Difference | None:
     """The paired difference of two arms on the same items.
 
-    The error adds in quadrature: that of the items, by a bootstrap that draws whole groups (the
-    captions or boxes of one image are not independent), and that of the seeds. Student's t, with
+    The error adds in quadrature: that of the items, by whole groups (the captions or boxes of one
+    image are not independent), and that of the seeds. Student's t, with
     Welch's and Satterthwaite's degrees of freedom (those of the items are taken as infinite).
 
     Args:
@@ -98,7 +96,7 @@ def difference(
     if sizes != {int(sum(groups))}:
         raise ValueError(f"paired values of {sorted(sizes)} items, {sum(groups)} expected")
     delta_N = np.mean([arm[seed] - baseline[seed] for seed in shared], axis=0)
-    mean, item_variance = float(delta_N.mean()), _item_variance(delta_N, groups, resamples)
+    mean, item_variance = float(delta_N.mean()), _item_variance(delta_N, groups)
     if not noise.freedom:
         half = float(stats.norm.ppf(1 - LEVEL / 2)) * item_variance**0.5
         return Difference(mean, mean - half, mean + half, None, None)
@@ -115,15 +113,16 @@ def difference(
     return Difference(mean, mean - half, mean + half, p, reach)
 
 
-def _item_variance(delta_N: np.ndarray, groups: Sequence[int], resamples: int) -> float:
-    owner = np.repeat(np.arange(len(groups)), groups)
-    sums, counts = np.bincount(owner, weights=delta_N), np.bincount(owner).astype(np.float64)
-    # The weights of a resample are multinomial counts of the groups; a fixed seed: the same
-    # cells give the same page.
-    weights = np.random.default_rng(0).multinomial(
-        len(sums), np.full(len(sums), 1 / len(sums)), size=resamples
-    )
-    return float(((weights @ sums) / (weights @ counts)).var())
+def _item_variance(delta_N: np.ndarray, groups: Sequence[int]) -> float:
+    """The variance of the mean over items in groups: that of a ratio of two sums over groups, the
+    textbooks' linearised one (Cochran 1977, section 6.4), to which a bootstrap of groups converges.
+    """
+    count = len(groups)
+    if count < 2:
+        return 0.0
+    owner = np.repeat(np.arange(count), groups)
+    residual = np.bincount(owner, weights=delta_N - delta_N.mean(), minlength=count)
+    return float(count / (count - 1) * (residual**2).sum() / len(delta_N) ** 2)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -163,6 +163,9 @@ def evaluate(
 ) -> Outcome:
     """Pointing accuracy, box recall and box IoU of phrases, mask IoU of words, and chance.
 
+    `apart["spoken"]` holds each word: (word, its image's row, whether its hottest patch hits in the
+    reading 'words', a random patch's chance of that).
+
     Args: objective: see `heats_of`; one that predicts boxes is read so too, beside the box
         `constant` (see `box_reading`).
 
@@ -179,6 +182,7 @@ def evaluate(
     by_word: dict[str, Values] = defaultdict(lambda: defaultdict(list))
     by_type: dict[str, Values] = defaultdict(lambda: defaultdict(list))
     owners, cut = [], 0
+    spoken: list[tuple[str, int, float, float]] = []
     for row, item in enumerate(tqdm(data, desc="images", unit="image", disable=None)):
         if not item.phrases:
             continue
@@ -204,6 +208,11 @@ def evaluate(
                 for (word, _, _), word_heat in heat[1].items():
                     iou = grounding.mask_iou(grounding.selected(word_heat), truth)
                     by_word[word][f"{name}_word_IoU"].append(iou)
+                    if name == "words":
+                        hits = grounding.hit_patches(phrase.boxes, grid, extent)
+                        hit = grounding.pointing(word_heat, hits)
+                        by_word[word]["words_pointing"].append(hit)
+                        spoken.append((word, row, hit, hits.double().mean().item()))
                     if name == "local":
                         share = truth.double().mean().item()
                         by_word[word]["chance_whole_image_word_IoU"].append(share)
@@ -231,7 +240,10 @@ def evaluate(
         "patches": grid[0] * grid[1],
     }
     extra = {"words": _table(by_word), "types": _table(by_type)}
-    return Outcome(metrics, protocol, dict(values), owners, extra, (*box_reading.METRICS, *METRICS))
+    declared = (*box_reading.METRICS, *METRICS)
+    return Outcome(
+        metrics, protocol, dict(values), owners, extra, declared, {"spoken": spoken}
+    )
 
 
 def _word_means(by_word: dict[str, Values]) -> dict[str, float]:

@@ -14,7 +14,8 @@ class Outcome:
 
     `items` are a metric's values per item, whose mean is the metric of that name, and `owners` the
     image row of each item: what tests of significance resample. `extra` are further JSON files,
-    name -> content. `declared` says what the metrics are.
+    name -> content. `declared` says what the metrics are. `apart` are values of other items than
+    `items`, which no file holds: see the task.
     """
 
     metrics: dict[str, float]
@@ -23,3 +24,4 @@ class Outcome:
     owners: list[int] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
     declared: tuple[Metric, ...] = ()
+    apart: dict[str, list] = field(default_factory=dict)

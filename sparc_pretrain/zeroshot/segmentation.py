@@ -27,9 +27,13 @@ METRICS = (
     ),
     Metric("mmseg_mIoU", title="mIoU", words="over classes, of the whole data set"),
     Metric("mmseg_foreground_mIoU", title="mIoU, foreground", words="the same without background"),
+    Metric("things_mIoU", title="mIoU of things", words="per image, over the things it shows"),
+    Metric("stuff_mIoU", title="mIoU of stuff", words="the same of stuff"),
     Metric("mmseg_aAcc", title="pixel accuracy"),
     Metric("mmseg_mAcc", title="mean accuracy of classes"),
 )
+KINDS = ("things_mIoU", "stuff_mIoU")
+WHOLE = "chance_whole_image_things_mIoU"
 
 
 def confusion(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
@@ -70,6 +74,23 @@ def dataset_metrics(matrix: Tensor, background: bool) -> dict[str, float]:
         "mmseg_foreground_mIoU": iou[1 if background else 0 :].nanmean().item(),
         "mmseg_aAcc": (right.sum() / truth.sum()).item(),
         "mmseg_mAcc": (right / truth).nanmean().item(),
+    }
+
+
+def things_and_stuff(matrix: Tensor, things: int) -> dict[str, float]:
+    """KINDS and WHOLE of one image's confusion matrix [K,K] (rows: truth), NaN without such a
+    class: the mean IoU of the things, and of the stuff, that it shows; and that of the things when
+    every pixel has the label of the largest of them.
+    """
+    truth, said = matrix.sum(dim=1).double(), matrix.sum(dim=0).double()
+    right = matrix.diagonal().double()
+    iou = torch.where(truth > 0, right / (truth + said - right), torch.nan)
+    shown = (truth[:things] > 0).sum().item()
+    largest = (truth[:things].max() / truth.sum()).item() if shown else 0.0
+    return {
+        KINDS[0]: iou[:things].nanmean().item(),
+        KINDS[1]: iou[things:].nanmean().item(),
+        WHOLE: largest / shown if shown else float("nan"),
     }
 
 
@@ -116,6 +137,7 @@ def evaluate(
     reader: PatchReader = PAPER,
     background: str = "none",
     threshold: float = 0.0,
+    things: int = 0,
 ) -> Outcome:
     """mIoU both ways.
 
@@ -124,6 +146,10 @@ def evaluate(
         background: what is done about the background of a convention that has one. 'none' = no
             pixel of it counts, and it cannot be predicted; 'class' = its name is a text like any
             other; 'threshold' = it is where no class's cosine reaches `threshold`.
+        things: how many classes, the first ones, are things; then mIoU is also given of the things
+            and of the stuff of each image apart (where it has any), and for things what the label
+            of the whole image gets: the largest of its things on every pixel. `apart` holds them
+            per image.
 
     Raises:
         ValueError: a background option for a convention that has none, or a map that is not of its
@@ -140,6 +166,7 @@ def evaluate(
     classes = len(names) + (background == "threshold")
     texts, owner = dense.class_texts(model, names, templates)
     total = torch.zeros(classes, classes, dtype=torch.long)
+    apart: dict[str, list[float]] = {name: [] for name in (*KINDS, WHOLE)} if things else {}
     per_image, chance, rows = [], [], []
     pairs = list(zip(data.files, data.maps, strict=True))
     for row, (file, map_file) in enumerate(tqdm(pairs, desc="images", disable=None)):
@@ -165,6 +192,9 @@ def evaluate(
         )
         matrix = confusion(label, truth, classes)
         total += matrix
+        if things:
+            for name, value in things_and_stuff(matrix, things).items():
+                apart[name].append(value)
         value = image_iou(matrix, has_background)
         if value == value:
             per_image.append(value)
@@ -178,6 +208,8 @@ def evaluate(
     by_chance = dataset_metrics(random_matrix(total), has_background)
     metrics["chance_paper_mIoU"] = sum(chance) / len(chance)
     metrics["chance_mmseg_mIoU"] = by_chance["mmseg_mIoU"]
+    seen = {name: torch.tensor(values).double() for name, values in apart.items()}
+    metrics |= {name: values.nanmean().item() for name, values in seen.items()}
     protocol = {
         "images": len(data.files),
         "images_with_foreground": len(per_image),
@@ -199,7 +231,8 @@ def evaluate(
     }
     table = class_table(total, data.classes if has_background else names)
     items = {"paper_mIoU": per_image}
-    return Outcome(metrics, protocol, items, rows, {"classes": table}, METRICS)
+    extra = {"classes": table}
+    return Outcome(metrics, protocol, items, rows, extra, METRICS, apart)
 
 
 def class_table(matrix: Tensor, names: Sequence) -> list[dict]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -206,15 +207,24 @@ def test_the_gpu_preset_resolves():
     assert study.recipe.data.global_batch == 512
 
 
+def told(arm: dict, base: dict, groups: list[int]) -> statistics.Difference:
+    """Two arms alone, whose seeds are all that the variance between seeds is pooled from."""
+    values = {"arm": arm, "base": base}
+    noise = statistics.SeedNoise.of(
+        {name: [v.mean() for v in of.values()] for name, of in values.items()}
+    )
+    return statistics.difference(arm, base, groups, noise, ("arm", "base"))
+
+
 def test_differences_of_a_clear_gain_are_told_from_noise():
     rng = np.random.default_rng(0)
     base = {s: (rng.random(500) < 0.3).astype(float) for s in (0, 1, 2)}
     better = {s: np.maximum(v, rng.random(500) < 0.3) for s, v in base.items()}
-    found = statistics.difference(better, base, [5] * 100)
-    assert not found.noise and found.low > 0
+    found = told(better, base, [5] * 100)
+    assert found.low > 0 and found.p < 0.01
     assert found.mean == pytest.approx(np.mean([better[s] - base[s] for s in base]))
-    same = statistics.difference(base, base, [5] * 100)
-    assert same.noise and same.mean == same.low == same.high == 0
+    same = told(base, base, [5] * 100)
+    assert same.low < same.mean == 0 < same.high and same.p == 1 and same.reach < 0.06
 
 
 def test_images_with_many_captions_count_as_many_in_the_interval_too():
@@ -228,33 +238,98 @@ def test_the_interval_draws_whole_images():
     """One image with all the gain: over items it would look certain, over images it is not."""
     arm = {0: np.r_[np.ones(50), np.zeros(50)]}
     base = {0: np.zeros(100)}
-    by_item = statistics.difference(arm, base, [1] * 100)
-    by_image = statistics.difference(arm, base, [50, 50])
+    by_item = told(arm, base, [1] * 100)
+    by_image = told(arm, base, [50, 50])
     assert by_item.low > 0.3
-    assert by_image.low == 0 and by_image.high == 1 and by_image.noise
+    assert by_image.low < 0 and by_image.high > 0.95
 
 
-def test_bootstrap_intervals_match_the_normal_approximation():
+def test_item_intervals_match_the_normal_approximation():
     rng = np.random.default_rng(1)
     delta = rng.normal(0.1, 1, 4000)
-    found = statistics.difference({0: delta}, {0: np.zeros(4000)}, [1] * 4000)
+    found = told({0: delta}, {0: np.zeros(4000)}, [1] * 4000)
     half = 1.96 * delta.std() / np.sqrt(4000)
     assert found.high - found.mean == pytest.approx(half, rel=0.1)
     assert found.mean - found.low == pytest.approx(half, rel=0.1)
+    assert found.p is None and found.reach is None  # one seed: two trainings, not two objectives
 
 
 def test_seeds_that_disagree_are_noise_even_when_items_agree():
     arm = {0: np.full(100, 1.0), 1: np.full(100, -0.8)}
     base = {0: np.zeros(100), 1: np.zeros(100)}
-    found = statistics.difference(arm, base, [1] * 100)
-    assert found.low > 0 and found.noise
+    found = told(arm, base, [1] * 100)
+    assert found.low < 0 < found.high and found.p > 0.5
 
 
-def test_standard_error_is_over_seeds():
-    found = statistics.summary([1.0, 2.0, 3.0])
-    assert (found.mean, found.seeds) == (2.0, 3)
-    assert found.error == pytest.approx(1 / np.sqrt(3))
-    assert statistics.summary([1.0]).error is None
+def test_without_item_noise_it_is_students_t_with_the_pooled_variance():
+    per_seed = {"a": [1.0, 1.2, 1.4], "b": [0.5, 0.7, 0.9], "c": [3.0, 3.2, 3.4]}
+    noise = statistics.SeedNoise.of(per_seed)
+    assert (noise.pooled, noise.freedom) == (pytest.approx(0.04), 6)
+    items = {n: {s: np.full(4, v) for s, v in enumerate(vs)} for n, vs in per_seed.items()}
+    found = statistics.difference(items["a"], items["b"], [1] * 4, noise, ("a", "b"))
+    error = (2 * 0.04 / 3) ** 0.5
+    # Welch-Satterthwaite of two equal parts of 6 degrees each: 12
+    assert found.high - found.mean == pytest.approx(2.178813 * error, rel=1e-5)
+    assert found.reach == pytest.approx(0.5 + 1.782288 * error, rel=1e-5)
+
+
+def test_an_arm_whose_seeds_differ_more_keeps_its_own_variance():
+    noise = statistics.SeedNoise.of({"a": [0.0, 0.1], "b": [0.0, 0.1], "wild": [0.0, 1.0]})
+    assert noise.variance("wild") == (pytest.approx(0.5), 1)
+    assert noise.variance("a") == (pytest.approx(0.17), 3)
+    assert noise.variance("of one seed") == noise.variance("a")
+
+
+def null_study(rng: np.random.Generator, arms: int, seeds: int, metrics: int) -> list[dict]:
+    """Arms without any difference: items, seeds and both together vary, one arm's seeds thrice."""
+    names = ["clip", *(f"arm{i}" for i in range(1, arms))]
+    records = []
+    hard = {f"m{k}": rng.normal(0, 1, 40) for k in range(metrics)}
+    own = {(n, m): rng.normal(0, 0.3, 40) for n in names for m in hard}
+    for name in names:
+        for seed in range(seeds):
+            spread = 0.3 if name == "arm1" else 0.1
+            items = {
+                m: of + own[name, m] + rng.normal(0, spread) + rng.normal(0, 0.3, 40)
+                for m, of in hard.items()
+            }
+            records.append(cell(name, seed, items))
+    return records
+
+
+@pytest.mark.parametrize(("seeds", "trials"), [(2, 60), (3, 60), (5, 40)])
+def test_under_no_difference_a_study_decides_something_in_at_most_five_percent(seeds, trials):
+    """Simulated, in the whole family of a table; the margin is two errors of the simulation."""
+    rng, wrong = np.random.default_rng(seeds), 0
+    primary = [f"m{k}" for k in range(6)]
+    for _ in range(trials):
+        rows = statistics.table(null_study(rng, 8, seeds, 6), "clip", primary)
+        wrong += any(row.get("holm", 1.0) < statistics.LEVEL for row in rows)
+    assert wrong / trials <= 0.05 + 2 * (0.05 * 0.95 / trials) ** 0.5
+
+
+def test_one_seed_is_never_tested():
+    rows = statistics.table(null_study(np.random.default_rng(0), 3, 1, 2), "clip", ["m0", "m1"])
+    assert not [row for row in rows if "holm" in row]
+    assert all(row["low"] < row["difference"] < row["high"] for row in rows if "low" in row)
+
+
+def test_a_twin_is_held_against_its_own_method_and_can_be_equivalent_to_it():
+    rng = np.random.default_rng(0)
+    base = rng.normal(0, 1, 300)
+    records = []
+    for seed in range(4):
+        noise = rng.normal(0, 0.01, (3, 300))
+        records.append(cell("clip", seed, {"m": base + noise[0]}))
+        records.append(cell("sparc", seed, {"m": base + 0.5 + noise[1]}))
+        records.append(cell("sparc_shuffled", seed, {"m": base + 0.5 + noise[2]}, "control"))
+    rows = statistics.table(records, "clip", ["m"], {"sparc_shuffled": "sparc"})
+    twin = next(row for row in rows if row["arm"] == "sparc_shuffled")
+    assert twin["against"] == "sparc" and twin["reach"] < 0.03 and twin["holm"] > 0.05
+    found = sheets.entry(twin, bound=0.03)
+    assert (found.verdict, found.same) == (0, True)
+    other = next(row for row in rows if row["arm"] == "sparc")
+    assert sheets.entry(other, bound=0.03).verdict == 1 and not sheets.entry(other).same
 
 
 def test_groups_are_runs_of_items_of_one_image():
@@ -277,28 +352,17 @@ def test_a_kept_run_is_measured_again_without_training(scenes, tmp_path):
     assert (tmp_path / "runs" / "random-0").is_dir()
 
 
-def test_the_interval_over_seeds_and_items_is_students_and_welchs():
-    """Without item noise it is the t interval of the seeds; without seeds the normal one."""
-    low, high, p = statistics.over_both(1.0, 0.0, 0.5, 3)
-    assert (low, high) == pytest.approx((1 - 4.302653 * 0.5, 1 + 4.302653 * 0.5), abs=1e-5)
-    assert p == pytest.approx(1 - 2 / np.sqrt(2 + 2**2), abs=1e-12)  # t = 2 at 2 degrees, closed
-    low, high, p = statistics.over_both(0.3, 0.1, None, 1)
-    assert (low, high) == pytest.approx((0.3 - 0.1959964, 0.3 + 0.1959964), abs=1e-6)
-    assert p == pytest.approx(0.0026998, abs=1e-6)  # three sigma
-    wide = statistics.over_both(0.3, 0.1, 0.1, 3)
-    assert wide[0] < 0.3 - 1.96 * 0.02**0.5 and wide[2] > p
-    assert statistics.over_both(0.0, 0.0, None, 1) == (0.0, 0.0, 1.0)
-
-
 def test_the_interval_over_both_covers_the_truth_as_often_as_it_says():
     """Simulated: seeds and items both vary, their interaction too; 95 % within three errors."""
     rng, held, trials = np.random.default_rng(0), 0, 300
     for _ in range(trials):
-        of_item, of_seed = rng.normal(0, 1, 60), rng.normal(0, 0.1, 3)
-        arm = {s: 0.2 + of_item + of_seed[s] + rng.normal(0, 0.3, 60) for s in range(3)}
-        base = dict.fromkeys(range(3), np.zeros(60))
-        found = statistics.difference(arm, base, [1] * 60, resamples=200)
-        held += found.both_low <= 0.2 <= found.both_high
+        of_item = rng.normal(0, 1, 60)
+        arm, base = (
+            {s: truth + rng.normal(0, 0.1) + rng.normal(0, 0.3, 60) for s in range(3)}
+            for truth in (0.2 + of_item, np.zeros(60))
+        )
+        found = told(arm, base, [1] * 60)
+        held += found.low <= 0.2 <= found.high
     assert 0.95 - 3 * (0.95 * 0.05 / trials) ** 0.5 < held / trials <= 0.99
 
 
@@ -309,18 +373,7 @@ def test_holm_equals_its_definition():
     assert statistics.holm([0.9, 0.8]) == [1.0, 1.0] and statistics.holm([]) == []
 
 
-def test_of_sixty_differences_of_noise_a_few_are_marked_and_none_is_firm():
-    rng = np.random.default_rng(3)
-    names = [f"m{i}" for i in range(60)]
-    items = [{name: rng.random(400).tolist() for name in names} for _ in range(2)]
-    records = [cell(arm, 0, own) for arm, own in zip(("clip", "sparc"), items, strict=True)]
-    rows = statistics.table(records, "clip")
-    found = [r for r in rows if r["arm"] == "sparc" and r["kind"] == "quality"]
-    assert 0 < sum(not r["noise"] for r in found) < 12
-    assert all(r["holm"] >= 0.05 for r in found)
-
-
-def cell(arm: str, seed: int, items: dict[str, list[float]], group: str = "main") -> dict:
+def cell(arm: str, seed: int, items: dict[str, Sequence[float]], group: str = "main") -> dict:
     """A record as cells of before `patches_read_as` have it."""
     return {
         "arm": arm,
@@ -344,39 +397,42 @@ def published(records: list[dict]) -> tuple[plan.Plan, dict]:
         "versions": "v",
         "date": "d",
         "evaluations": study.evaluations,
-        "rows": statistics.table(records, study.baseline),
+        "rows": statistics.table(records, study.baseline, study.primary, study.twins),
+        "blind": {"R@5": {"any five": 0.0125}},
     }
 
 
-def test_the_page_says_who_is_ahead_and_marks_what_holds():
+def test_the_page_decides_primary_outcomes_and_leaves_the_rest_unmarked():
     rng = np.random.default_rng(0)
     records = []
     for seed in (0, 1, 2):
         base = rng.random(300)
-        clip = {"i2t R@5": base.tolist(), "K_P": base.tolist()}
-        better = {"i2t R@5": (base + 0.3 + rng.normal(0, 0.01, 300)).tolist(), "K_P": base.tolist()}
+        clip = {"R@5": base.tolist(), "K_P": base.tolist()}
+        better = {name: (base + 0.3 + rng.normal(0, 0.01, 300)).tolist() for name in clip}
         records += [cell("clip", seed, clip), cell("sparc", seed, better)]
-        records.append(cell("random", seed, {"i2t R@5": (base - 0.5).tolist()}, "control"))
+        records.append(cell("random", seed, {"R@5": (base - 0.5).tolist()}, "control"))
+        records.append(cell("sparc_shuffled", seed, better, "control"))
     records.append(cell("sparc_lr_0.001", 0, better, "sweep"))
     study, found = published(records)
-    who, main, controls, cost, sweep = sheets.sheets(study, found)
-    assert who.columns == ["Retrieval", "Faithfulness"]
-    assert [(line.label, line.entries[0].verdict) for line in who.lines] == [
-        ("SPARC", 1),
-        ("not trained", -1),
-    ]
-    assert who.lines[0].entries[1].lines == ("1 open",)
-    assert main.columns == ["CLIP", "SPARC"] and "2 comparisons" in main.note
-    ahead = next(line for line in main.lines if line.label == "image to text R@5").entries[1]
-    assert (ahead.verdict, ahead.firm, ahead.best) == (1, True, True) and len(ahead.lines) == 4
-    assert controls.columns == ["CLIP", "SPARC", "not trained"] and "1 comparison:" in controls.note
+    main, controls, others, cost, sweep = sheets.sheets(study, found)
+    assert main.columns == ["CLIP", "SPARC"] and main.note.endswith(
+        "1 comparisons, corrected for their number."
+    )
+    line = next(line for line in main.lines if line.label == "R@5, both ways")
+    assert (line.entries[1].verdict, line.entries[1].best) == (1, True)
+    assert line.words.endswith("without looking: any five 0.013")
+    assert line.entries[1].lines[1].startswith("seeds ") and len(line.entries[1].lines) == 4
+    assert controls.columns == ["CLIP", "not trained", "SPARC", "SPARC, shuffled images"]
+    assert "SPARC, shuffled images is held against SPARC" in controls.note
+    of_others = [entry for line in others.lines for entry in line.entries if entry]
+    assert of_others and not any(entry.verdict or entry.same for entry in of_others)
+    assert others.title == "Other metrics, not tested" and others.note.endswith("is made of it.")
     assert cost.columns == ["seconds per step"]
     assert sweep.title == "Sweep of lr" and sweep.lines[0].label == "SPARC, lr 0.001"
     text, drawn = page.markdown(study, found), page.render(study, found)
-    assert "▲▲" in text and "| image to text R@5 |" in text
-    assert 'class="up firm best"' in drawn and "▼▼" in drawn and "dashed line is CLIP" in drawn
-    rows = [line for line in text.splitlines() if line.startswith("| image to text R@5")]
-    assert all(row.count("|") == 1 + 1 + len(main.columns) for row in rows[:1])
+    assert "▲" in text and "≈" in text and "| R@5, both ways |" in text
+    assert 'class="up best"' in drawn and "▼" in drawn and "dashed line is CLIP" in drawn
+    assert drawn.count("<circle") >= 3 * 3  # every seed is drawn
 
 
 def test_cells_of_before_and_after_a_new_metric_stand_in_one_table():
@@ -384,13 +440,25 @@ def test_cells_of_before_and_after_a_new_metric_stand_in_one_table():
     records += [cell("sparc", 0, {"K_P": [0.3, 0.1]})]
     records += [cell("sparc", 1, {"K_P": [0.3, 0.1], "new": [0.4, 0.7]})]
     study, found = published(records)
-    line = sheets.quality(study, found["rows"], ["clip", "sparc"], "t").lines[-1]
-    assert line.label == "new" and line.entries[1].lines[-1] == "1 of 2 seeds"
+    sheet = sheets.quality(study, found["rows"], ["clip", "sparc"], "t", ["K_P", "new"], {}, 0.03)
+    assert sheet.lines[-1].label == "new" and "1 of 2 seeds" in sheet.lines[-1].entries[1].lines
+
+
+def test_a_study_names_at_most_six_outcomes_that_decide(tmp_path):
+    config = tmp_path / "many.py"
+    config.write_text(f"_base_ = {str(SMOKE)!r}\nstudy = dict(primary=list('abcdefg'))\n")
+    assert "at most 6 decide" in refusal(call("study", config, "--work-dir", tmp_path))
+    config.write_text(
+        f"_base_ = {str(SMOKE)!r}\nstudy = dict(arms=dict(clip=dict(twin_of='clap')))\n"
+    )
+    assert "twin_of='clap' is no arm" in refusal(call("study", config, "--work-dir", tmp_path))
 
 
 def test_every_metric_of_the_tasks_is_explained():
-    named = {"K_P", "K_Pna", "paper_mIoU", "top1", "top5", "class_top1", "class_top5"}
-    named |= {f"{reading}_pointing" for reading in grounding_run.READINGS}
+    named = {"K_P", "K_Pna", "paper_mIoU", "things_mIoU", "stuff_mIoU", "image_dependence", "R@5"}
+    named |= {"top1", "top5", "class_top1", "class_top5"}
+    readings = (*grounding_run.READINGS, "word", "colour", "category")
+    named |= {f"{reading}_pointing" for reading in readings}
     named |= {f"{c}{way} R@{k}" for c in ("", "cosine ") for way in ("i2t", "t2i") for k in (1, 5)}
     assert named == catalogue.METRICS.keys()
     assert catalogue.described("val K_P").task.endswith("(val)")
