@@ -43,12 +43,18 @@ class SeedNoise:
         summed = sum(variance * degrees for variance, degrees in own.values())
         return cls(summed / freedom if freedom else float("nan"), freedom, own)
 
-    def variance(self, arm: str) -> tuple[float, int]:
-        """The variance of one seed of `arm`, and its degrees of freedom: the pooled one, or the
-        arm's own where that is larger, so that arms that differ more are not told apart too soon.
+    def of_difference(self, names: tuple[str, str]) -> tuple[float, float]:
+        """The variance of the difference of one seed of each of two arms, and its degrees of
+        freedom (Welch, Satterthwaite): of each arm the pooled variance, or its own where that is
+        larger, so that arms whose seeds differ more are not told apart too soon.
         """
-        own = self.own.get(arm, (0.0, 0))
-        return own if own[0] > self.pooled else (self.pooled, self.freedom)
+        owns = [self.own.get(name, (0.0, 0)) for name in names]
+        larger = [own for own in owns if own[0] > self.pooled * (1 + 1e-9)]
+        # the pooled one is one estimate, however many arms take it
+        parts = [*larger, ((2 - len(larger)) * self.pooled, self.freedom)]
+        variance = sum(part for part, _ in parts)
+        below = sum(part**2 / freedom for part, freedom in parts)
+        return variance, variance**2 / below if below else float("inf")
 
 
 @dataclass(frozen=True)
@@ -100,11 +106,10 @@ def difference(
     if not noise.freedom:
         half = float(stats.norm.ppf(1 - LEVEL / 2)) * item_variance**0.5
         return Difference(mean, mean - half, mean + half, None, None)
-    parts = [noise.variance(name) for name in names]
-    seed_variance = sum(variance / len(shared) for variance, _ in parts)
-    below = sum((variance / len(shared)) ** 2 / freedom for variance, freedom in parts)
+    of_seed, of_freedom = noise.of_difference(names)
+    seed_variance = of_seed / len(shared)
     variance = item_variance + seed_variance
-    freedom = variance**2 / below if below else np.inf
+    freedom = of_freedom * (variance / seed_variance) ** 2 if seed_variance else np.inf
     if variance == 0:
         return Difference(mean, mean, mean, float(mean == 0), abs(mean))
     half = float(stats.t.ppf(1 - LEVEL / 2, freedom)) * variance**0.5
