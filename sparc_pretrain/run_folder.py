@@ -37,6 +37,9 @@ CONFIG, WEIGHTS, TOKENIZER, CARD, MANIFEST = (
 )
 
 
+STORED = (torch.float32, torch.float16)  # dtypes of weights in a folder
+
+
 class InvalidRunFolder(ValueError):
     """The folder is not a run folder, is incomplete, or its bytes are not those of its manifest."""
 
@@ -52,18 +55,19 @@ class RunFolder:
     sha256: str
 
     def weights(self, prefix: str = "") -> dict[str, Tensor]:
-        """The tensors whose name starts with `prefix`, the prefix cut off (fp32).
+        """The tensors whose name starts with `prefix`, the prefix cut off, in float32 (a folder
+        may hold them in float16, see `halve`).
 
         Raises InvalidRunFolder: the file is cut off or damaged, or a number in it is none.
         """
         found = self._read(prefix, lambda file, name: file.get_tensor(name))
         for name, tensor in found.items():
-            if tensor.dtype != torch.float32 or not tensor.isfinite().all():
+            if tensor.dtype not in STORED or not tensor.isfinite().all():
                 raise InvalidRunFolder(
                     f"{self.path / WEIGHTS}: {prefix}{name} holds NaN, infinity or other than "
-                    "float32: these weights compute nothing"
+                    "float32 or float16: these weights compute nothing"
                 )
-        return found
+        return {name: tensor.float() for name, tensor in found.items()}
 
     def shapes(self, prefix: str = "") -> dict[str, tuple[int, ...]]:
         """The shapes of `weights`, out of the file's header; raises alike."""
@@ -149,29 +153,53 @@ def verify(folder: str | Path) -> RunFolder:
 
 
 def write(
-    folder: str | Path, config: dict[str, Any], weights: dict[str, Tensor], tokenizer: str | None
+    folder: str | Path,
+    config: dict[str, Any],
+    weights: dict[str, Tensor],
+    tokenizer: str | None,
+    dtype: torch.dtype = torch.float32,
 ) -> RunFolder:
     """Write a whole run folder; the manifest goes last, so a folder without it does not count.
 
     Args:
         folder: the place; an existing folder there is replaced by renaming, never written into.
-        config: see architecture; `format` is set here. weights: name -> tensor, stored as fp32.
+        config: see architecture; `format` is set here. weights: name -> tensor, stored as
+            `dtype`, one of STORED.
         tokenizer: the text of tokenizer.json, None for a vision-only run.
     """
     folder = Path(folder)
     with atomic_folder(folder) as draft:
-        _fill(draft, {"format": FORMAT, **config}, weights, tokenizer)
+        _fill(draft, {"format": FORMAT, **config}, weights, tokenizer, dtype)
     _sync(folder.parent)
     return open_run(folder)
 
 
+def halve(source: str | Path, folder: str | Path) -> RunFolder:
+    """A copy of a run folder in half the size: float16 weights, which are read as float32.
+
+    Raises as `open_run`; ValueError: a weight is too large for float16.
+    """
+    run = open_run(source)
+    weights = {name: tensor.half() for name, tensor in run.weights().items()}
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{run.path}: {name} is too large for float16; keep the whole folder")
+    place = run.path / TOKENIZER
+    tokenizer = place.read_text(encoding="utf-8") if place.exists() else None
+    return write(folder, run.config, weights, tokenizer, torch.float16)
+
+
 def _fill(
-    draft: Path, config: dict[str, Any], weights: dict[str, Tensor], tokenizer: str | None
+    draft: Path,
+    config: dict[str, Any],
+    weights: dict[str, Tensor],
+    tokenizer: str | None,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write the files of a run folder into `draft`, see `write`. Raises OSError when the disk is
     full.
     """
-    tensors = {k: v.detach().float().cpu().contiguous() for k, v in weights.items()}
+    tensors = {k: v.detach().to(dtype).cpu().contiguous() for k, v in weights.items()}
     try:
         save_file(tensors, draft / WEIGHTS)
     except SafetensorError as error:  # no OSError, but it holds the number of one

@@ -321,3 +321,25 @@ def test_sizes_are_compared_with_the_weights_before_they_are_built(
     run = run_folder.write(tmp_path / "run", config, model.state_dict(), None)
     with pytest.raises(run_folder.InvalidRunFolder, match=str(run.path)):
         DualEncoder.from_pretrained(run.path)
+
+
+def test_a_folder_in_half_the_size_is_read_in_float32(model, tmp_path):
+    model.save_pretrained(tmp_path / "run", dict(samples_seen=7))
+    small = run_folder.halve(tmp_path / "run", tmp_path / "small")
+    whole = run_folder.open_run(tmp_path / "run")
+    sizes = [(r.path / run_folder.WEIGHTS).stat().st_size for r in (small, whole)]
+    assert sizes[0] < 0.6 * sizes[1]
+    assert small.config == whole.config and run_folder.verify(tmp_path / "small").path == small.path
+    for name, tensor in small.weights().items():
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(tensor, whole.weights()[name], rtol=1e-3, atol=1e-6)
+    again = DualEncoder.from_pretrained(tmp_path / "small")
+    image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    torch.testing.assert_close(
+        again.encode_image(image), model.encode_image(image), rtol=0.05, atol=0.02
+    )
+    with torch.no_grad():
+        model.adapters.g_v.weight[0, 0] = 1e5
+    model.save_pretrained(tmp_path / "large", dict(samples_seen=7))
+    with pytest.raises(ValueError, match=r"adapters.g_v.weight is too large for float16"):
+        run_folder.halve(tmp_path / "large", tmp_path / "none")

@@ -7,6 +7,7 @@ python tools/convert.py vit_base_patch14_reg4_dinov2.lvd142m runs/dinov2
 python tools/convert.py model.safetensors runs/siglip --arch ViT-B-16-SigLIP
 Out:
 python tools/convert.py work_dirs/sparc/run exported --to timm|hf|open_clip [--push USER/NAME]
+python tools/convert.py work_dirs/sparc/run small --half
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     kept.add_argument("--raw", action="store_true", help="its trained weights (default: average)")
     parser.add_argument("--vision-only", action="store_true", help="leave the text tower out")
     parser.add_argument("--to", choices=sorted(WRITERS), help="write a run folder for that library")
+    parser.add_argument(
+        "--half", action="store_true", help="copy a run folder with float16 weights, half its size"
+    )
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--push", metavar="USER/NAME", help="upload OUT to the Hugging Face hub")
     parser.add_argument("--public", action="store_true", help="a repository made by --push is")
@@ -51,13 +55,24 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Convert; nothing is written unless the features are equal."""
     args = parse(argv)
+    from sparc_pretrain import run_folder
     from sparc_pretrain.convert import parts as converted
     from sparc_pretrain.convert.export import export
     from sparc_pretrain.convert.files import refuse_existing
     from sparc_pretrain.convert.hub import push_to_hub
 
     refuse_existing(args.out, args.force)
-    if args.to:
+    if args.half:
+        for name in ("to", "kind", "arch", "set", "vision_only", "ema", "raw"):
+            if getattr(args, name):
+                raise ValueError(
+                    f"--half copies a run folder; leave --{name.replace('_', '-')} out"
+                )
+        run = run_folder.halve(args.source, args.out)
+        size = (run.path / run_folder.WEIGHTS).stat().st_size / 1e6
+        print(f"{run.path}: {size:.1f} MB of float16 weights")
+        notes: list[str] = []
+    elif args.to:
         for name in ("kind", "arch", "set", "vision_only", "ema", "raw"):
             if getattr(args, name):
                 flag = name.replace("_", "-")

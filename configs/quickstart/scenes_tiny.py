@@ -1,4 +1,4 @@
-"""The smallest model that points: SPARC with the image contrast on easy scenes, a minute of one core.
+"""The smallest model that points: SPARC with the image contrast on easy scenes, a minute of a core.
 
 python tools/data.py scenes --out data/scenes_easy --level easy --train 3000 --val 300 --size 64
 python tools/pretrain.py configs/quickstart/scenes_tiny.py --work-dir work_dirs/scenes_tiny

@@ -41,7 +41,9 @@ def options(scenes: Path) -> list[str]:
         f"study.evaluations.3.images={scenes}/images/val",
         f"study.evaluations.3.phrases={scenes}/annotations/phrases_val.json",
         f"study.evaluations.4.images={scenes}/images/val",
-        f"study.evaluations.4.annotations={scenes}/annotations/instances_val.json",
+        f"study.evaluations.4.captions={scenes}/annotations/captions_val.json",
+        f"study.evaluations.5.images={scenes}/images/val",
+        f"study.evaluations.5.annotations={scenes}/annotations/instances_val.json",
     ]
 
 
@@ -56,6 +58,7 @@ def test_a_study_trains_each_cell_once_and_publishes_what_is_there(scenes, tmp_p
     assert records.keys() == {"sparc-0", "clip-0"}
     sparc = records["sparc-0"]
     assert sparc["cost"]["seconds per step"] > 0 and sparc["cost"]["peak MB"] > 50
+    assert study_has_its_primaries(sparc)
     assert len(sparc["items"]["t2i R@5"]) == 60 and sum(sparc["groups"]["t2i R@5"]) == 60
     assert sparc["metrics"]["t2i R@5"] == pytest.approx(
         np.mean(sparc["items"]["t2i R@5"]), abs=1e-4
@@ -91,6 +94,20 @@ def test_a_study_trains_each_cell_once_and_publishes_what_is_there(scenes, tmp_p
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()}
     assert call("study", *words) == (0, "")
     assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()}
+
+
+def study_has_its_primaries(record: dict) -> bool:
+    """Each primary outcome is measured, and what a blind answer gets of it beside."""
+    primary = plan.read(SMOKE).primary
+    assert len(record["items"]["R@5"]) == 12 and len(record["items"]["image_dependence"]) == 12
+    assert record["blind"]["R@5"] == {"any five": round(5 / 12, 4)}
+    assert record["blind"]["top1"]["any class"] == round(1 / 36, 4)
+    assert 0 < record["blind"]["things_mIoU"]["whole image's thing"] < 0.5
+    words, colours, things = (
+        len(record["items"][f"{kind}_pointing"]) for kind in ("word", "colour", "category")
+    )
+    assert words > colours + things > colours > 0
+    return set(primary) <= record["items"].keys()
 
 
 def test_a_cell_that_fails_is_named_and_the_tool_fails(scenes, tmp_path, capsys):

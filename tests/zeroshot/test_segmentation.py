@@ -384,3 +384,14 @@ def test_maps_without_any_class_are_refused(tmp_path):
     data = read_maps(*write(tmp_path, [(8, 8)], change=lambda labels: labels * 0), NAMES)
     with pytest.raises(ValueError, match="--convention"):
         segmentation.evaluate(oracle(64), data)
+
+
+def test_things_and_stuff_of_an_image_are_told_apart_by_hand():
+    """Classes 0 and 1 are things, 2 stuff; 8 pixels of thing 0 of which 6 right, 12 of stuff."""
+    matrix = torch.tensor([[6, 0, 2], [0, 0, 0], [3, 1, 8]])
+    found = segmentation.things_and_stuff(matrix, 2)
+    assert found["things_mIoU"] == pytest.approx(6 / (8 + 3))  # thing 1 is not shown
+    assert found["stuff_mIoU"] == pytest.approx(8 / (12 + 2))
+    assert found[segmentation.WHOLE] == pytest.approx(8 / 20)
+    empty = segmentation.things_and_stuff(torch.tensor([[0, 0], [2, 5]]), 1)
+    assert empty["things_mIoU"] != empty["things_mIoU"] and empty["stuff_mIoU"] == 5 / 7
