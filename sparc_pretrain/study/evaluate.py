@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from sparc_pretrain.command.cli import nearest
+from sparc_pretrain.data.scenes import CATEGORIES, COLOURS
 from sparc_pretrain.data.sets import label_maps
 from sparc_pretrain.data.sets.phrases import read_phrases
-from sparc_pretrain.data.scenes import CATEGORIES, COLOURS
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.objectives.contrastive import Temperature, token_contrast
 from sparc_pretrain.objectives.grouping import group_patches
@@ -153,9 +153,7 @@ def retrieve(
 
 
 def both_ways(image_hit: Tensor, text_hit: Tensor, image_of_text: Sequence[int]) -> Measure:
-    """Of image_hit [I] and text_hit [T] bool: per image the mean of its own hit and of the share of
-    its captions that hit.
-    """
+    """Of image_hit [I], text_hit [T] bool: per image the mean of its hit and its captions' share."""
     owner = torch.tensor(image_of_text)
     count = torch.bincount(owner, minlength=len(image_hit)).clamp(min=1)
     of_texts = torch.bincount(owner, text_hit.double(), minlength=len(image_hit)) / count
@@ -202,10 +200,8 @@ def segment(images: str, annotations: str, classes: str) -> Task:
         for name in segmentation.KINDS if things else ():
             values = outcome.apart[name]
             shown = [row for row, value in enumerate(values) if value == value]
-            blind = {}
-            if name == segmentation.KINDS[0]:
-                blind = {"background alone": 0.0}
-                blind["whole image's thing"] = outcome.metrics[segmentation.WHOLE]
+            whole = {"whole image's thing": outcome.metrics[segmentation.WHOLE]}
+            blind = {"background alone": 0.0, **whole} if name == segmentation.KINDS[0] else None
             found[name] = Measure.of([values[row] for row in shown], shown, blind)
         return found
 
@@ -279,8 +275,8 @@ def classify_regions(images: str, annotations: str, limit: int | None = None) ->
     def of(subject: Subject) -> Measures:
         reader = PatchReader.of(subject.objective)
         outcome = regions.evaluate(subject.model, data, reader=reader)
-        guess = {"any class": outcome.protocol["chance_top1"]}
-        guess["commonest"] = outcome.protocol["most_frequent_class"]
+        told = outcome.protocol
+        guess = {"any class": told["chance_top1"], "commonest": told["most_frequent_class"]}
         return {
             name: Measure.of(outcome.items[name], outcome.owners, guess if name == "top1" else None)
             for name in ("top1", "top5")

@@ -241,9 +241,7 @@ def evaluate(
     }
     extra = {"words": _table(by_word), "types": _table(by_type)}
     declared = (*box_reading.METRICS, *METRICS)
-    return Outcome(
-        metrics, protocol, dict(values), owners, extra, declared, {"spoken": spoken}
-    )
+    return Outcome(metrics, protocol, dict(values), owners, extra, declared, {"spoken": spoken})
 
 
 def _word_means(by_word: dict[str, Values]) -> dict[str, float]:
