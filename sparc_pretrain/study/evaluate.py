@@ -153,7 +153,7 @@ def retrieve(
 
 
 def both_ways(image_hit: Tensor, text_hit: Tensor, image_of_text: Sequence[int]) -> Measure:
-    """Of image_hit [I], text_hit [T] bool: per image the mean of its hit and its captions' share."""
+    """Of image_hit [I], text_hit [T] bool: per image the mean of its hit and its captions' one."""
     owner = torch.tensor(image_of_text)
     count = torch.bincount(owner, minlength=len(image_hit)).clamp(min=1)
     of_texts = torch.bincount(owner, text_hit.double(), minlength=len(image_hit)) / count
