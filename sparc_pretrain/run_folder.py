@@ -56,7 +56,7 @@ class RunFolder:
 
     def weights(self, prefix: str = "") -> dict[str, Tensor]:
         """The tensors whose name starts with `prefix`, the prefix cut off, in float32 (a folder
-        may hold them in float16, see `halve`).
+        may hold them in float16, see `convert.half`).
 
         Raises InvalidRunFolder: the file is cut off or damaged, or a number in it is none.
         """
@@ -172,21 +172,6 @@ def write(
         _fill(draft, {"format": FORMAT, **config}, weights, tokenizer, dtype)
     _sync(folder.parent)
     return open_run(folder)
-
-
-def halve(source: str | Path, folder: str | Path) -> RunFolder:
-    """A copy of a run folder in half the size: float16 weights, which are read as float32.
-
-    Raises as `open_run`; ValueError: a weight is too large for float16.
-    """
-    run = open_run(source)
-    weights = {name: tensor.half() for name, tensor in run.weights().items()}
-    for name, tensor in weights.items():
-        if not tensor.isfinite().all():
-            raise ValueError(f"{run.path}: {name} is too large for float16; keep the whole folder")
-    place = run.path / TOKENIZER
-    tokenizer = place.read_text(encoding="utf-8") if place.exists() else None
-    return write(folder, run.config, weights, tokenizer, torch.float16)
 
 
 def _fill(

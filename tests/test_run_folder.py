@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.atomic_file import atomic_folder
+from sparc_pretrain.convert.half import halve
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.dual_encoder import DualEncoder
 from tests import kills
@@ -325,7 +326,7 @@ def test_sizes_are_compared_with_the_weights_before_they_are_built(
 
 def test_a_folder_in_half_the_size_is_read_in_float32(model, tmp_path):
     model.save_pretrained(tmp_path / "run", dict(samples_seen=7))
-    small = run_folder.halve(tmp_path / "run", tmp_path / "small")
+    small = halve(tmp_path / "run", tmp_path / "small")
     whole = run_folder.open_run(tmp_path / "run")
     sizes = [(r.path / run_folder.WEIGHTS).stat().st_size for r in (small, whole)]
     assert sizes[0] < 0.6 * sizes[1]
@@ -342,4 +343,4 @@ def test_a_folder_in_half_the_size_is_read_in_float32(model, tmp_path):
         model.adapters.g_v.weight[0, 0] = 1e5
     model.save_pretrained(tmp_path / "large", dict(samples_seen=7))
     with pytest.raises(ValueError, match=r"adapters.g_v.weight is too large for float16"):
-        run_folder.halve(tmp_path / "large", tmp_path / "none")
+        halve(tmp_path / "large", tmp_path / "none")

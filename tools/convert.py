@@ -59,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     from sparc_pretrain.convert import parts as converted
     from sparc_pretrain.convert.export import export
     from sparc_pretrain.convert.files import refuse_existing
+    from sparc_pretrain.convert.half import halve
     from sparc_pretrain.convert.hub import push_to_hub
 
     refuse_existing(args.out, args.force)
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise ValueError(
                     f"--half copies a run folder; leave --{name.replace('_', '-')} out"
                 )
-        run = run_folder.halve(args.source, args.out)
+        run = halve(args.source, args.out)
         size = (run.path / run_folder.WEIGHTS).stat().st_size / 1e6
         print(f"{run.path}: {size:.1f} MB of float16 weights")
         notes: list[str] = []
