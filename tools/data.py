@@ -233,11 +233,8 @@ def make_scenes(args: argparse.Namespace) -> None:
     from sparc_pretrain.data.shards import write_shards
 
     with tqdm(total=args.train + args.val, unit=" scenes") as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.update(done - bar.n)
-
-        write_scenes(args.out, args.train, args.val, args.size, args.seed, progress, args.level)
+        more = lambda done, _: bar.update(done - bar.n)  # noqa: E731
+        write_scenes(args.out, args.train, args.val, args.size, args.seed, more, args.level)
     for split in ("train", "val"):
         captions = read_captions(args.out / "annotations" / f"captions_{split}.json")
         found = image_files.pairs(args.out / "images" / split, captions, None, Counter())

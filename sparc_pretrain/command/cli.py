@@ -143,6 +143,8 @@ def _refuse_circle(path: str, above: tuple[str, ...]) -> None:
     """Raises ValueError for a config that is among its own bases: mmengine would read for ever."""
     if path in above:
         raise ValueError(f"it includes itself through {' and '.join(above)}")
+    from mmengine.config import Config
+
     for base in Config._get_base_files(path):
         if "::" not in base:  # another package's
             _refuse_circle(os.path.abspath(Path(path).parent / base), (*above, path))

@@ -16,7 +16,7 @@ from torch.autograd import gradcheck
 from torch.nn import functional
 
 from transfer.mm import ops
-from transfer.mm.ops import boxes, reassembly
+from transfer.mm.ops import boxes, norm, reassembly
 
 mmcv_ops = importlib.import_module("mmcv.ops")  # after transfer: without compiled ops it needs us
 HALVES = (torch.float16, torch.bfloat16)
@@ -302,15 +302,15 @@ def test_the_steps_of_sync_bn_have_the_gradient_of_their_formula_in_float64() ->
     expected = torch.autograd.grad(formula, inputs, towards)
     with torch.no_grad():
         mean, var, scale = (torch.zeros(2, dtype=torch.float64) for _ in range(3))
-        norm, output, to_x = (torch.zeros_like(x) for _ in range(3))
+        normed, output, to_x = (torch.zeros_like(x) for _ in range(3))
         to_weight, to_bias = torch.zeros_like(weight), torch.zeros_like(bias)
         norm.sync_bn_forward_mean(x, mean)
         norm.sync_bn_forward_var(x, mean, var)
         norm.sync_bn_forward_output(
-            x, mean, var, weight, bias, None, None, norm, scale, output, 1e-3, 0.1, 1
+            x, mean, var, weight, bias, None, None, normed, scale, output, 1e-3, 0.1, 1
         )
-        norm.sync_bn_backward_param(towards, norm, to_weight, to_bias)
-        norm.sync_bn_backward_data(towards, weight, to_weight, to_bias, norm, scale, to_x)
+        norm.sync_bn_backward_param(towards, normed, to_weight, to_bias)
+        norm.sync_bn_backward_data(towards, weight, to_weight, to_bias, normed, scale, to_x)
     torch.testing.assert_close(output, formula.detach())
     for found, wanted in zip((to_x, to_weight, to_bias), expected, strict=True):
         torch.testing.assert_close(found, wanted)
