@@ -39,6 +39,12 @@ def check(dataset: Any, contents: dict[str, Any]) -> None:
             f"{names[0]} reads COCO: use type='LVISV1Dataset', or give it a COCO file"
         )
     categories(dataset, contents.get("categories") or [], by_position=wants_lvis)
+    flat = (a for a in contents.get("annotations") or [] if "segments_info" not in a)
+    if (unmeasured := next((a for a in flat if "area" not in a), None)) is not None:
+        raise ValueError(
+            f"{dataset.ann_file}: annotation {unmeasured.get('id')} has no area: write one beside "
+            "each bbox, its width times its height or the pixels of its mask"
+        )
     if needs_masks(getattr(dataset, "pipeline", None)):
         bare = next((a for a in contents.get("annotations") or [] if _bare(a)), None)
         if bare is not None:
