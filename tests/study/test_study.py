@@ -129,7 +129,7 @@ def test_a_cell_that_fails_is_named_and_the_tool_fails(scenes, tmp_path, capsys)
         (("captions_val", "captions_test"), "captions_test.json"),
         (("phrases_val", "phrases_test"), "no phrase file"),
         (("ade/images/validation", "ade/images/test"), "no folder"),
-        (("evaluations.4.annotations", "evaluations.4.boxes"), "regions has no 'boxes'"),
+        (("evaluations.5.annotations", "evaluations.5.boxes"), "regions has no 'boxes'"),
     ],
 )
 def test_data_that_are_missing_are_told_before_the_first_cell_starts(
@@ -246,8 +246,9 @@ def test_differences_of_a_clear_gain_are_told_from_noise():
 
 def test_images_with_many_captions_count_as_many_in_the_interval_too():
     """The mean of a resample is over the items that were drawn, however many those are."""
-    base = {0: np.zeros(100)}
-    found = statistics.difference({0: np.ones(100)}, base, [1] * 50 + [50])
+    arm, base = {0: np.ones(100)}, {0: np.zeros(100)}
+    noise = statistics.SeedNoise.of({"arm": [1.0], "base": [0.0]})
+    found = statistics.difference(arm, base, [1] * 50 + [50], noise, ("arm", "base"))
     assert found.low == found.high == found.mean == 1
 
 
