@@ -71,6 +71,8 @@ class Tokenizer:
         self.bos_id, self.eos_id = frame
         self.pad_id: int = padding["pad_id"] if padding else 0
         pad_token = inner.id_to_token(self.pad_id)
+        if pad_token is None:
+            raise ValueError(f"the tokenizer pads with id {self.pad_id}, which is no token of it")
         inner.enable_padding(pad_id=self.pad_id, pad_token=pad_token)  # one text is never padded
         inner.encode_special_tokens = True  # "<eos>" inside a caption is text, not an end
         self.inner = inner

@@ -203,6 +203,9 @@ class TextTower(nn.Module):
             most = DEEPEST if key == "layers" else MOST
             if key in size and (type(size[key]) is not int or not 1 <= size[key] <= most):
                 raise ValueError(f"text.{key}={size[key]!r} is no size")
+        dropout = size.get("dropout", 0.0)
+        if type(dropout) not in (int, float) or not 0 <= dropout < 1:
+            raise ValueError(f"text.dropout={dropout!r} is no share")
         if size.get("width", 768) % size.get("heads", 12):
             raise ValueError(f"text.width={size['width']} is no multiple of its heads")
         return cls(**size, style=TextStyle(**style))

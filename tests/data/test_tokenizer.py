@@ -287,3 +287,35 @@ def test_the_byte_letters_are_those_of_clip():
     from open_clip.tokenizer import bytes_to_unicode
 
     assert vocabularies._byte_letters() == list(bytes_to_unicode().values())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("padding", {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None,
+                     "pad_id": 9999, "pad_type_id": 0, "pad_token": "<pad>"}),
+        ("model", {"type": "BPE"}),
+        ("model", None),
+        ("post_processor", {"type": "TemplateProcessing", "single": [], "pair": []}),
+        ("pre_tokenizer", {"type": "os.system"}),
+        ("added_tokens", 3),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_file_with_a_strange_part_is_refused(tmp_path, key, value):
+    content = json.loads(Tokenizer.train(["a red kite"] * 3, 270).to_json())
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**content, key: value}))
+    with pytest.raises(ValueError, match="token"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_panic_of_the_library_is_a_refusal(tmp_path, monkeypatch):
+    class PanicException(BaseException):
+        """As pyo3 raises it."""
+
+    def panic(text):
+        raise PanicException("called `Option::unwrap()` on a `None` value")
+
+    path = Tokenizer.train(["a red kite"] * 3, 270).save(tmp_path)
+    monkeypatch.setattr(vocabularies.tokenizers.Tokenizer, "from_str", panic)
+    with pytest.raises(ValueError, match=r"is not a tokenizer\.json .*unwrap"):
+        Tokenizer.load(path)
