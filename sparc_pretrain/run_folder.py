@@ -263,6 +263,7 @@ def model_card(config: dict[str, Any]) -> str:
 
 ```python
 from sparc_pretrain.dual_encoder import DualEncoder
+
 model = DualEncoder.from_pretrained("{"path/to/this/folder"}")
 ```
 In any MMDetection or MMSegmentation config: `custom_imports = dict(imports=['transfer'])` and
