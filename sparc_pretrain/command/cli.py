@@ -127,6 +127,8 @@ def read_config(path: str | Path, custom_imports: bool = True) -> Config:
         _refuse_circle(os.path.abspath(path), ())
         return Config.fromfile(path, import_custom_modules=custom_imports)
     except SyntaxError as error:
+        inner = error.__context__  # mmengine raises one of its own, without the line
+        error = inner if error.lineno is None and isinstance(inner, SyntaxError) else error
         raise ValueError(f"{path} or a base of it, line {error.lineno}: {error.msg}") from None
     except RecursionError:
         raise ValueError(f"{path} or a base of it includes itself, or is nested too deep") from None
