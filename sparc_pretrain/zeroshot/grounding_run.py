@@ -58,6 +58,7 @@ METRICS = (
     ),
     Metric("local_pointing", title="tokens point, local patches", words=_POINTING),
     Metric("words_pointing", title="words point, local patches", words=_POINTING),
+    Metric("word_pointing", title="a single word points", words="every occurrence counts once"),
     Metric("global_pointing", title="tokens point, global patches", words=_POINTING),
     Metric("grouping_pointing", title="SPARC's weights point", words=f"{_POINTING}; eqs. 2-4"),
     Metric("*_box_recall", words="boxes drawn round the heat, found at IoU 0.5"),
@@ -211,7 +212,7 @@ def evaluate(
                     if name == "words":
                         hits = grounding.hit_patches(phrase.boxes, grid, extent)
                         hit = grounding.pointing(word_heat, hits)
-                        by_word[word]["words_pointing"].append(hit)
+                        by_word[word]["word_pointing"].append(hit)
                         spoken.append((word, row, hit, hits.double().mean().item()))
                     if name == "local":
                         share = truth.double().mean().item()

@@ -153,7 +153,7 @@ def test_sparc_weighs_the_image_contrast_of_both_kinds_of_tokens():
     assert not [name for name in plain if name.startswith("image_contrast")]
     assert plain["local_loss"] == losses["both"]["local_loss"]
     assert sparc.Sparc(image_contrast=1.0, token_context="both").word_features == "words"
-    assert sparc.Sparc().word_tokens(made) is made.tokens
+    assert sparc.Sparc().word_features == "tokens"
     for wrong in (dict(token_context="words"), dict(same_token="drop")):
         with pytest.raises(ValueError, match="use"):
             sparc.Sparc(**wrong)

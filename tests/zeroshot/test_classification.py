@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sparc_pretrain.data.tokenizer import Tokenizer
+from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.clip import Clip
 from sparc_pretrain.types import TextFeatures
 from sparc_pretrain.zeroshot import classification, prompts
@@ -16,10 +17,10 @@ from tests import models
 from tests.zeroshot.oracle_model import NAMES, oracle, paint
 
 
-class Tokenwise(torch.nn.Module):
+class Tokenwise(Objective):
     """A reader of tokens, as FILIP: the mean over real tokens of the best patch's inner product."""
 
-    reads = ("patches", "tokens")
+    coupled_features = score_features = ("patches", "tokens")
 
     def scores(self, image, text):
         best = torch.einsum("ipd,ctd->icpt", image.patches, text.tokens).amax(dim=2)
