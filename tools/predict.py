@@ -93,7 +93,7 @@ def build(cfg: Config, args: argparse.Namespace) -> tuple[nn.Module, Compose, Vi
     except RuntimeError as error:
         raise ValueError(f"{args.checkpoint} does not fit {args.config}: {error}") from None
     dataset = cfg.test_dataloader.dataset
-    drawer = VISUALIZERS.build({**cfg.visualizer, "vis_backends": None})
+    drawer = VISUALIZERS.build({"name": args.out_dir, **cfg.visualizer, "vis_backends": None})
     scope = cfg.get("default_scope", "mmdet")
     kind = DATASETS.get(dataset.type if "." in dataset.type else f"{scope}.{dataset.type}")
     drawer.dataset_meta = {**kind.METAINFO, **(dataset.get("metainfo") or {})}

@@ -150,6 +150,11 @@ def harden(cfg: Config) -> Config:
     if (cfg.get("randomness") or {}).get("seed") is None:
         # without a seed the order of the data would change with a resume
         cfg.randomness = {**(cfg.get("randomness") or {}), "seed": 0}
+    # mm's configs call every visualizer "visualizer", so that a second run of a process would get
+    # the first one's, and its drawing hook, which takes the newest, another's; the Runner's name
+    # for it is the experiment's
+    if (cfg.get("visualizer") or {}).get("name") == "visualizer":
+        cfg.visualizer.pop("name")
     wrapper = cfg.get("optim_wrapper")
     if wrapper and wrapper.get("type", "OptimWrapper") in ("OptimWrapper", "AmpOptimWrapper"):
         wrapper["amp"] = wrapper.get("type") == "AmpOptimWrapper"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.visualization import Visualizer
 
 from tests.commands import call, refusal
 from tests.transfer.mm.test_images import bomb
@@ -29,6 +30,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_test_draws_every_prediction_and_keeps_them_all(work: Path, tmp_path: Path) -> None:
+    Visualizer.get_instance(f"of another run, {tmp_path}")  # the newest of this process
     code, said = call(
         *["test", work / "det.py", work / "iter_2.pth", "--work-dir", tmp_path / "t"],
         *["--show-dir", tmp_path / "drawn", "--out", tmp_path / "found.pkl"],
