@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparc_pretrain import json_file, run_config
+from sparc_pretrain import json_file, run_config, shipped
 from sparc_pretrain.atomic_file import DRAFT, REPLACED, atomic_folder
 
 FORMAT = 1
@@ -91,7 +91,7 @@ class RunFolder:
 
 
 def open_run(folder: str | Path) -> RunFolder:
-    """Open a run folder (or a work dir that holds ``run``).
+    """Open a run folder, a work dir that holds ``run``, or by its name a model that ships.
 
     Raises:
         FileNotFoundError: no such folder. InvalidRunFolder: not a run folder, or an unknown
@@ -101,7 +101,11 @@ def open_run(folder: str | Path) -> RunFolder:
     if not (path / MANIFEST).exists() and (path / "run" / MANIFEST).exists():
         path = path / "run"
     if not path.exists():
-        raise FileNotFoundError(f"no run folder at {folder}: pre-training writes WORK_DIR/run")
+        path = shipped.models().get(str(folder), path)
+    if not path.exists():
+        ours = ", ".join(shipped.models()) or "none"
+        told = f"pre-training writes WORK_DIR/run; models that ship: {ours}"
+        raise FileNotFoundError(f"no run folder at {folder}: {told}")
     path = path.resolve()
     for name in (MANIFEST, CONFIG):
         if not (path / name).is_file():

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "sparc_pretrain": 0,  # the package itself: its version
     "sparc_pretrain.types": 0,
+    "sparc_pretrain.shipped": 0,
     "sparc_pretrain.config_tree": 0,
     "sparc_pretrain.metric": 0,
     "sparc_pretrain.registry": 0,

@@ -35,6 +35,7 @@ from doctor_checks import (
     Finding,
     Level,
     canonical,
+    check_environment,
     check_forks,
     check_gpus,
     check_kernels,
@@ -51,6 +52,7 @@ from doctor_checks import (
 __all__ = ["ALSO_FOR_TRANSFER", "ALSO_REQUIRED", "GIGABYTE", "examine", "main", "render"]
 
 ROOT = Path(__file__).resolve().parents[1]
+PLACES = (ROOT, ROOT / "sparc_pretrain" / ".mim")  # of a checkout, of an installed wheel
 MARKS: dict[Level, str] = {"ok": "ok", "warn": "warn", "fail": "FAIL"}
 
 PROBE = """
@@ -151,10 +153,29 @@ def probe_imports(timeout: float = 120.0) -> dict[str, Any]:
         return {"pair_error": f"Python ended with code {child.returncode}: {last}"}
 
 
-def examine(constraints: Path = ROOT / CONSTRAINTS) -> list[Finding]:
+def pins() -> Path:
+    """The file of tested versions, wherever this product lies."""
+    return next(
+        (p / CONSTRAINTS for p in PLACES if (p / CONSTRAINTS).is_file()), ROOT / CONSTRAINTS
+    )
+
+
+def other_environment() -> Path | None:
+    """The `.venv` here or beside this product, when another Python runs the doctor."""
+    for folder in (Path.cwd(), ROOT):
+        venv = folder / ".venv"
+        if (venv / "bin" / "python").exists() and Path(sys.prefix).resolve() != venv.resolve():
+            return venv
+    return None
+
+
+def examine(constraints: Path | None = None) -> list[Finding]:
     """Looks at everything, in the order of the report."""
+    constraints = constraints or pins()
     installed = installed_versions()
-    findings = []
+    findings = check_environment(installed, other_environment(), sys.prefix != sys.base_prefix)
+    if findings:  # what this Python lacks is not to be installed into it
+        return [*findings, check_python(sys.version_info)]
     if constraints.is_file():
         pinned = parse_constraints(constraints.read_text(encoding="utf-8"))
     else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 CONSTRAINTS = "constraints.txt"
@@ -67,6 +68,31 @@ def pip_install(names: Iterable[str], pinned: Mapping[str, str], options: str = 
     """Returns the command that installs ``names`` at their pinned versions."""
     wanted = [f"{name}=={pinned[name]}" if name in pinned else name for name in names]
     return " ".join(filter(None, ["pip install", options, *wanted]))
+
+
+def check_environment(
+    installed: Mapping[str, str], venv: Path | None, inside: bool
+) -> list[Finding]:
+    """Whether this is the Python that the product was installed into; nothing where it may be.
+
+    Args:
+        installed: canonical name -> version.
+        venv: a virtual environment beside the product that does not run this, None where none is.
+        inside: whether this Python is of a virtual environment.
+    """
+    absent = [name for name in REQUIRED if name not in installed]
+    if not absent:
+        return []
+    if venv is not None:
+        detail = f"this Python lacks {', '.join(absent)}, and is not that of {venv}"
+        remedy = f"source {venv}/bin/activate   (then run the same command again)"
+    elif inside:
+        return []  # half an installation: the lines below name what is missing
+    else:
+        detail = f"this is the system's Python, without {', '.join(absent)}"
+        remedy = "make setup && source .venv/bin/activate   (in the checkout; or pip install the "
+        remedy += "wheel in a virtual environment)"
+    return [Finding("environment", "fail", detail, remedy)]
 
 
 def check_versions(installed: Mapping[str, str], pinned: Mapping[str, str]) -> list[Finding]:

@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+from sparc_pretrain import shipped
 from sparc_pretrain.command import cli, flags
 
 SCENES = "data/scenes"
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     started = time.perf_counter()
     run = str(work / "sparc")
     step("data", {work / "data": data()}, work)
-    pretrain = tool("pretrain", "configs/quickstart/sparc.py", "--work-dir", run)
+    pretrain = tool("pretrain", config("sparc"), "--work-dir", run)
     step("pre-training", {work / "sparc": [*pretrain, *amp(), "--resume", "auto", *seed]}, work)
     images = ["--images", f"{SCENES}/images/val"]
     images += ["--captions", f"{SCENES}/annotations/captions_val.json"]
@@ -68,9 +69,8 @@ def data() -> Command:
 
 def transfer(task: str, run: str, work_dir: Path, *more: str) -> Command:
     """Fine-tune and evaluate one task."""
-    config = f"configs/quickstart/{task}.py"
     places = ["--backbone", run, "--work-dir", str(work_dir)]
-    return [*tool("train", config, *places, *amp(), "--resume", "auto"), *more]
+    return [*tool("train", config(task), *places, *amp(), "--resume", "auto"), *more]
 
 
 def amp() -> list[str]:
@@ -80,9 +80,21 @@ def amp() -> list[str]:
     return ["--amp"] if precision.amp_pays() else []
 
 
+def config(name: str) -> str:
+    """The path of a config of the quickstart, from here where it is below."""
+    return nearby(shipped.located(f"{shipped.PREFIX}quickstart/{name}.py"))
+
+
 def tool(name: str, *arguments: str) -> Command:
     """The command of one of our tools."""
-    return [sys.executable, f"tools/{name}.py", *arguments]
+    return [sys.executable, nearby(Path(__file__).with_name(f"{name}.py")), *arguments]
+
+
+def nearby(path: str | Path) -> str:
+    """`path`, relative where it is below this folder."""
+    path = Path(path).resolve()
+    here = Path.cwd().resolve()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def step(title: str, commands: dict[Path, Command], work: Path) -> None:

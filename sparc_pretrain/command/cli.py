@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sparc_pretrain import shipped
 from sparc_pretrain.config_tree import dicts
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def guard(main: Callable[[], int | None]) -> NoReturn:
         line = explain(error) or (one_line(error) if mistake else None)
         if line is None or os.environ.get("SPARC_TRACEBACK") == "1":
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {shipped.spoken(line)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         code = 130
@@ -121,6 +122,8 @@ def read_config(path: str | Path, custom_imports: bool = True) -> Config:
     """
     from mmengine.config import Config
 
+    shipped.teach_mmengine()
+    path = shipped.located(path)
     if not Path(path).is_file():
         raise FileNotFoundError(f"no config file {path}")
     try:

@@ -10,6 +10,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from sparc_pretrain import shipped
+
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
 
@@ -32,13 +34,14 @@ class KeyValues(argparse.Action):
 def parser(description: str | None) -> argparse.ArgumentParser:
     """A tool's parser; `description` is its docstring, whose lines stay as they are."""
     return argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=shipped.spoken(description or ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
 def config(to: argparse.ArgumentParser, words: str) -> None:
-    """The config file, by position."""
-    to.add_argument("config", help=words)
+    """The config file, by position: a path, or ``sparc_pretrain::NAME`` for one of ours."""
+    to.add_argument("config", help=words, type=shipped.located)
 
 
 def cfg_options(to: argparse.ArgumentParser) -> None:

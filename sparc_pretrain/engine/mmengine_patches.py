@@ -35,6 +35,7 @@ from torch._utils import ExceptionWrapper
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import get_worker_info
 
+from sparc_pretrain import shipped
 from sparc_pretrain.distributed import gather_objects, rank
 from sparc_pretrain.engine.checkpoint import CorruptCheckpoint, find_valid, load, save, verify
 from sparc_pretrain.engine.checkpoint import committed as has_manifest
@@ -51,6 +52,7 @@ RESUMABLE = ("meta", "state_dict", "message_hub", "optimizer")
 
 def install() -> None:
     """Patch mmengine; calling it again changes nothing."""
+    shipped.teach_mmengine()
     if mm_checkpoint._safe_torch_load is _strict_torch_load:
         return
 

@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-import sparc_pretrain
+from sparc_pretrain import shipped
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.data.dataset import PairDataset
@@ -25,7 +25,7 @@ from sparc_pretrain.pretraining.schedules import schedulers
 from sparc_pretrain.pretraining.sections import Data, Schedule
 
 SCENES_COMMAND = "python tools/data.py scenes --out data/scenes --train 4000 --val 400 --size 128"
-CONFIGS = Path(sparc_pretrain.__file__).parents[1] / "configs"
+CONFIGS = shipped.folder() / "configs"
 # Captions read to train a tokenizer: enough for 32k merges, read in seconds.
 TOKENIZER_CAPTIONS = 2_000_000
 

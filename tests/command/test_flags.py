@@ -13,7 +13,8 @@ import pytest
 from sparc_pretrain.command import flags
 from tests.commands import ROOT
 
-TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py") if path.stem != "doctor_checks")
+NO_TOOLS = ("__init__", "__main__", "doctor_checks")
+TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py") if path.stem not in NO_TOOLS)
 # Asks every tool for its help, one after the other in a process that has imported nothing.
 ASK = """
 import contextlib, importlib.util, io, json, sys, time

@@ -203,7 +203,7 @@ def test_a_gpu_that_torch_does_not_see_is_a_warning_with_the_way_to_it() -> None
 
 
 def test_every_package_of_setup_py_is_missed() -> None:
-    tree = ast.parse((SCRIPT.parents[2] / "setup.py").read_text())
+    tree = ast.parse((SCRIPT.parents[1] / "setup.py").read_text())
     (wanted,) = (
         ast.literal_eval(node.value)
         for node in ast.walk(tree)
@@ -282,3 +282,13 @@ def test_here_torch_and_torchvision_are_a_pair_and_no_fork_is_overwritten() -> N
     assert found["torch + torchvision"]["level"] == "ok", found["torch + torchvision"]
     assert found["forks"]["level"] == "ok"
     assert found["mmcv._ext"]["level"] == "ok"
+
+
+def test_the_wrong_python_is_told_first_and_nothing_is_installed_into_it(tmp_path: Path) -> None:
+    assert doctor.check_environment(HEALTHY, tmp_path, inside=False) == []
+    bare: dict[str, str] = {"pip": "25.0"}
+    (beside,) = doctor.check_environment(bare, tmp_path / ".venv", inside=False)
+    assert beside.level == "fail" and f"source {tmp_path}/.venv/bin/activate" in beside.remedy
+    (system,) = doctor.check_environment(bare, None, inside=False)
+    assert "make setup" in system.remedy and "pip install torch" not in system.remedy
+    assert doctor.check_environment(bare, None, inside=True) == []  # half an installation

@@ -25,6 +25,7 @@ import numpy
 from mmengine.config import utils as config_utils
 from mmengine.dataset import BaseDataset
 
+from sparc_pretrain import shipped
 from sparc_pretrain.engine import mmengine_patches
 from transfer.mm import annotations, images, ops
 from transfer.mm.half_precision import mend_half_precision
@@ -96,11 +97,12 @@ def _serialize_some(dataset: BaseDataset) -> Any:
 
 
 def locate(config: str) -> str:
-    """The path of a config: ``mmdet::NAME`` and ``mmseg::NAME`` are those of the installed package.
+    """The path of a config: ``mmdet::``, ``mmseg::``, ``sparc_pretrain::NAME`` of that package.
 
     Raises:
         FileNotFoundError: the package is not installed.
     """
+    config = shipped.located(config)
     if "::" not in config:
         return config
     package, name = config.split("::", 1)

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.utils import import_modules_from_strings
 
+from sparc_pretrain import shipped
 from sparc_pretrain.command import cli
 from sparc_pretrain.config_tree import dicts
 from transfer import mm
@@ -20,7 +21,6 @@ from transfer.plug.replace import Ledger
 
 __all__ = ["check_files", "harden", "load", "set_hook", "single_process_norms"]
 
-ROOT = Path(__file__).resolve().parents[2]
 # The engine's rules for any mm config: random state in checkpoints, signals, non-finite steps,
 # records.
 ENGINE_HOOKS = (
@@ -101,7 +101,7 @@ def _name(config: Path, cfg: Config) -> str:
     beside = Path(cfg.get("work_dir") or "").name == config.parent.name
     if told and beside and Path(told).name == config.name:
         return told
-    for root in (ROOT, Path.cwd()):
+    for root in (shipped.folder(), Path.cwd()):
         if config.is_relative_to(root):
             return str(config.relative_to(root))
     return str(config)

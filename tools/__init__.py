@@ -1,0 +1,1 @@
+"""The commands, installed as ``sparc_tools``: ``sparc NAME`` runs ``NAME.py``."""
