@@ -58,7 +58,7 @@ setup(
         "sparc_pretrain": ["py.typed"],
         "transfer": ["py.typed"],
         "sparc_pretrain.report": ["*.html", "*.css"],
-        "sparc_pretrain.zeroshot": ["*.html"],
+        "sparc_pretrain.page": ["*.html", "*.css", "*.js"],
     },
     cmdclass={"build_py": BuildWithShippedFiles},
     entry_points={"console_scripts": ["sparc = sparc_tools.__main__:main"]},

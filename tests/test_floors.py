@@ -33,6 +33,7 @@ FLOORS = {
     "sparc_pretrain.metrics_file": 3,
     "sparc_pretrain.command": 3,
     "sparc_pretrain.report": 3,
+    "sparc_pretrain.page": 3,
     "sparc_pretrain.zeroshot": 3,
     "sparc_pretrain.convert": 3,
     "sparc_pretrain.engine": 3,

@@ -1,53 +1,92 @@
-"""Which patches of a photo each word of a caption gathers, as a picture.
+"""Which patches of a photo each word of a caption gathers: a picture, and a page to touch.
 
-python tools/align.py work_dirs/sparc/run photo.jpg "a brown dog jumps over a log" --out dog.png
+python tools/align.py sparc-scenes-tiny photo.jpg "a brown fish on snow" --out words.png
+
+Writes words.png and words.html (hover or tap a word, click a patch, switch to another image). A
+word is held against other images: the difference is what its own image has to do with it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparc_pretrain.command import cli, flags
+
+if TYPE_CHECKING:
+    from sparc_pretrain.zeroshot.readings import Reading
 
 
 def main(argv: list[str] | None = None) -> int:
     """Align, draw, and say which words stand out."""
     parser = flags.parser(__doc__)
-    parser.add_argument("run", help="run folder, or the work dir that holds one")
+    parser.add_argument("run", help="run folder, a work dir that holds one, or sparc-scenes-tiny")
     parser.add_argument("image", help="a photo of any size")
     parser.add_argument("caption", help="what is said of it")
     parser.add_argument("--out", help="PNG (default: IMAGE_words.png in this folder)")
     parser.add_argument("--width", type=int, default=1280, help="of the picture, pixels")
+    parser.add_argument(
+        "--others", nargs="+", metavar="IMAGE", help="to hold it against (default: 4 of its folder)"
+    )
     args = parser.parse_args(argv)
     import torch
     from PIL import Image
 
-    from sparc_pretrain.zeroshot import encode
-    from sparc_pretrain.zeroshot.alignment import align
+    from sparc_pretrain import run_folder
+    from sparc_pretrain.page import viewer
+    from sparc_pretrain.report.samples import backbone_facts
+    from sparc_pretrain.zeroshot import encode, readings
     from sparc_pretrain.zeroshot.alignment_sheet import sheet
 
     image = encode.open_image(args.image)
     out = Path(args.out or f"{Path(args.image).stem}_words.png")
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ValueError(f"--out {out}: use a .png, .jpg or .webp file")
-    model, objective = encode.load(args.run)
+    files = list(map(Path, args.others or ())) or readings.neighbours(Path(args.image))
+    others = [encode.open_image(file) for file in files]
+    run = run_folder.open_run(args.run)
+    model, objective = encode.load(run.path)
     if torch.cuda.is_available():
         model, objective = model.cuda(), objective.cuda()
-    found = align(model, image, args.caption, objective=objective)
-    words = [w for w in found if w.word[0].isalnum()]  # no commas
-    if not words:
+    found = readings.read(model, objective, image, others, args.caption)
+    if not found:
         raise ValueError("the caption has no words")
-    unread = args.caption[words[-1].end :].strip(" .,;:!?")
-    picture = sheet(image, args.caption, words, args.width)
+    known = viewer.told(readings.measured(run))
+    picture = sheet(image, args.caption, found[0], args.width, known)
     out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(out)
-    print("word            peak (even share = 1)   cosine")
-    for word in words:
-        print(f"{word.word:<16}{word.peak:>8.1f}{word.score:>22.2f}")
+    names = [Path(args.image).name, *(file.name for file in files)]
+    part = viewer.fragment(args.caption, image, others, found, names)
+    facts = backbone_facts(run)
+    seen = f", {facts['seen']:,} pairs seen" if facts["seen"] is not None else ""
+    page = viewer.page(part, f"{run.name}: {facts['objective']}, {facts['arch']}{seen}", known)
+    html = out.with_suffix(".html")
+    html.write_text(page, encoding="utf-8")
+    tell(found[0], len(files))
+    unread = args.caption[found[0].own[-1].end :].strip(" .,;:!?")
     if unread:
         print(f"not read, beyond this model's {model.text.max_tokens} tokens: {unread}")
-    print(f"written to {out}")
+    print(f"{known}\nwritten to {out} and, to touch, {html}")
     return 0
+
+
+def tell(reading: Reading, count: int) -> None:
+    """Print a line per word: the difference first."""
+    if not count:
+        print("no other image in its folder to hold it against: give some with --others")
+    print("word            difference   its image    others   peak (even share = 1)")
+    for number, word in enumerate(reading.own):
+        gap, elsewhere = reading.gap(number), reading.elsewhere(number)
+        held = (
+            f"{gap:>+12.2f}{word.score:>12.2f}{elsewhere:>10.2f}"
+            if count
+            else f"{word.score:>24.2f}"
+        )
+        mark = f"   in {word.pieces} pieces: rare in the tokenizer's training text, or not there"
+        print(f"{word.word:<14}{held}{word.peak:>10.1f}{mark if word.pieces > 1 else ''}")
+    if count:
+        above = [w.word for n, w in enumerate(reading.own) if reading.stands_out(n)]
+        print(f"above every one of {count} other images: {', '.join(above) or 'no word'}")
 
 
 if __name__ == "__main__":

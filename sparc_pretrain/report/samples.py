@@ -19,15 +19,9 @@ from sparc_pretrain.report.figures import Album, halves, read
 from sparc_pretrain.report.records import Evaluation, Found, called
 from sparc_pretrain.run_folder import RunFolder
 from sparc_pretrain.zeroshot import encode
-from sparc_pretrain.zeroshot.alignment import align, overlay
+from sparc_pretrain.zeroshot.alignment import ARTICLES, FUNCTION_WORDS, align, overlay
 
 SAMPLES, WORDS = 4, 9
-# Words that name nothing one could point at; they are left out of the alignment pictures.
-FUNCTION_WORDS = (
-    "a an the and or but of in on at to with from by for as up down out off into over while "
-    "is are was were be being been has have had it its he she his her they them their there this "
-    "that some"
-)
 
 
 @dataclass(frozen=True)
@@ -153,7 +147,10 @@ def alignment(album: Album, run: RunFolder, some: Sequence[Sample]) -> list[dict
         words, seen = [], set()
         for word in align(model, photo, sample.telling, objective=objective):
             name = word.word.lower()
-            plain = not any(letter.isalpha() for letter in name) or name in FUNCTION_WORDS.split()
+            plain = not any(letter.isalpha() for letter in name) or name in (
+                *ARTICLES,
+                *FUNCTION_WORDS,
+            )
             if plain or name in seen or len(words) == WORDS:
                 continue
             seen.add(name)

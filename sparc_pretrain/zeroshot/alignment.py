@@ -27,6 +27,13 @@ from sparc_pretrain.zeroshot.patch_reader import PatchReader
 # Heat, from a patch's even share of the weight (clear) to the peak: dark violet to pale yellow.
 HEAT = np.array([(66, 28, 110), (170, 38, 102), (236, 96, 42), (252, 180, 28), (252, 250, 164)])
 FULL_COLOUR = 2.5  # even shares: a word whose peak is below this does not glow in full
+ARTICLES = ("a", "an", "the")
+# Words that name nothing one could point at.
+FUNCTION_WORDS = frozenset(
+    """a an the and or but of in on at to with from by for as up down out off into over under near
+    beside behind above below left right while is are was were be being been has have had it its he
+    she his her they them their there this that some one two three""".split()  # noqa: SIM905
+)
 FONT = cv2.FONT_HERSHEY_DUPLEX
 INK, GREY, PAPER = (32, 36, 44), (110, 116, 128), 255
 
@@ -35,7 +42,8 @@ INK, GREY, PAPER = (32, 36, 44), (110, 116, 128), 255
 class WordWeights:
     """A word of a caption: `word` = caption[start:end]; `weights` [h,w] over the patches, summing
     to 1, or all zero where no token prefers any patch; `score` the mean cosine (-1 to 1) of its
-    tokens to what they gathered, the number that eq. 6 raises.
+    tokens to what they gathered, the number that eq. 6 raises. pieces: tokens that the word is cut
+    into; a tokenizer trained on captions has one for every word it met often.
     """
 
     word: str
@@ -43,6 +51,7 @@ class WordWeights:
     end: int
     weights: Tensor
     score: float
+    pieces: int = 1
 
     @property
     def peak(self) -> float:
@@ -57,6 +66,7 @@ def align(
     caption: str,
     resize: str = "squash",
     objective: Objective | None = None,
+    reading: str | None = None,
 ) -> list[WordWeights]:
     """The patches that each word of `caption` gathers in `image` (eqs. 2-4 of SPARC).
 
@@ -67,10 +77,13 @@ def align(
         image: [3,H,W] uint8, made square as `resize` says ('squash' shows all of it, 'crop' the
             centre). The grouping is that of the model's own objective (threshold, alignment).
         objective: of the model; its `dense_patches` (PACL) says what patches pass through before
-            words gather them, its `word_features` (SPARC) which tokens gather.
+            words gather them.
+        reading: what gathers: 'tokens' (in their context), 'words' (free of it) or 'phrase' (the
+            embedding of each phrase alone, see `phrases`); None = the objective's `word_features`.
 
     Raises:
-        ValueError: the image is not uint8 [3,H,W], or the model has no text tower or tokenizer.
+        ValueError: the image is not uint8 [3,H,W], the model has no text tower or tokenizer, or
+            makes nothing of this reading.
     """
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"image must be uint8 [3,H,W], not {image.dtype} {tuple(image.shape)}")
@@ -78,21 +91,54 @@ def align(
         raise ValueError("words cannot be aligned: this run has no text tower or no tokenizer")
     pixels = eval_resize(image, model.vision.img_size, resize)[None].to(model.mean.device)
     patches = PatchReader.of(objective, "local").patches(model, pixels)
-    words = (objective or PooledCosine()).word_features
-    tokens = getattr(model.text_features(*model.tokenize([caption])), words)
-    grouped, weight_1TP = group_patches(tokens, patches, **grouping_of(model))
-    cosine_T = F.cosine_similarity(grouped, tokens.float(), dim=-1)[0].cpu()
+    reading = reading or (objective or PooledCosine()).word_features
+    if reading == "phrase":
+        units = [(caption[a:b], a, b, [n]) for n, (a, b) in enumerate(phrases(caption))]
+        if not units:
+            return []
+        vectors = model.text_features(*model.tokenize([unit[0] for unit in units])).text[None]
+    else:
+        vectors = getattr(model.text_features(*model.tokenize([caption])), reading)
+        if vectors is None:
+            raise ValueError(f"this model has no {reading}: choose another reading")
+        encoding = model.tokenizer.encode(caption, model.text.max_tokens)
+        matches = WORD.finditer(caption)
+        units = []
+        for word, positions in model.tokenizer.words(caption, encoding):
+            start, end = next(match.span() for match in matches if match.group() == word)
+            units.append((word, start, end, positions))
+    grouped, weight_1TP = group_patches(vectors, patches, **grouping_of(model))
+    cosine_T = F.cosine_similarity(grouped, vectors.float(), dim=-1)[0].cpu()
     side = model.vision.img_size // model.vision.patch
     weight_Thw = weight_1TP[0].cpu().unflatten(-1, (side, side))
-    encoding = model.tokenizer.encode(caption, model.text.max_tokens)
-    found, matches = [], WORD.finditer(caption)
-    for word, positions in model.tokenizer.words(caption, encoding):
-        start, end = next(match.span() for match in matches if match.group() == word)
+    found = []
+    for word, start, end, positions in units:
         weights = weight_Thw[positions].sum(dim=0)
         weights = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+        pieces = 1 if reading == "phrase" else len(positions)
         score = cosine_T[positions].mean().item()
-        found.append(WordWeights(word, start, end, weights, score))
+        found.append(WordWeights(word, start, end, weights, score, pieces))
     return found
+
+
+def phrases(caption: str) -> list[tuple[int, int]]:
+    """(start, end) of what one could point at: runs of words between function words and marks, the
+    article before them included.
+    """
+    found: list[list[int]] = []
+    article, open_run = None, False
+    for match in WORD.finditer(caption):
+        word = match.group().lower()
+        if word in ARTICLES:
+            article, open_run = match.start(), False
+        elif not any(letter.isalpha() for letter in word) or word in FUNCTION_WORDS:
+            article, open_run = None, False
+        elif open_run:
+            found[-1][1] = match.end()
+        else:
+            found.append([match.start() if article is None else article, match.end()])
+            article, open_run = None, True
+    return [(start, end) for start, end in found]
 
 
 def grouping_of(model: DualEncoder) -> dict[str, Any]:

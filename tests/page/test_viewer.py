@@ -1,0 +1,187 @@
+"""The viewer of words on patches, in a real browser; and the colours of all pages."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparc_pretrain.page import viewer
+from sparc_pretrain.zeroshot.alignment import WordWeights
+from sparc_pretrain.zeroshot.readings import Reading
+from tests.browser import asked
+from tests.commands import ROOT, call
+
+CAPTION = "a </script> <b>fish</b> & a cup"
+SAY = "document.title = JSON.stringify(%s)"
+
+
+def word(text: str, patch: int, score: float, pieces: int = 1) -> WordWeights:
+    """A word with all its weight on one of 2 x 3 patches."""
+    weights = torch.zeros(2, 3)
+    weights.view(-1)[patch] = 1
+    start = CAPTION.index(text)
+    return WordWeights(text, start, start + len(text), weights, score, pieces)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two words: 'fish' on patch 1 of its own image, 'cup' on patch 5 of every image."""
+    own = [word("fish", 1, 0.5), word("cup", 5, 0.3, 3)]
+    other = [word("fish", 4, 0.1), word("cup", 5, 0.4, 3)]
+    phrase = [word("a cup", 2, 0.2)]
+    readings = [
+        Reading("words", True, own, [other]),
+        Reading("phrase", False, phrase, [phrase]),
+    ]
+    image = torch.full((3, 40, 60), 120, dtype=torch.uint8)
+    part = viewer.fragment(CAPTION, image, [image], readings, ["own.jpg", "other.jpg"])
+    file = tmp_path_factory.mktemp("page") / "words.html"
+    text = viewer.page(part, "a run", viewer.told({"pointing": 0.857, "chance": 0.231}))
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_the_file_needs_nothing_from_outside_and_markup_in_a_caption_stays_text(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", text)
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert "<b>fish" not in text and text.count("</script>") == 2
+    assert "85.7% phrases point into their object; a random patch does in 23.1%" in text
+
+
+def test_a_word_lights_its_patches_and_the_difference_is_told(page: Path) -> None:
+    script = (
+        """
+    const word = document.querySelectorAll(".word")[0]; word.click();
+    const c = document.querySelector("canvas"), at = (x, y) =>
+      c.getContext("2d").getImageData(x * c.width, y * c.height, 1, 1).data[3];
+    """
+        + SAY
+        % (
+            "[word.getAttribute('aria-pressed'), at(.5, .25) > 60, at(.9, .9), "
+            "document.querySelector('.told').innerText, document.querySelector('.words').innerText]"
+        )
+    )
+    pressed, lit, dark, told, words = json.loads(_text(asked(page, script)))
+    assert pressed == "true" and lit and dark == 0
+    assert "fish" in told and "+0.40" in told and "above every other image" in told
+    assert "<b>" in words
+
+
+def test_hovering_lights_a_word_until_the_pointer_leaves(page: Path) -> None:
+    script = (
+        """
+    const stage = document.querySelector(".stage"), word = document.querySelectorAll(".word")[1];
+    const send = (name) => word.dispatchEvent(new PointerEvent(name, {pointerType: "mouse"}));
+    send("pointerenter"); const during = stage.classList.contains("lit");
+    const told = document.querySelector(".told").innerText;
+    send("pointerleave");
+    """
+        + SAY % "[during, stage.classList.contains('lit'), told]"
+    )
+    during, after, told = json.loads(_text(asked(page, script)))
+    assert during and not after
+    assert "3 pieces" in told and "\u22120.10" in told and "not above every other image" in told
+
+
+def test_a_clicked_patch_marks_the_words_that_gather_it(page: Path) -> None:
+    script = (
+        """
+    const stage = document.querySelector(".stage"), box = stage.getBoundingClientRect();
+    stage.dispatchEvent(new MouseEvent("click", {clientX: box.left + box.width * .99,
+      clientY: box.top + box.height * .99, bubbles: true}));
+    """
+        + SAY
+        % (
+            "[[...document.querySelectorAll('.word.gathers')].map((w) => w.innerText), "
+            "document.querySelector('.told').innerText]"
+        )
+    )
+    words, told = json.loads(_text(asked(page, script)))
+    assert words == ["cup 100 %"] and "Row 2, column 3" in told
+
+
+def test_the_control_the_readings_and_the_keyboard_work(page: Path) -> None:
+    script = (
+        """
+    const key = (to, k) => to.dispatchEvent(new KeyboardEvent("keydown", {key: k, bubbles: true}));
+    const stage = document.querySelector(".stage");
+    const words = () => [...document.querySelectorAll(".word.gathers")].map((w) => w.innerText);
+    key(stage, "o"); const control = document.querySelector(".where").innerText;
+    key(stage, "ArrowDown"); const first = words(); key(stage, "ArrowRight"); const next = words();
+    key(stage, "ArrowRight"); const edge = words(); key(stage, "Escape");
+    document.querySelectorAll(".readings button")[1].click();
+    """
+        + SAY
+        % (
+            "[control, first, next, edge, words(), [...document.querySelectorAll('.word')].map("
+            "(w) => w.innerText.trim()), [...document.querySelectorAll('[aria-pressed=true]')].map("
+            "(b) => b.innerText)]"
+        )
+    )
+    control, first, following, edge, none, words, pressed = json.loads(_text(asked(page, script)))
+    assert "other.jpg" in control and "not seen" in control
+    assert first == ["fish 100 %"] and following == edge == ["cup 100 %"] and none == []
+    assert words == ["a cup"] and pressed == ["another", "Phrases"]
+
+
+def test_every_picture_and_control_has_a_name_and_fits_a_phone(page: Path) -> None:
+    script = SAY % (
+        "[[...document.images].map((i) => i.alt), "
+        "document.documentElement.scrollWidth <= innerWidth, "
+        "[...document.querySelectorAll('button')].every((b) => b.innerText.trim() && "
+        "b.getBoundingClientRect().height >= 40)]"
+    )
+    alts, fits, reachable = json.loads(_text(asked(page, script, "--window-size=500,900")))
+    assert all(alts) and fits and reachable
+
+
+def _text(title: str) -> str:
+    return title.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of '#rrggbb' (WCAG 2.2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    r, g, b = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def contrast(one: str, other: str) -> float:
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
+def test_every_colour_of_text_is_read_on_every_ground(mode: int) -> None:
+    css = str(viewer.part("design.css"))
+    found = dict(re.findall(r"--([\w-]+): (#\w{6})", css.split("@media screen")[mode]))
+    grounds = [n for n in found if n in ("paper", "card") or n.endswith("-fill")]
+    inks = set(found) - set(grounds) - {"line"}
+    assert {"ink", "soft", "accent", "good", "bad", "clip", "chance"} <= inks and len(grounds) == 5
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    for ground in grounds:
+        for ink in inks if ground in ("paper", "card") else {"ink", "soft"}:
+            assert contrast(found[ink], found[ground]) >= 4.5, (ink, ground)
+
+
+def test_align_writes_picture_and_page_with_what_the_model_was_measured_to_do(tmp_path, capsys):
+    from sparc_pretrain.data.scenes import write_scenes
+
+    write_scenes(tmp_path / "easy", 1, 3, 64, seed=7, level="easy")
+    photo = sorted((tmp_path / "easy/images/val").iterdir())[0]
+    out = tmp_path / "words.png"
+    code, said = call("align", "sparc-scenes-tiny", photo, "a zzyzx fish", "--out", out)
+    assert code == 0, said
+    printed = capsys.readouterr().out
+    assert "above every one of 2 other images" in printed
+    assert re.search(r"zzyzx .*in \d pieces", printed)
+    assert not re.search(r"fish .*pieces", printed)
+    assert "85.7% of 2,372 phrases point into their object; a random patch does in 23.1%" in printed
+    page = (tmp_path / "words.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg") >= 3 and "85.7%" in page
+    assert ROOT.as_posix() not in page
