@@ -27,7 +27,7 @@ class FusedToy(Objective):
         self.fusion = nn.MultiheadAttention(
             text_width, 2, kdim=vision_width, vdim=vision_width, batch_first=True
         )
-        self.match, self.box = nn.Linear(text_width, 2), nn.Linear(text_width, 4)
+        self.match_head, self.box_head = nn.Linear(text_width, 2), nn.Linear(text_width, 4)
         self.words = nn.Linear(text_width, vocab_size)
 
     def views(self, batch: Batch, step: int) -> Views:
@@ -46,7 +46,7 @@ class FusedToy(Objective):
         hard = similarity.masked_fill(own, -torch.inf).argmax(dim=1)
         both = torch.cat([features.patch_states, states[hard]])
         texts = features.token_states.repeat(2, 1, 1)
-        logits = self.match(self._fused(texts, both)[:, 0])
+        logits = self.match_head(self._fused(texts, both)[:, 0])
         target = torch.arange(2, device=image.device).repeat_interleave(len(similarity))
         return {
             "global_loss": info_nce(features.image, features.text, 10.0),
@@ -56,7 +56,7 @@ class FusedToy(Objective):
     def paired(self, features: Features, batch: Batch, whole: Batch) -> dict[str, Tensor]:
         """The box from the caption; hidden words from the image, over those of all ranks."""
         drawn = batch.views.drawn
-        box = self.box(self._fused(features.token_states, features.patch_states)[:, 0]).sigmoid()
+        box = self.box_head(self._fused(features.token_states, features.patch_states)[:, 0]).sigmoid()
         seen = self._fused(features.views["hidden"].token_states, features.patch_states)
         words = self.words(seen[drawn["hidden"]])
         guessed = F.cross_entropy(words, batch.ids[drawn["hidden"]], reduction="sum")

@@ -15,34 +15,14 @@ model = dict(
 )
 default_hooks = dict(checkpoint=dict(interval=100))
 study = dict(
+    root="data/flickr8k",
     seeds=(0, 1),
     evaluations=[
-        dict(
-            task="retrieval",
-            images="data/flickr8k/images",
-            captions="data/flickr8k/captions_val.json",
-        ),
-        dict(
-            task="faithfulness",
-            images="data/flickr8k/images",
-            captions="data/flickr8k/captions_val.json",
-        ),
-        dict(
-            task="grounding",
-            images="data/flickr8k/images",
-            phrases="data/flickr8k/entities_val.json",
-            limit=300,
-        ),
-        dict(
-            task="dependence",
-            images="data/flickr8k/images",
-            captions="data/flickr8k/captions_val.json",
-        ),
-        dict(
-            task="regions",
-            images="data/flickr8k/images",
-            annotations="data/flickr8k/boxes_coarse8_val.json",
-        ),
+        dict(task="retrieval", images="images", captions="captions_val.json"),
+        dict(task="faithfulness", images="images", captions="captions_val.json"),
+        dict(task="grounding", images="images", phrases="entities_val.json", limit=300),
+        dict(task="dependence", images="images", captions="captions_val.json"),
+        dict(task="regions", images="images", annotations="boxes_coarse8_val.json"),
     ],
     sweeps=[
         dict(arms=("sparc",), key="model.objective.local_weight", values=(0.5, 1.0, 5.0, 10.0))

@@ -17,35 +17,4 @@ model = dict(
     width=96,
 )
 default_hooks = dict(checkpoint=dict(interval=100))
-study = dict(
-    seeds=(0, 1, 2, 3, 4),
-    sweeps=[],
-    evaluations=[
-        dict(
-            task="retrieval",
-            images="data/scenes_easy/images/val",
-            captions="data/scenes_easy/annotations/captions_val.json",
-        ),
-        dict(
-            task="segmentation",
-            images="data/scenes_easy/ade/images/validation",
-            annotations="data/scenes_easy/ade/annotations/validation",
-            classes="data/scenes_easy/ade/classes.txt",
-        ),
-        dict(
-            task="grounding",
-            images="data/scenes_easy/images/val",
-            phrases="data/scenes_easy/annotations/phrases_val.json",
-        ),
-        dict(
-            task="dependence",
-            images="data/scenes_easy/images/val",
-            captions="data/scenes_easy/annotations/captions_val.json",
-        ),
-        dict(
-            task="regions",
-            images="data/scenes_easy/images/val",
-            annotations="data/scenes_easy/annotations/instances_val.json",
-        ),
-    ],
-)
+study = dict(root="data/scenes_easy", seeds=(0, 1, 2, 3, 4), sweeps=[])

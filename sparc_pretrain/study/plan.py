@@ -13,6 +13,8 @@ from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.study.statistics import BOUND
 
 KEYS = {"arms", "seeds", "baseline", "evaluations", "presets", "sweeps", "primary", "equivalence"}
+KEYS |= {"root"}
+PATHS = {"images", "captions", "annotations", "classes", "phrases"}  # of an evaluation
 ARM_KEYS = {
     "objective",
     "options",
@@ -132,7 +134,8 @@ class Plan:
 def read(
     path: str | Path, preset: str | None = None, options: dict[str, Any] | None = None
 ) -> Plan:
-    """The plan of a config file: a pre-training config with a `study` section.
+    """The plan of a config file: a pre-training config with a `study` section. Paths of
+    `study.evaluations` are relative to `study.root`, where there is one.
 
     Args:
         preset: a name in ``study.presets``, options merged into the config (e.g. 'gpu').
@@ -176,7 +179,11 @@ def read(
     primary = tuple(study.get("primary", ()))
     if len(primary) > MOST_PRIMARY:
         raise ValueError(f"study.primary: {len(primary)} outcomes, at most {MOST_PRIMARY} decide")
-    evaluations = [dict(e) for e in study.evaluations]
+    root = Path(study.get("root", ""))
+    evaluations = [
+        {key: str(root / value) if key in PATHS else value for key, value in spec.items()}
+        for spec in study.evaluations
+    ]
     return Plan(cfg, arms, study.baseline, evaluations, primary, study.get("equivalence", BOUND))
 
 

@@ -31,19 +31,7 @@ def options(scenes: Path) -> list[str]:
     return [
         "--cfg-options",
         f"data.sources={scenes}/shards/train-*.tar",
-        f"study.evaluations.0.images={scenes}/images/val",
-        f"study.evaluations.0.captions={scenes}/annotations/captions_val.json",
-        f"study.evaluations.1.images={scenes}/images/val",
-        f"study.evaluations.1.captions={scenes}/annotations/captions_val.json",
-        f"study.evaluations.2.images={scenes}/ade/images/validation",
-        f"study.evaluations.2.annotations={scenes}/ade/annotations/validation",
-        f"study.evaluations.2.classes={scenes}/ade/classes.txt",
-        f"study.evaluations.3.images={scenes}/images/val",
-        f"study.evaluations.3.phrases={scenes}/annotations/phrases_val.json",
-        f"study.evaluations.4.images={scenes}/images/val",
-        f"study.evaluations.4.captions={scenes}/annotations/captions_val.json",
-        f"study.evaluations.5.images={scenes}/images/val",
-        f"study.evaluations.5.annotations={scenes}/annotations/instances_val.json",
+        f"study.root={scenes}",
     ]
 
 

@@ -52,7 +52,7 @@ def train_once(program: Path, config: Path, work_dir: Path, warmup: int) -> dict
 
     Raises ValueError with the end of what it said when it fails.
     """
-    paths = [str(ROOT), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), str(ROOT / "tools/measure"), os.environ.get("PYTHONPATH", "")]
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     words = [sys.executable, str(program), str(config), "--work-dir", str(work_dir)]
     before = os.times()

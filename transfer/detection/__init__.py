@@ -4,4 +4,4 @@ The open-vocabulary detector derives from mmdet's classes, whose import takes te
 configs name its modules in `custom_imports` (see configs/_base_/open_vocabulary.py).
 """
 
-from transfer.detection import evaluator, federated, fixed_ap  # noqa: F401
+from transfer.detection import evaluator, federated, fixed_ap, repeat_factors  # noqa: F401
