@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from mmengine.logging import MessageHub
 
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.pretraining.pretrainer import Pretrainer
@@ -25,6 +26,8 @@ def encoder(tokenizer=None) -> DualEncoder:
 
 def pretrainer(objective: dict | None = None, **options) -> Pretrainer:
     """The same dual encoder under an objective."""
+    # what is drawn follows from the step, and an earlier run of this process left its own there
+    MessageHub.get_current_instance().update_info("iter", 0)
     objective = objective or dict(type="Sparc")
     return Pretrainer(vision=VISION, text=TEXT, objective=objective, width=16, **options)
 

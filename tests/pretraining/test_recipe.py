@@ -356,7 +356,6 @@ def test_a_run_that_starts_from_another_reads_words_and_pixels_as_that_did(
         (dict(tokenizer=dict(load="MINE")), "its text tower knows another vocabulary"),
         ({"model.text.style": dict(causal=True)}, "text.pool 'argmax' there, 'mean' here"),
         ({"model.text.heads": 4}, "text.heads 2 there, 4 here"),
-        ({"data.image_size": 64}, "vision.img_size 32 there, 64 here"),
         ({"model.width": 8}, "size mismatch"),
     ],
 )
