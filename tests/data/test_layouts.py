@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sparc_pretrain.data.captions import read_captions
 from sparc_pretrain.data.layouts import LAYOUTS, Finding, link_coco, prepare, voc
 from sparc_pretrain.data.layouts.unpack import Archive, unpack
 
@@ -98,12 +99,34 @@ def make_objects365(root: Path) -> None:
         photo(root / split / "patch8" / f"objects365_v1_{split}.jpg")
 
 
+def make_flickr8k(root: Path) -> None:
+    """As the mirror's two archives unpack: their lists, their captions, their misspelt folder."""
+    names = [f"{n}_aaaaaaaaaa.jpg" for n in range(3)]
+    lines = [f"{name}#{n}\tA dog runs {n} .\n" for name in names for n in range(5)]
+    (root / "Flickr8k.token.txt").write_text("".join(lines))
+    (root / "Flickr_8k.trainImages.txt").write_text(f"{names[0]}\n{names[1]}\n")
+    (root / "Flickr_8k.devImages.txt").write_text(f"{names[2]}\n")
+    for name in names:
+        photo(root / "Flicker8k_Dataset" / name)
+    list(prepare(LAYOUTS["flickr8k"], root))
+
+
+def make_flickr30k(root: Path) -> None:
+    for number in range(2):
+        photo(root / "flickr30k-images" / f"{number}.jpg")
+    lines = [f"{number}.jpg#0\tTwo people .\n" for number in range(2)]
+    (root / "results_20130124.token").write_text("".join(lines))
+    list(prepare(LAYOUTS["flickr30k"], root))
+
+
 MAKE: dict[str, Callable[[Path], None]] = {
     "coco": make_coco,
     "lvis": make_lvis,
     "ade20k": make_ade20k,
     "voc": make_voc,
     "objects365": make_objects365,
+    "flickr8k": make_flickr8k,
+    "flickr30k": make_flickr30k,
 }
 
 
@@ -329,3 +352,14 @@ def test_the_real_ade20k_sample_has_this_layout(tmp_path: Path) -> None:
     validation = findings["ADEChallengeData2016/annotations/validation"]
     assert validation.detail == "3 files" and not validation.problem
     assert findings["ADEChallengeData2016/images/training"].problem
+
+
+def test_the_lists_of_flickr8k_become_caption_files_that_the_configs_read(tmp_path: Path) -> None:
+    make_flickr8k(tmp_path)
+    train, val = (read_captions(tmp_path / f"captions_{split}.json") for split in ("train", "val"))
+    assert [len(train), len(val)] == [2, 1] and not set(train) & set(val)
+    assert val["2_aaaaaaaaaa.jpg"] == [f"A dog runs {n} ." for n in range(5)]
+    assert (tmp_path / "images" / "2_aaaaaaaaaa.jpg").is_file()
+    (tmp_path / "Flickr_8k.devImages.txt").write_text("other.jpg\n")
+    with pytest.raises(ValueError, match="names no image"):
+        list(prepare(LAYOUTS["flickr8k"], tmp_path, force=True))

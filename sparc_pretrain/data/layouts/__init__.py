@@ -8,33 +8,21 @@ tools would have to convert is converted (`layouts_voc`, links to COCO's photogr
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparc_pretrain.data.layouts import voc
+from sparc_pretrain.data.layouts import flickr, voc
+from sparc_pretrain.data.layouts.finding import Finding, photographs
 from sparc_pretrain.data.layouts.unpack import Archive, unpack
 
-SHOWN = 3  # names of missing files in a message
 COCO_URL = "http://images.cocodataset.org"
 LVIS_URL = "https://s3-us-west-2.amazonaws.com/dl.fbaipublicfiles.com/LVIS"
 ADE_URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
 VOC_URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
 OBJECTS_URL = "https://www.objects365.org/download.html"
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; `problem` is empty when the part is complete, else it says what is
-    wrong and how to mend it.
-    """
-
-    part: str
-    detail: str = ""
-    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,7 +59,7 @@ def prepare(layout: Layout, root: Path, force: bool = False) -> Iterator[str]:
 # ------------------------------------------------------------------ parts
 
 
-def annotated_photographs(
+def annotatedphotographs(
     root: Path, file: str, folder: str, url: str, images_url: str, kind: str = "coco"
 ) -> Iterator[Finding]:
     """An annotation file, and the photographs that it names below `folder`."""
@@ -89,7 +77,7 @@ def annotated_photographs(
         return
     problem = _format_problem(content, kind)
     yield Finding(file, f"{len(images)} images, {len(content['annotations'])} annotations", problem)
-    yield _photographs(root / folder, names, f"{folder or '.'} of {file}", images_url)
+    yield photographs(root / folder, names, f"{folder or '.'} of {file}", images_url)
 
 
 def _photograph(image: Json, kind: str) -> str:
@@ -111,33 +99,14 @@ def _format_problem(content: Json, kind: str) -> str:
     return ""
 
 
-def _photographs(folder: Path, names: list[str], part: str, url: str) -> Finding:
-    """Whether every one of `names` is a file below `folder` that is not empty."""
-    there: dict[str, int] = {}
-    for below in {str(Path(name).parent) for name in names}:
-        place = folder / below
-        if place.is_dir():
-            prefix = "" if below == "." else f"{below}/"
-            there.update((prefix + e.name, e.stat().st_size) for e in os.scandir(place))
-    gone = [name for name in names if name not in there]
-    if gone:
-        more = f"{len(gone)} of {len(names)} files are missing, first {', '.join(gone[:SHOWN])}"
-        return Finding(part, problem=f"{more}: download {url}")
-    empty = [name for name in names if there[name] == 0]
-    if empty:
-        more = f"{len(empty)} files are empty, first {', '.join(empty[:SHOWN])}"
-        return Finding(part, problem=f"{more}: unpack them again with --force")
-    return Finding(part, f"{len(names)} files")
-
-
 def _pairs(root: Path, images: str, maps: str, url: str) -> Iterator[Finding]:
     """A folder of photographs and one of maps of the same names."""
-    photographs = sorted(p.stem for p in (root / images).glob("*.jpg"))
-    if not photographs:
+    names = sorted(p.stem for p in (root / images).glob("*.jpg"))
+    if not names:
         yield Finding(images, problem=f"missing: download {url}")
         return
-    yield Finding(images, f"{len(photographs)} files")
-    yield _photographs(root / maps, [f"{name}.png" for name in photographs], maps, url)
+    yield Finding(images, f"{len(names)} files")
+    yield photographs(root / maps, [f"{name}.png" for name in names], maps, url)
 
 
 # ------------------------------------------------------------------ data sets
@@ -150,7 +119,7 @@ def check_coco(root: Path) -> Iterator[Finding]:
         for task in ("instances", "captions"):
             file = f"annotations/{task}_{split}.json"
             photos = f"{COCO_URL}/zips/{split}.zip"
-            yield from annotated_photographs(root, file, split, annotations, photos)
+            yield from annotatedphotographs(root, file, split, annotations, photos)
 
 
 def check_lvis(root: Path) -> Iterator[Finding]:
@@ -159,7 +128,7 @@ def check_lvis(root: Path) -> Iterator[Finding]:
     for split in ("train", "val"):
         file = f"annotations/lvis_v1_{split}.json"
         url = f"{LVIS_URL}/lvis_v1_{split}.json.zip"
-        yield from annotated_photographs(root, file, "", url, photos, "lvis")
+        yield from annotatedphotographs(root, file, "", url, photos, "lvis")
 
 
 def link_coco(root: Path, coco: Path) -> Iterator[str]:
@@ -199,16 +168,16 @@ def check_voc(root: Path) -> Iterator[Finding]:
         names = voc.names_in(root / file)
         photos = "VOC2012/JPEGImages"
         part = f"{photos} of {split}.txt"
-        yield _photographs(root / photos, [f"{n}.jpg" for n in names], part, VOC_URL)
+        yield photographs(root / photos, [f"{n}.jpg" for n in names], part, VOC_URL)
         part = f"{maps} of {split}.txt"
-        yield _photographs(root / maps, [f"{n}.png" for n in names], part, url)
+        yield photographs(root / maps, [f"{n}.png" for n in names], part, url)
 
 
 def check_objects365(root: Path) -> Iterator[Finding]:
     """data/objects365: version 2, photographs in train/patchN and val/patchN."""
     for split in ("train", "val"):
         file = f"annotations/zhiyuan_objv2_{split}.json"
-        yield from annotated_photographs(root, file, split, OBJECTS_URL, OBJECTS_URL, "objects365")
+        yield from annotatedphotographs(root, file, split, OBJECTS_URL, OBJECTS_URL, "objects365")
 
 
 LAYOUTS = {
@@ -242,6 +211,18 @@ LAYOUTS = {
                 Archive("train/patch*.tar.gz", into="train"),
                 Archive("val/patch*.tar.gz", into="val"),
             ),
+        ),
+        Layout(
+            "flickr8k",
+            flickr.check_flickr8k,
+            (Archive("Flickr8k_Dataset.zip"), Archive("Flickr8k_text.zip")),
+            flickr.convert_flickr8k,
+        ),
+        Layout(
+            "flickr30k",
+            flickr.check_flickr30k,
+            (Archive("flickr30k-images.tar*"), Archive("flickr30k.tar.gz")),
+            flickr.convert_flickr30k,
         ),
     )
 }
