@@ -1,11 +1,11 @@
-# make setup | quickstart | test | coverage | lint
+# make setup | quickstart | test | coverage | lint | docs
 PYTHON ?= python3
 VENV ?= .venv
 WORK ?= work_dirs/quickstart
 PY := $(VENV)/bin/python
 PIP := $(VENV)/bin/pip --disable-pip-version-check
 
-.PHONY: setup quickstart test coverage lint clean
+.PHONY: setup quickstart test coverage lint docs clean
 
 setup: $(VENV)/.ready
 
@@ -32,6 +32,11 @@ coverage: setup
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# the site, in build/site; --strict: a dead link or a missing docstring is an error
+docs: setup
+	$(PIP) install -q "mkdocs-material>=9.5" "mkdocstrings[python]>=0.27"
+	$(VENV)/bin/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build *.egg-info

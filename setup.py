@@ -97,5 +97,6 @@ setup(
     extras_require={
         "test": ["pytest", "pytest-cov", "ruff", "webdataset", "lvis"],
         "logging": ["wandb", "mlflow"],
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
     },
 )
