@@ -56,7 +56,8 @@ class FusedToy(Objective):
     def paired(self, features: Features, batch: Batch, whole: Batch) -> dict[str, Tensor]:
         """The box from the caption; hidden words from the image, over those of all ranks."""
         drawn = batch.views.drawn
-        box = self.box_head(self._fused(features.token_states, features.patch_states)[:, 0]).sigmoid()
+        fused = self._fused(features.token_states, features.patch_states)
+        box = self.box_head(fused[:, 0]).sigmoid()
         seen = self._fused(features.views["hidden"].token_states, features.patch_states)
         words = self.words(seen[drawn["hidden"]])
         guessed = F.cross_entropy(words, batch.ids[drawn["hidden"]], reduction="sum")
