@@ -95,7 +95,7 @@ setup(
         "textblob>=0.19",  # its PatternTagger has its lexicon in the wheel: nothing is downloaded
     ],
     extras_require={
-        "test": ["pytest", "pytest-cov", "ruff", "webdataset", "lvis"],
+        "test": ["pytest", "pytest-cov", "pytest-xdist", "ruff", "webdataset", "lvis"],
         "logging": ["wandb", "mlflow"],
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
     },
