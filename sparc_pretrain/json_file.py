@@ -1,4 +1,4 @@
-"""JSON files that somebody gives: read whole and in one way, every fault told in one line."""
+"""Text and JSON files that somebody gives: read whole, every fault told in one line."""
 
 from __future__ import annotations
 
@@ -9,26 +9,38 @@ from typing import Any
 SMALL = 16 << 20  # bytes of a config, a manifest, a record
 
 
-def read(path: str | Path, most: int | None = None) -> Any:
-    """What a JSON file holds.
+def read_text(path: str | Path, most: int | None = None, what: str = "file") -> str:
+    """What a text file holds, without a byte order mark.
 
     Args:
-        most: bytes that a file of its kind may have; None = any number.
+        most: bytes that a file of its kind may have; None = any number. what: its kind, said where
+            it is not there.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: naming it, for anything but UTF-8 JSON, and
-            for what is no file at all (a pipe would be waited for).
+        FileNotFoundError: no such file. ValueError: naming it, for anything but UTF-8, and for what
+            is no file at all (a pipe would be waited for).
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"no file {path}")
+        raise FileNotFoundError(f"no {what} {path}")
     if not path.is_file():
         raise ValueError(f"{path} is no file")
     size = path.stat().st_size
     if most is not None and size > most:
         raise ValueError(f"{path} has {size:,} bytes, more than a file of its kind has")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None
+
+
+def read(path: str | Path, most: int | None = None, what: str = "file") -> Any:
+    """What a JSON file holds; arguments and errors as of `read_text`, and ValueError for what is no
+    JSON.
+    """
+    text = read_text(path, most, what)
+    try:
+        return json.loads(text)
     except RecursionError:
         raise ValueError(f"{path} is nested too deep") from None
     except ValueError as error:

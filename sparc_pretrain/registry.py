@@ -9,61 +9,33 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.registry import DATA_SAMPLERS as ROOT_DATA_SAMPLERS
-from mmengine.registry import DATASETS as ROOT_DATASETS
-from mmengine.registry import HOOKS as ROOT_HOOKS
-from mmengine.registry import LOOPS as ROOT_LOOPS
-from mmengine.registry import METRICS as ROOT_METRICS
-from mmengine.registry import MODEL_WRAPPERS as ROOT_MODEL_WRAPPERS
-from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
-from mmengine.registry import PARAM_SCHEDULERS as ROOT_PARAM_SCHEDULERS
+from mmengine import registry as roots
 from mmengine.registry import Registry
 
-# `locations`: what is imported when a name is first looked up. Backbones, metrics and captioning
-# are registered by importing `transfer`.
-MODELS = Registry(
-    "model", parent=ROOT_MODELS, scope="sparc", locations=["sparc_pretrain.pretraining.pretrainer"]
+
+def _child(root: Registry, *locations: str) -> Registry:
+    """`locations` are imported when a name is first looked up."""
+    return Registry(root.name, parent=root, scope="sparc", locations=list(locations))
+
+
+# Backbones, metrics and captioning are registered by importing `transfer`.
+MODELS = _child(roots.MODELS, "sparc_pretrain.pretraining.pretrainer")
+MODEL_WRAPPERS = _child(roots.MODEL_WRAPPERS, "sparc_pretrain.pretraining.pretrainer")
+OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, "sparc_pretrain.engine")
+DATA_SAMPLERS = _child(
+    roots.DATA_SAMPLERS, "sparc_pretrain.data.sampler", "sparc_pretrain.pretraining.held_out"
 )
-MODEL_WRAPPERS = Registry(
-    "model_wrapper",
-    parent=ROOT_MODEL_WRAPPERS,
-    scope="sparc",
-    locations=["sparc_pretrain.pretraining.pretrainer"],
+DATASETS = _child(roots.DATASETS, "sparc_pretrain.data.dataset")
+HOOKS = _child(
+    roots.HOOKS,
+    "sparc_pretrain.engine",
+    # these need the towers, which `sparc_pretrain.engine` alone does without
+    "sparc_pretrain.pretraining.hooks",
+    "sparc_pretrain.pretraining.zeroshot_hook",
 )
-OPTIM_WRAPPERS = Registry(
-    "optim_wrapper", parent=ROOT_OPTIM_WRAPPERS, scope="sparc", locations=["sparc_pretrain.engine"]
-)
-DATA_SAMPLERS = Registry(
-    "data sampler",
-    parent=ROOT_DATA_SAMPLERS,
-    scope="sparc",
-    locations=["sparc_pretrain.data.sampler", "sparc_pretrain.pretraining.held_out"],
-)
-DATASETS = Registry(
-    "dataset", parent=ROOT_DATASETS, scope="sparc", locations=["sparc_pretrain.data.dataset"]
-)
-HOOKS = Registry(
-    "hook",
-    parent=ROOT_HOOKS,
-    scope="sparc",
-    # the second needs the towers, which `sparc_pretrain.engine` alone does without
-    locations=[
-        "sparc_pretrain.engine",
-        "sparc_pretrain.pretraining.hooks",
-        "sparc_pretrain.pretraining.zeroshot_hook",
-    ],
-)
-LOOPS = Registry(
-    "loop", parent=ROOT_LOOPS, scope="sparc", locations=["sparc_pretrain.pretraining.held_out"]
-)
-PARAM_SCHEDULERS = Registry(
-    "parameter scheduler",
-    parent=ROOT_PARAM_SCHEDULERS,
-    scope="sparc",
-    locations=["sparc_pretrain.pretraining.schedules"],
-)
-METRICS = Registry("metric", parent=ROOT_METRICS, scope="sparc", locations=["sparc_pretrain"])
+LOOPS = _child(roots.LOOPS, "sparc_pretrain.pretraining.held_out")
+PARAM_SCHEDULERS = _child(roots.PARAM_SCHEDULERS, "sparc_pretrain.pretraining.schedules")
+METRICS = _child(roots.METRICS, "sparc_pretrain")
 OBJECTIVES = Registry("objective", scope="sparc", locations=["sparc_pretrain.objectives"])
 
 # What an argument that a file gives may be: files describe parts by numbers and words.

@@ -13,6 +13,8 @@ KEY = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 MOST = 1 << 20  # of any size: far above all models, far below what fills a memory with a list
 LONGEST = 4096  # characters of a word
 DEEPEST = 3  # objects inside objects: config.vision.overrides
+# of resizing, by PIL's numbers
+INTERPOLATIONS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 REQUIRED = ("format", "vision", "text", "width", "mean", "std", "interpolation", "objective")
 
 
@@ -29,8 +31,9 @@ def check(config: Mapping[str, Any]) -> None:
         raise ValueError(f"vision.overrides is no object: {config['vision']['overrides']!r}")
     if not isinstance(config["objective"], (dict, type(None))):
         raise ValueError(f"objective is no object: {config['objective']!r}")
-    if not isinstance(config["interpolation"], str):
-        raise ValueError(f"interpolation={config['interpolation']!r} is no word")
+    if config["interpolation"] not in tuple(INTERPOLATIONS):
+        told = f"interpolation={config['interpolation']!r}"
+        raise ValueError(f"{told} is none of {', '.join(INTERPOLATIONS)}")
     if not isinstance(config.get("global_head", True), bool):
         raise ValueError(f"global_head={config['global_head']!r} is neither true nor false")
     if type(config["width"]) is not int or not 1 <= config["width"] <= MOST:
@@ -43,6 +46,25 @@ def check(config: Mapping[str, Any]) -> None:
         numbers = isinstance(values, list) and all(type(v) in (int, float) for v in values)
         if not numbers or len(values) != 3 or not all(least < v < math.inf for v in values):
             raise ValueError(f"{key}={values!r} are no {key} of three channels")
+
+
+def check_words(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> None:
+    """Raises ValueError for a tokenizer.json with ids that the text tower has no vector for.
+
+    What else may be wrong with it is found out by whoever reads it (`data.tokenizer`).
+    """
+    rows = (config["text"] or {}).get("vocab_size")
+    inner, added = tokenizer.get("model"), tokenizer.get("added_tokens")
+    words = inner.get("vocab") if isinstance(inner, dict) else None
+    ids = [*words.values()] if isinstance(words, dict) else []
+    ids += [len(words) - 1] if isinstance(words, list) else []  # Unigram's: [word, score]
+    ids += [one.get("id") for one in added or () if isinstance(one, dict)]
+    largest = max((one for one in ids if type(one) is int), default=-1)
+    if type(rows) is int and largest >= rows:
+        raise ValueError(
+            f"it has the id {largest}, the text tower of {rows} words no vector for it: they are "
+            "not of the same run"
+        )
 
 
 def _plain(value: Any, where: str, depth: int) -> None:

@@ -28,15 +28,9 @@ from sparc_pretrain.atomic_file import DRAFT, REPLACED, atomic_folder
 FORMAT = 1
 OURS = re.compile(r"run-\d+(\.1)?")
 OS_ERROR = re.compile(r"os error (\d+)")
-CONFIG, WEIGHTS, TOKENIZER, CARD, MANIFEST = (
-    "config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "README.md",
-    "manifest.json",
-)
-
-
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+CARD, MANIFEST = "README.md", "manifest.json"
+LARGEST_TOKENIZER = 64 << 20  # bytes
 STORED = (torch.float32, torch.float16)  # dtypes of weights in a folder
 
 
@@ -122,6 +116,12 @@ def open_run(folder: str | Path) -> RunFolder:
         raise InvalidRunFolder(f"{path / CONFIG}: {error}") from None
     # of training, not of the tower: folders written before version 0.2 say it
     (config["vision"].get("overrides") or {}).pop("patch_drop_rate", None)
+    if (path / TOKENIZER).is_file():
+        words = _object(path / TOKENIZER, LARGEST_TOKENIZER)
+        try:
+            run_config.check_words(config, words)
+        except ValueError as error:
+            raise InvalidRunFolder(f"{path / TOKENIZER}: {error}") from None
     return RunFolder(path, config, hashlib.sha256(manifest).hexdigest())
 
 
@@ -170,8 +170,11 @@ def write(
         config: see architecture; `format` is set here. weights: name -> tensor, stored as
             `dtype`, one of STORED.
         tokenizer: the text of tokenizer.json, None for a vision-only run.
+
+    Raises ValueError, before anything is written, for a tokenizer of another text tower.
     """
     folder = Path(folder)
+    run_config.check_words(config, json.loads(tokenizer or "{}"))
     with atomic_folder(folder) as draft:
         _fill(draft, {"format": FORMAT, **config}, weights, tokenizer, dtype)
     _sync(folder.parent)
@@ -278,10 +281,10 @@ them.
 """
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _object(path: Path, most: int = json_file.SMALL) -> dict[str, Any]:
     """A JSON object. Raises InvalidRunFolder, naming the file, for anything else in it."""
     try:
-        return json_file.read_object(path)
+        return json_file.read_object(path, most)
     except ValueError as error:
         raise InvalidRunFolder(str(error)) from None
 

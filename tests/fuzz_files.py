@@ -1,11 +1,13 @@
-"""Bad run folders, tokenizers and checkpoints through the tools that take them, in this process:
-each must be refused in one line with exit code 2 or be read as if nothing were wrong with it.
+"""Bad files through the tools that take them, in this process: run folders, tokenizers,
+checkpoints, images, captions, COCO and LVIS files, phrases, label maps, tars. Each must be refused
+in one line with exit code 2 or be read.
 
 python -m tests.fuzz_files [every Nth]
 
-Prints each input that ends in a traceback, takes over 20 s, makes the canary or grows the process
-by 2 GB; and the counts. Inputs are made by rule from one good folder: every value of its JSON files
-replaced by every wrong kind, every key left out, bytes cut, flipped and swapped.
+Prints each input that ends in a traceback, takes over 20 s or grows the process by 2 GB; what was
+read as if nothing were wrong with it; and the counts. Inputs are made by rule from good files:
+every value of a JSON file replaced by every wrong kind, every key left out, bytes cut, flipped and
+swapped; of a kind with very many, `MOST` evenly.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import contextlib
 import copy
 import io
 import json
+import os
 import resource
 import shutil
 import signal
@@ -25,21 +28,44 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
 from sparc_pretrain import run_folder
+from sparc_pretrain.data.captions import read_captions
+from sparc_pretrain.data.scenes import write_scenes
+from sparc_pretrain.data.shards import write_shards
 from sparc_pretrain.data.tokenizer import Tokenizer
 from tests.commands import call
 from tests.models import TEXT, pretrainer
 
 WRONG = (None, -1, 0, 2**40, 1e308, float("nan"), True, "", "os.system", [], [[1]], {}, {"a": {}})
-SECONDS, MEMORY = 20, 2 << 20  # of one input; growth in kB
+SECONDS, MEMORY, MOST = 20, 2 << 20, 90  # of one input; growth in kB; inputs of one file and rule
+NOTES, MAPS = "scenes/annotations", "scenes/ade/annotations/validation"
+# tool -> its command line; {} is the folder of the input
+TOOLS = {
+    "align": "align {}/run {}/photo.png kite --out {}/out.png",
+    "verify": "verify {}/run",
+    "convert": "convert {}/w.pth {}/o --arch vit_tiny_patch16_224",
+    "retrieval": "zeroshot {}/run retrieval --images {}/scenes/images/val --captions {}/captions.*",
+    "regions": f"zeroshot {{}}/run regions --images {{}}/scenes/images --size 32"
+    f" --annotations {{}}/{NOTES}/lvis_v1_val.json",
+    "grounding": "zeroshot {}/run grounding --images {}/scenes/images/val"
+    f" --phrases {{}}/{NOTES}/phrases_val.json",
+    "segmentation": "zeroshot {}/run segmentation --images {}/scenes/ade/images/validation"
+    f" --annotations {{}}/{MAPS} --classes {{}}/scenes/ade/classes.json",
+    "index": "data index {}/shards",
+}
+Spoil = Callable[[Path], None]
 
 
 def good(root: Path) -> Path:
-    """A run folder and a photo."""
-    words = Tokenizer.train(["a red kite over the hill"] * 3, 270)
+    """A folder with a sound file of every kind."""
+    write_scenes(root / "scenes", 1, 2, 48)
+    notes = root / NOTES / "captions_val.json"
+    captions = read_captions(notes)
+    words = Tokenizer.train([text for texts in captions.values() for text in texts], 270)
     model = pretrainer()
     config, weights = model.run_config(0), model.run_weights()
     config["text"]["vocab_size"] = words.vocab_size
@@ -47,7 +73,12 @@ def good(root: Path) -> Path:
     weights[table] = torch.randn(words.vocab_size, TEXT["width"])
     run_folder.write(root / "run", config, weights, words.to_json())
     Image.new("RGB", (32, 32), "red").save(root / "photo.png")
-    return root / "run"
+    torch.save({"state_dict": {"w": torch.ones(3)}}, root / "w.pth")
+    shutil.copy(notes, root / "captions.json")
+    photos = sorted((root / "scenes/images/val").iterdir())
+    pairs = [(one.stem, one.read_bytes(), one.suffix[1:], captions[one.name]) for one in photos]
+    write_shards(pairs, root / "shards")
+    return root
 
 
 def leaves(node: Any, path: tuple = ()) -> Iterator[tuple]:
@@ -60,7 +91,7 @@ def leaves(node: Any, path: tuple = ()) -> Iterator[tuple]:
                 yield from leaves(value, (*path, key))
 
 
-def changed(document: Any) -> Iterator[tuple[str, Any]]:
+def changed(document: Any) -> Iterator[tuple[str, bytes]]:
     """The document with each value replaced, and each key left out."""
     for path in leaves(document):
         for wrong in (*WRONG, "left out"):
@@ -72,7 +103,7 @@ def changed(document: Any) -> Iterator[tuple[str, Any]]:
                 del node[path[-1]]
             else:
                 node[path[-1]] = wrong
-            yield f"{'.'.join(map(str, path))}={wrong!r}", made
+            yield f"{'.'.join(map(str, path))}={wrong!r}", json.dumps(made).encode()
 
 
 def broken(content: bytes) -> Iterator[tuple[str, bytes]]:
@@ -90,26 +121,108 @@ def broken(content: bytes) -> Iterator[tuple[str, bytes]]:
     yield "nul", b"\0" * len(content)
 
 
-def inputs(run: Path, work: Path) -> Iterator[tuple[str, Callable[[Path], None], str]]:
-    """name, what it does to a copy of the run folder, the tool that reads it."""
+def pictures(size: tuple[int, int]) -> Iterator[tuple[str, bytes]]:
+    """Images of every kind, of odd ones too, sound and broken."""
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    sound = Image.fromarray(noise)
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
+        data = io.BytesIO()
+        sound.save(data, kind)
+        yield from ((f"{kind} {what}", made) for what, made in broken(data.getvalue()))
+    for mode in ("1", "L", "P", "LA", "RGBA", "I;16"):
+        data = io.BytesIO()
+        Image.new(mode, size).save(data, "PNG")
+        yield f"mode {mode}", data.getvalue()
+    for odd in ((1, 1), (1, 4000), (7, 48), (200, 200)):
+        data = io.BytesIO()
+        Image.new("L", odd).save(data, "PNG")
+        yield f"size {odd}", data.getvalue()
+    data = io.BytesIO()
+    sound.save(data, "PNG")
+    for places, size in (("width", 2**31 - 1), ("height", 0), ("width", 40_000)):
+        forged = bytearray(data.getvalue())
+        at = 16 if places == "width" else 20
+        forged[at : at + 4] = struct.pack(">I", size)
+        yield f"{places} {size}", bytes(forged)
 
-    def put(name: str, content: bytes) -> Callable[[Path], None]:
+
+def tars(content: bytes) -> Iterator[tuple[str, bytes]]:
+    """Every field of the first header overwritten, and broken ones."""
+    for at in range(0, 512, 25):
+        for fill in (b"\0", b"\xff", b"7"):
+            yield f"header {at} {fill!r}", content[:at] + fill * 25 + content[at + 25 :]
+    yield from broken(content)
+
+
+def some(made: Iterator[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    """At most `MOST` of them, evenly."""
+    found = list(made)
+    return found[:: -(-len(found) // MOST)]
+
+
+def inputs(root: Path) -> Iterator[tuple[str, Spoil, str]]:
+    """name, what it does to a copy of the good folder, the tool that reads it."""
+
+    def put(name: str, content: bytes) -> Spoil:
         def write(folder: Path) -> None:
             (folder / name).write_bytes(content)
 
         return write
 
-    for name in ("config.json", "tokenizer.json", "manifest.json"):
-        tool = "verify" if name == "manifest.json" else "align"
-        for what, made in changed(json.loads((run / name).read_text())):
-            yield f"{name}: {what}", put(name, json.dumps(made).encode()), tool
-    for name in ("config.json", "tokenizer.json", "manifest.json", "model.safetensors"):
-        tool = "verify" if name == "manifest.json" else "align"
-        for what, made in broken((run / name).read_bytes()):
-            yield f"{name}: {what}", put(name, made), tool
-    torch.save({"state_dict": {"w": torch.ones(3)}}, work / "w.pth")
-    for what, made in broken((work / "w.pth").read_bytes()):
-        yield f"w.pth: {what}", put("w.pth", made), "convert"
+    def special(name: str, make: Callable[[Path], None]) -> Spoil:
+        def replace(folder: Path) -> None:
+            (folder / name).unlink()
+            make(folder / name)
+
+        return replace
+
+    label = min((root / MAPS).iterdir()).relative_to(root)
+    image = min((root / "scenes/images/val").iterdir()).relative_to(root)
+    tar = min((root / "shards").glob("*.tar")).relative_to(root)
+    read_by = {
+        "run/config.json": "align",
+        "run/tokenizer.json": "align",
+        "run/manifest.json": "verify",
+        "run/model.safetensors": "align",
+        "w.pth": "convert",
+        "photo.png": "align",
+        "captions.json": "retrieval",
+        f"{NOTES}/lvis_v1_val.json": "regions",
+        f"{NOTES}/phrases_val.json": "grounding",
+        "scenes/ade/classes.json": "segmentation",
+        f"{label}": "segmentation",
+        f"{image}": "retrieval",
+        f"{tar}": "index",
+    }
+    for name, tool in read_by.items():
+        content = (root / name).read_bytes()
+        rules = [changed(json.loads(content))] if name.endswith(".json") else []
+        rules += [pictures((48, 48))] if name in ("photo.png", f"{label}", f"{image}") else []
+        rules += [tars(content) if name == f"{tar}" else broken(content)]
+        for rule in rules:
+            for what, made in some(rule):
+                yield f"{name}: {what}", put(name, made), tool
+        for what, make in (
+            ("a pipe", os.mkfifo),
+            ("a folder", Path.mkdir),
+            ("a link to itself", lambda path: path.symlink_to(path)),
+            ("missing", lambda path: None),
+        ):
+            yield f"{name}: {what}", special(name, make), tool
+    table = "image,caption\n" + "".join(f"{image.name},a red kite {n}\n" for n in range(5))
+    for kind, text in (
+        ("csv", table),
+        ("tsv", table.replace(",", "\t")),
+        ("txt", f"{image.name}#0\ta kite\n{image.name}#1\ta hill\n"),
+        ("jsonl", json.dumps({"image": image.name, "caption": "a kite"}) + "\n"),
+    ):
+        for what, made in broken(text.encode()):
+
+            def write(folder: Path, kind: str = kind, made: bytes = made) -> None:
+                (folder / "captions.json").unlink()
+                (folder / f"captions.{kind}").write_bytes(made)
+
+            yield f"captions.{kind}: {what}", write, "retrieval"
 
 
 class TooLong(BaseException):
@@ -118,12 +231,10 @@ class TooLong(BaseException):
 
 def outcome(tool: str, folder: Path) -> str:
     """'refused', 'read', or what is wrong."""
-    argv = {
-        "align": ["align", folder, folder.parent / "photo.png", "a red kite"],
-        "verify": ["verify", folder],
-        "convert": ["convert", folder / "w.pth", folder / "o", "--arch", "vit_tiny_patch16_224"],
-    }[tool]
-    argv += ["--out", folder.parent / "out.png"] if tool == "align" else []
+    argv = [word.replace("{}", str(folder)) for word in TOOLS[tool].split()]
+    if "zeroshot" in argv:
+        argv += ["--out", f"{folder}/metrics.json"]
+    argv = [f"{next(folder.glob('captions.*'), 'none')}" if "*" in w else w for w in argv]
 
     def ring(*_: Any) -> None:
         raise TooLong
@@ -141,8 +252,9 @@ def outcome(tool: str, folder: Path) -> str:
         signal.alarm(0)
     if code == 0:
         return "read"
-    one_line = code == 2 and said.startswith("error: ") and said.count("\n") == 1
-    return "refused" if one_line else f"NOT ONE LINE ({code}): {said[:150]}"
+    lines = said.strip().splitlines()
+    one_line = code == 2 and len(lines) == 1 and lines[0].startswith("error: ")
+    return "refused" if one_line else f"NOT ONE LINE ({code}): {said[:300]}"
 
 
 def main() -> int:
@@ -150,22 +262,25 @@ def main() -> int:
     every = int(sys.argv[1]) if len(sys.argv) > 1 else 1
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as place:
-        work = Path(place)
-        run = good(work)
+        os.environ["XDG_CACHE_HOME"] = f"{place}/cache"
+        root = good(Path(place) / "good")
+        for tool in TOOLS:
+            shutil.copytree(root, Path(place) / tool)
+            if tool != "convert" and outcome(tool, Path(place) / tool) != "read":
+                raise AssertionError(f"{tool} does not read the good files")
+            shutil.rmtree(Path(place) / tool)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        for number, (name, spoil, tool) in enumerate(inputs(run, work)):
+        for number, (name, spoil, tool) in enumerate(inputs(root)):
             if number % every:
                 continue
-            folder = work / "spoilt"
-            shutil.copytree(run, folder)
+            folder = Path(place) / "spoilt"
+            shutil.copytree(root, folder)
             spoil(folder)
             found = outcome(tool, folder)
             shutil.rmtree(folder)
             counts[found.split()[0]] += 1
-            if found not in ("read", "refused"):
-                print(f"{name}: {found}", flush=True)
-            elif found == "read":
-                print(f"  read: {name}", flush=True)
+            if found != "refused":
+                print(f"{'  ' if found == 'read' else ''}{name}: {found}", flush=True)
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(dict(counts), f"grown by {grown / 1024:.0f} MB")
     return int(any(key not in ("read", "refused") for key in counts) or grown > MEMORY)

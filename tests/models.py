@@ -21,7 +21,8 @@ TEXT = dict(vocab_size=40, width=24, layers=1, heads=2, max_tokens=10)
 
 def encoder(tokenizer=None) -> DualEncoder:
     """A dual encoder with 16 patches of 8 px at 32 px and D = 16."""
-    return DualEncoder(VisionTower(**VISION), TextTower(**TEXT), 16, tokenizer=tokenizer)
+    text = TEXT | ({"vocab_size": tokenizer.vocab_size} if tokenizer else {})
+    return DualEncoder(VisionTower(**VISION), TextTower(**text), 16, tokenizer=tokenizer)
 
 
 def pretrainer(objective: dict | None = None, **options) -> Pretrainer:

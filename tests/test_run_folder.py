@@ -47,6 +47,26 @@ def test_a_model_is_the_same_after_save_and_load(model, tmp_path):
     assert config["samples_seen"] == 7 and config["vision"]["patch"] == 8
 
 
+def test_a_tokenizer_with_more_ids_than_the_text_tower_has_vectors_is_refused(model, tmp_path):
+    place, words = tmp_path / "run", json.loads(model.tokenizer.to_json())
+    model.save_pretrained(place)
+    rows = model.text.vocab_size
+    for change in (
+        lambda words: words["model"]["vocab"].update(star=rows),
+        lambda words: words["added_tokens"].append({"id": rows, "content": "<star>"}),
+    ):
+        other = json.loads(json.dumps(words))
+        change(other)
+        with pytest.raises(ValueError, match=f"has the id {rows}, the text tower of {rows} words"):
+            run_folder.write(place, model.config(), model.state_dict(), json.dumps(other))
+        assert run_folder.verify(place)  # the good one is still there
+        shutil.copytree(place, tmp_path / "other", dirs_exist_ok=True)
+        (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(other))
+        for read in (run_folder.open_run, run_folder.verify, DualEncoder.from_pretrained):
+            with pytest.raises(run_folder.InvalidRunFolder, match=rf"tokenizer\.json.*id {rows}"):
+                read(tmp_path / "other")
+
+
 def test_publishing_swaps_a_symlink_and_keeps_only_the_newest(model, tmp_path):
     state = model.state_dict()
     for step in (10, 20):
@@ -295,6 +315,7 @@ def test_weights_that_compute_nothing_are_refused(model, tmp_path, what):
     ("key", "value"),
     [("mean", [0, 0, float("nan")]), ("std", [1, 1, 0]), ("mean", 1), ("std", [1, 1]),
      ("width", 0), ("width", 2**40), ("text", [1]), ("objective", 3), ("interpolation", None),
+     ("interpolation", "bicubicc"),
      ("samples_seen", {"a": 1}), ("global_head", 1)],
 )  # fmt: skip
 def test_a_config_that_says_nothing_sound_is_refused_by_key(model, tmp_path, key, value):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from sparc_pretrain import json_file
 from sparc_pretrain.command import cli, flags
 from sparc_pretrain.data.box_import import kinds as box_kinds
 from sparc_pretrain.data.layouts import LAYOUTS, link_coco, prepare
@@ -152,7 +153,7 @@ def make_boxes(args: argparse.Namespace) -> None:
     _check(args)
     dropped: Counter[str] = Counter()
     captions = read_captions(args.captions, args.split) if args.captions else {}
-    exclude = set(args.exclude.read_text().split()) if args.exclude else set()
+    exclude = set(json_file.read_text(args.exclude).split()) if args.exclude else set()
     found = box_files.read_boxes(
         args.kind, args.annotations, dropped, args.several, prompts.spoken_apart
     )

@@ -5,17 +5,8 @@ second layer of a frozen language model of tools/pretrain_lm.py.
 _base_ = "caption_vit.py"
 
 model = dict(
-    _delete_=True,
-    type="sparc.FlamingoCaptioner",
-    max_tokens=40,
-    backbone=dict(
-        type="sparc.SparcViT", vision=dict(arch="vit_tiny_patch16_224", img_size=128, width=192)
-    ),
-    language_model=dict(pretrained="work_dirs/lm"),
-    bridge=dict(kind="cross_attention", latents=32, depth=2, every=2, heads=4),
-    data_preprocessor=dict(
-        type="sparc.ImagesPreprocessor", mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]
-    ),
+    language_model=dict(_delete_=True, pretrained="work_dirs/lm"),
+    bridge=dict(_delete_=True, kind="cross_attention", latents=32, depth=2, every=2, heads=4),
 )
 train_dataloader = dict(batch_sampler=dict(type="sparc.LengthBatchSampler"))
 # shots=4 or 8, with source=dict(ann_file=..., data_prefix=...): examples before every image

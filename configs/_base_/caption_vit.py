@@ -1,21 +1,21 @@
-"""A small captioner: frozen ViT-Ti/16, projector, 4-layer GPT-2 trained from random weights (no
-download needed).
+"""A small captioner: frozen ViT-Ti/16, LLaVA's projector, 4-layer GPT-2 trained from random weights
+(no download needed).
 """
 
 default_scope = "mmengine"
 custom_imports = dict(imports=["transfer"])
 task = "captioning"
 model = dict(
-    type="sparc.Captioner",
+    type="sparc.FlamingoCaptioner",
     max_tokens=40,
-    grid=4,
+    bridge=dict(kind="mlp", grid=4),
     tokenizer=None,  # the run's, see --backbone
     backbone=dict(
         type="sparc.SparcViT", vision=dict(arch="vit_tiny_patch16_224", img_size=128, width=192)
     ),
     language_model=dict(model_type="gpt2", n_layer=4, n_embd=192, n_head=3),
     data_preprocessor=dict(
-        type="ImgDataPreprocessor", mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]
+        type="sparc.ImagesPreprocessor", mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]
     ),
 )
 train_dataloader = dict(

@@ -59,13 +59,6 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(_delete_=True, type="sparc.DetectionMetric", iou_types=("bbox",), style="coco")
 test_evaluator = val_evaluator
-optim_wrapper = dict(
-    _delete_=True,
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
-    constructor="LayerDecayConstructor",  # biases, norms and positions are not decayed
-    paramwise_cfg=dict(layer_decay=1.0),
-    clip_grad=dict(max_norm=1.0),
-)
+optim_wrapper = dict(_delete_=True, **_base_.small_adamw)
 default_hooks = dict(logger=dict(interval=20))
 log_processor = dict(window_size=20)

@@ -51,9 +51,7 @@ val_evaluator = dict(
 )
 test_evaluator = val_evaluator
 optim_wrapper = dict(
-    _delete_=True,
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1),
+    optimizer=dict(_delete_=True, type="AdamW", lr=1e-4, weight_decay=0.1),
     constructor="LayerDecayConstructor",
     paramwise_cfg=dict(layer_decay=0.7),
 )

@@ -3,9 +3,7 @@
 _base_ = "mmseg::_base_/schedules/schedule_160k.py"
 
 optim_wrapper = dict(
-    _delete_=True,
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(_delete_=True, type="AdamW", lr=1e-4, weight_decay=0.05),
     constructor="LayerDecayConstructor",
     paramwise_cfg=dict(layer_decay=0.65),
 )

@@ -2,6 +2,15 @@
 budget: lambda_f, a temperature of its own for L_f, sigma, and the same learning rates for all.
 """
 
+# ours: the image contrast in the place of the paper's local loss, see configs/sparc_ic.py
+image_contrast = dict(
+    type="Sparc",
+    global_weight=0.5,
+    local_weight=0.0,
+    image_contrast=1.0,
+    image_negatives=1,
+    token_context="both",
+)
 study = dict(
     baseline="clip",
     # named before any cell was trained: they alone are tested
@@ -19,18 +28,7 @@ study = dict(
         sparc=dict(
             objective=dict(type="Sparc", global_weight=0.5, local_weight=1.0), label="SPARC"
         ),
-        # ours: the image contrast in the place of the paper's local loss, see configs/sparc_ic.py
-        sparc_ic=dict(
-            objective=dict(
-                type="Sparc",
-                global_weight=0.5,
-                local_weight=0.0,
-                image_contrast=1.0,
-                image_negatives=1,
-                token_context="both",
-            ),
-            label="SPARC, image contrast",
-        ),
+        sparc_ic=dict(objective=image_contrast, label="SPARC, image contrast"),
         # the paper's loss without equal tokens of a caption among the negatives
         sparc_same_token=dict(
             objective=dict(type="Sparc", global_weight=0.5, local_weight=1.0, same_token="ignore"),
@@ -53,15 +51,7 @@ study = dict(
             label="SPARC, shuffled images",
         ),
         sparc_ic_shuffled=dict(
-            objective=dict(
-                type="Sparc",
-                global_weight=0.5,
-                local_weight=0.0,
-                image_contrast=1.0,
-                image_negatives=1,
-                token_context="both",
-                shuffle=True,
-            ),
+            objective=dict(image_contrast, shuffle=True),
             group="control",
             twin_of="sparc_ic",
             label="image contrast, shuffled images",
@@ -103,3 +93,4 @@ study = dict(
         }
     ),
 )
+del image_contrast

@@ -28,14 +28,7 @@ model = dict(
     decode_head=dict(in_channels=[64] * 4, channels=64, norm_cfg=norm_cfg),
     auxiliary_head=None,
 )
-optim_wrapper = dict(
-    _delete_=True,
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
-    constructor="LayerDecayConstructor",  # biases, norms and positions are not decayed
-    paramwise_cfg=dict(layer_decay=1.0),
-    clip_grad=dict(max_norm=1.0),
-)
+optim_wrapper = dict(_delete_=True, **_base_.small_adamw)
 train_dataloader = dict(batch_size=16, num_workers=0, persistent_workers=False)
 val_dataloader = dict(batch_size=16, num_workers=0, persistent_workers=False)
 default_hooks = dict(

@@ -35,10 +35,7 @@ param_scheduler = [
     dict(type="CosineAnnealingLR", by_epoch=False, begin=200, end=6480),
 ]
 optim_wrapper = dict(
-    _delete_=True,
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=3e-4, weight_decay=0.05),
-    constructor="LayerDecayConstructor",  # biases, norms and positions are not decayed
+    optimizer=dict(lr=3e-4, weight_decay=0.05),
     paramwise_cfg=dict(layer_decay=1.0),
     clip_grad=dict(max_norm=5.0),
 )

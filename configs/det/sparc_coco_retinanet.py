@@ -27,9 +27,7 @@ model = dict(
     ),
 )
 optim_wrapper = dict(
-    _delete_=True,
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-4, weight_decay=0.1),
+    optimizer=dict(_delete_=True, type="AdamW", lr=1e-4, weight_decay=0.1),
     constructor="LayerDecayConstructor",
     paramwise_cfg=dict(layer_decay=0.7),
     clip_grad=dict(max_norm=1.0),

@@ -15,6 +15,7 @@ from sparc_pretrain.atomic_file import atomic_folder
 from sparc_pretrain.convert.files import refuse_existing
 from sparc_pretrain.convert.parts import TOLERANCE, relative
 from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.run_config import INTERPOLATIONS
 
 
 @dataclass
@@ -106,12 +107,11 @@ def proved(pairs: list[tuple[Tensor, Tensor]], architecture: str) -> float:
 def write_processing(opened: Opened, folder: Path, words: bool = False) -> None:
     """transformers' preprocessor_config.json, and with `words` the run's tokenizer, if any."""
     model, size = opened.model, opened.model.vision.img_size
-    numbers = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
     processor = {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
         "size": {"shortest_edge": size},
-        "resample": numbers.get(model.interpolation, 3),
+        "resample": INTERPOLATIONS[model.interpolation],
         "do_center_crop": True,
         "crop_size": {"height": size, "width": size},
         "do_rescale": True,

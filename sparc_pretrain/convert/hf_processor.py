@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
+from sparc_pretrain.run_config import INTERPOLATIONS
+
+RESAMPLING = {number: name for name, number in INTERPOLATIONS.items()}
 SAID = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "resample")
 FILES = ("preprocessor_config.json", "processor_config.json")
 Channels = tuple[float, float, float]

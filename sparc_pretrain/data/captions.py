@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sparc_pretrain import json_file
 from sparc_pretrain.data.coco_file import coco_rows
 from sparc_pretrain.data.shard_index import RawSample
 
@@ -35,7 +36,7 @@ def read_captions(file: str | Path, split: str | None = None) -> dict[str, list[
     for a `split` that the file does not have, and when there is no caption at all.
     """
     path = Path(file)
-    text = _read(path)
+    text = json_file.read_text(path)
     found: dict[str, list[str]] = {}
     for image, caption in _pairs(path, text, split):
         caption = "" if caption is None else caption  # JSON's null, as an empty cell of a table
@@ -56,17 +57,10 @@ def splits(file: str | Path) -> list[str]:
     path = Path(file)
     if path.suffix.lower() != ".json":
         return []
-    data = _read_json(path, _read(path))
+    data = _read_json(path, json_file.read_text(path))
     images = data.get("images")
     rows = images if isinstance(images, list) and "annotations" not in data else []
     return sorted({str(row["split"]) for row in rows if isinstance(row, dict) and "split" in row})
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None
 
 
 def _is_utf_8(text: str) -> bool:

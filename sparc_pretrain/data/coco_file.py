@@ -5,32 +5,16 @@ computed.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparc_pretrain import json_file
+
 Json = dict[str, Any]
 LVIS_IMAGE = ("neg_category_ids", "not_exhaustive_category_ids")
-
-
-def read_json(file: str | Path, what: str = "annotation file") -> Any:
-    """The content of a JSON file.
-
-    Raises FileNotFoundError, and ValueError naming the file when it is no UTF-8, no JSON, or nested
-    too deep.
-    """
-    path = Path(file)
-    if not path.is_file():
-        raise FileNotFoundError(f"no {what} {path}")
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -78,10 +62,12 @@ def read_coco(file: str | Path, categories: bool = True, boxes: bool = True) -> 
     Raises FileNotFoundError, and ValueError naming the file and the row.
     """
     path = Path(file)
-    return coco_rows(read_json(path), path, categories, boxes)
+    return coco_rows(json_file.read(path, what="annotation file"), path, categories, boxes)
 
 
-def coco_rows(content: Any, path: Path, categories: bool = True, boxes: bool = True) -> CocoFile:
+def coco_rows(
+    content: Any, path: str | Path, categories: bool = True, boxes: bool = True
+) -> CocoFile:
     """`read_coco` of what a file holds; `path` is what messages call it."""
     kinds = ("images", "annotations", "categories") if categories else ("images", "annotations")
     for kind in kinds:

@@ -157,8 +157,8 @@ def dots(
             )
             + f'<text x="{WIDTH - RIGHT + 8}" y="{y + 4:.0f}">{number(row["mean"])}</text>'
         )
-    words = described(metric)
-    task = f"<small>{_text(words.task.partition(':')[0])}</small> " if words.words else ""
+    task, words = described(metric)
+    task = f"<small>{_text(task.partition(':')[0])}</small> " if words.words else ""
     return (
         f"<figure><figcaption>{task}{_text(words.title)}</figcaption>"
         f'<svg viewBox="0 0 {WIDTH} {height}" width="100%">{"".join(marks)}</svg></figure>'

@@ -121,17 +121,18 @@ def quality(
         arm: max((r["seeds"] for (a, _), r in cells.items() if a == arm), default=1) for arm in arms
     }
     lines: list[Line] = []
-    for task in dict.fromkeys(described(m).task for m in metrics):
+    for task in dict.fromkeys(described(m)[0] for m in metrics):
         lines.append(Line(task, "", []))
-        for metric in (m for m in metrics if described(m).task == task):
+        for metric in (m for m in metrics if described(m)[0] == task):
             means = {a: cells[a, metric]["mean"] for a in arms if (a, metric) in cells}
             top = max(means.values())
             entries = [
                 entry(cells.get((a, metric)), means.get(a) == top, seeds[a], bound) for a in arms
             ]
             beaten = ", ".join(f"{k} {number(v)}" for k, v in blind.get(metric, {}).items())
-            words = described(metric).words + (f"; without looking: {beaten}" if beaten else "")
-            lines.append(Line(described(metric).title, words, entries))
+            said = described(metric)[1]
+            words = said.words + (f"; without looking: {beaten}" if beaten else "")
+            lines.append(Line(said.title, words, entries))
     base = plan.arms[plan.baseline].label
     held = [
         f"{plan.arms[a].label} is held against {plan.arms[plan.twins[a]].label}"
@@ -166,9 +167,9 @@ def costs(plan: Plan, rows: list[Row], arms: Sequence[str], mixed: bool = False)
 
 
 def sweeps(plan: Plan, rows: list[Row], arms: Sequence[str]) -> list[Sheet]:
-    """One table per swept key: its values by the headline metrics."""
+    """One table per swept key: its values by the primary outcomes and the headline metrics."""
     cells = {(r["arm"], r["metric"]): r for r in rows if r["kind"] == "quality"}
-    metrics = [m for m in _metrics(rows) if described(m).headline]
+    metrics = [m for m in _metrics(rows) if m in plan.primary or described(m)[1].headline]
     of_key: dict[str, list[str]] = {}
     for arm in arms:
         base = next(a for a in plan.arms.values() if a.group != "sweep" and _sweeps(a, arm, plan))
@@ -186,7 +187,7 @@ def sweeps(plan: Plan, rows: list[Row], arms: Sequence[str]) -> list[Sheet]:
             "these lines with each other, not with the tables above."
         )
         title = f"Sweep of {key.rpartition('.')[2]}"
-        found.append(Sheet(title, note, [described(m).title for m in metrics], lines))
+        found.append(Sheet(title, note, [described(m)[1].title for m in metrics], lines))
     return found
 
 

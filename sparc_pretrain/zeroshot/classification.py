@@ -13,7 +13,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from sparc_pretrain.data.coco_file import read_json
+from sparc_pretrain import json_file
 from sparc_pretrain.data.image_folder import image_files, is_hidden
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.metric import Metric
@@ -121,7 +121,7 @@ def _named(
         return found, [label.replace("_", " ") for label in found]
     path = Path(names)
     if path.suffix.lower() == ".json" and path.is_file():
-        data = read_json(path)
+        data = json_file.read(path)
         if isinstance(data, dict) and data and all(isinstance(v, str) for v in data.values()):
             return list(data), list(data.values())
     classes = prompts.read_classes(path)

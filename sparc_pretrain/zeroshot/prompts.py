@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sparc_pretrain.data.coco_file import read_json
+from sparc_pretrain import json_file
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import unit
@@ -50,10 +50,10 @@ def templates(source: str = "label", suffixes: Sequence[str] = ()) -> list[str]:
 
 
 def _read_templates(path: Path) -> list[str]:
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no templates {path}: use 'label', 'openai' or a text file")
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(json_file.read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         if len(PLACE.findall(line)) != 1:
@@ -80,19 +80,14 @@ def read_classes(path: str | Path) -> list[str]:
         FileNotFoundError; ValueError when there are none, or a name is blank.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no class names {path}")
     if path.suffix.lower() == ".json":
-        data = read_json(path)
+        data = json_file.read(path, what="class names")
         if isinstance(data, dict):
             data = data.get("classes") or data.get("categories")
         rows = data if isinstance(data, list) else []
         names = [row.get("name") if isinstance(row, dict) else row for row in rows]
     else:
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None
+        lines = json_file.read_text(path, what="class names").splitlines()
         if path.suffix.lower() == ".csv":
             names = [row.get("Name") for row in csv.DictReader(lines)]
         else:

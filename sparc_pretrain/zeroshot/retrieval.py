@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparc_pretrain import json_file
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.metric import Metric
 from sparc_pretrain.objectives.base import Objective
@@ -140,7 +141,8 @@ def read_pairs(
         raise ValueError(f"protocol {protocol!r}: use one of {', '.join(PROTOCOLS)}")
     count, folds = PROTOCOLS[protocol]
     split = split or "test"
-    if Path(captions).suffix.lower() != ".json" or '"sentences"' not in Path(captions).read_text():
+    is_json = Path(captions).suffix.lower() == ".json"
+    if not is_json or '"sentences"' not in json_file.read_text(captions):
         raise ValueError(f"{captions} is no Karpathy file, which protocol {protocol} needs")
     data = encode.CaptionedImages.read(images, captions, split, CAPTIONS_PER_IMAGE)
     if len(data.files) != count:

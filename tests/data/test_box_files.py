@@ -177,7 +177,7 @@ def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, images):
     other = written(tmp_path / "entities.json", ENTITIES)
     for kind, path, reason in (
         ("entities", file, "entities"),
-        ("coco", other, "coco"),
+        ("coco", other, "COCO"),
         ("vg", file, "Visual Genome"),
         ("odvg", other, "line 1"),
         ("xvlm", file, "line 1"),

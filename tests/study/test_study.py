@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sparc_pretrain.metric import Metric
 from sparc_pretrain.objectives.clip import Clip
 from sparc_pretrain.study import catalogue, evaluate, page, plan, sheets, statistics, store
 from sparc_pretrain.study.evaluate import Measure
-from sparc_pretrain.zeroshot import grounding_run
+from sparc_pretrain.zeroshot import grounding_run, retrieval
 from tests.commands import ROOT, call, command, refusal, tool
 from tests.zeroshot.oracle_model import NAMES, oracle, paint
 
@@ -468,7 +469,11 @@ def test_every_metric_of_the_tasks_is_explained():
     readings = (*grounding_run.READINGS, "word", "colour", "category")
     named |= {f"{reading}_pointing" for reading in readings}
     named |= {f"{c}{way} R@{k}" for c in ("", "cosine ") for way in ("i2t", "t2i") for k in (1, 5)}
-    assert named == catalogue.METRICS.keys()
-    assert catalogue.described("val K_P").task.endswith("(val)")
-    assert catalogue.described("val cosine i2t R@1").title == "image to text R@1, cosine"
-    assert catalogue.described("AP50") == catalogue.Described(catalogue.OTHER, "AP50", "")
+    found = {name: catalogue.described(name) for name in named}
+    assert all(task != catalogue.OTHER and metric.title for task, metric in found.values())
+    assert found["word_pointing"][1] in grounding_run.METRICS  # declared where they are computed
+    assert found["cosine i2t R@5"][1] in retrieval.METRICS
+    assert found["class_top1"][0] != found["top1"][0]
+    task, metric = catalogue.described("val cosine i2t R@1")
+    assert task.endswith("(val)") and metric.title == "image→text R@1, cosine"
+    assert catalogue.described("AP50") == (catalogue.OTHER, Metric("AP50", title="AP50"))

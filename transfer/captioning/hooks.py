@@ -19,7 +19,7 @@ from sparc_pretrain.registry import HOOKS
 
 @HOOKS.register_module()
 class CaptionerFilesHook(Hook):
-    """Before training: the captioner leaves its tokenizer and its language model's architecture in
+    """Before training: the captioner leaves its language model's architecture and tokenizer in
     the work dir, and the config points there: with it and a checkpoint, a test needs nothing else.
     A test of a work dir that was moved reads what lies beside the checkpoint.
     """

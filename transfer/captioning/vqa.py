@@ -15,7 +15,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
 
-from sparc_pretrain.data.coco_file import read_json
+from sparc_pretrain import json_file
 from sparc_pretrain.registry import DATASETS, METRICS
 from transfer.captioning.data.dataset import ImageItems
 from transfer.captioning.metrics.declared import ANSWERS
@@ -78,11 +78,11 @@ def read_vqa(
     answers: dict[Any, list[str]] = {}
     file = questions
     try:
-        for one in read_json(questions)["questions"]:
+        for one in json_file.read(questions)["questions"]:
             name = one.get("image") or image_name.format(one["image_id"])
             asked[one["question_id"]] = (name, one["question"].strip())
         file = annotations
-        for one in read_json(annotations)["annotations"]:
+        for one in json_file.read(annotations)["annotations"]:
             texts = [answer["answer"].strip() for answer in one["answers"]]
             answers[one["question_id"]] = [text for text in texts if text]
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -14,6 +14,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from sparc_pretrain.command.cli import nearest
+from sparc_pretrain.data.coco_file import CocoFile, read_coco
 from sparc_pretrain.registry import METRICS
 from transfer.detection.metrics import (
     DECLARED,
@@ -67,7 +68,7 @@ class DetectionMetric(BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix or style)
         self.ann_file, self.style, self.iou_types = ann_file, style, iou_types
         self.max_dets, self.outfile_prefix = max_dets, outfile_prefix
-        self._truth: dict[str, Any] | None = None
+        self._truth: CocoFile | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep one entry per image: `pred_instances` {bboxes [N,4] xyxy in pixels of the original
@@ -94,52 +95,36 @@ class DetectionMetric(BaseMetric):
         """Reads the annotation file and compares it with the classes of the dataset; called before
         anything is trained. Raises ValueError as `evaluate` and `category_ids` do.
         """
-        self.category_ids(self.truth)
         for iou_type in self.iou_types:
             check_ground_truth(self.of_classes(), iou_type, self.style, self.ann_file)
 
     @property
-    def truth(self) -> dict[str, Any]:
+    def truth(self) -> CocoFile:
         """The annotation file, read once."""
         if self._truth is None:
-            try:
-                self._truth = json.loads(Path(self.ann_file).read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{self.ann_file} is not JSON: {error}") from None
-            if not isinstance(self._truth, dict):
-                raise ValueError(f"{self.ann_file} is not a COCO annotation file")
+            self._truth = read_coco(self.ann_file, boxes=False)
+            if lost := len(self._truth.unlisted):
+                print_log(
+                    f"{lost} of {lost + len(self._truth.annotations)} annotations of "
+                    f"{self.ann_file} are of images it does not list: they count nowhere",
+                    "current",
+                    level=30,
+                )
         return self._truth
 
     def of_classes(self) -> dict[str, Any]:
         """The annotations that the dataset's classes are judged by: those of its categories, as
         pycocotools counts when it is given `catIds`; and those of listed images.
         """
-        kept = set(self.category_ids(self.truth))
-        images = {image["id"] for image in self.truth["images"]}
-        rows = [row for row in self.truth["annotations"] if row["category_id"] in kept]
-        listed = [row for row in rows if row["image_id"] in images]
-        if len(listed) < len(rows):
-            spelt = {str(i) for i in images}
-            other = next(row for row in rows if row["image_id"] not in images)
-            if str(other["image_id"]) in spelt:
-                raise ValueError(
-                    f"{self.ann_file}: annotation {other['id']} has image_id "
-                    f"{other['image_id']!r}, which the images spell as another type: make both "
-                    "numbers or both text"
-                )
-            print_log(
-                f"{len(rows) - len(listed)} of {len(rows)} annotations of {self.ann_file} are of "
-                f"images it does not list, the first of {other['image_id']!r}: they count nowhere",
-                "current",
-                level=30,
-            )
-        categories = [row for row in self.truth["categories"] if row["id"] in kept]
-        return {**self.truth, "categories": categories, "annotations": listed}
+        kept = set(self.category_ids())
+        rows = [row for row in self.truth.annotations if row["category_id"] in kept]
+        categories = [row for row in self.truth.categories if row["id"] in kept]
+        return {**self.truth.content, "categories": categories, "annotations": rows}
 
     @collector_paused()
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """`{iou_type_NAME: value}` for each of `iou_types`, see `metrics.evaluate`."""
-        truth, category_ids = self.of_classes(), self.category_ids(self.truth)
+        truth, category_ids = self.of_classes(), self.category_ids()
         unseen = {image["id"] for image in truth["images"]} - {row["image_id"] for row in results}
         if unseen:
             print_log(
@@ -159,7 +144,7 @@ class DetectionMetric(BaseMetric):
             values.update({f"{iou_type}_{name}": value for name, value in found.items()})
         return values
 
-    def category_ids(self, truth: dict) -> list[int]:
+    def category_ids(self) -> list[int]:
         """Label -> category id, by name.
 
         Raises ValueError when the classes of the dataset are unknown, or are not those of the
@@ -169,8 +154,8 @@ class DetectionMetric(BaseMetric):
         classes = (self.dataset_meta or {}).get("classes")
         if not classes:
             raise ValueError("labels have no names: give the dataset metainfo=dict(classes=...)")
-        names_once(truth["categories"], classes, self.ann_file)
-        ids = {row["name"]: row["id"] for row in truth["categories"]}
+        names_once(self.truth.categories, classes, self.ann_file)
+        ids = {row["name"]: row["id"] for row in self.truth.categories}
         unknown = [name for name in classes if name not in ids]
         if unknown:
             raise ValueError(

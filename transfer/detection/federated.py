@@ -13,7 +13,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn import functional as F
 
-from sparc_pretrain.data.coco_file import read_json
+from sparc_pretrain import json_file
 from sparc_pretrain.registry import MODELS
 
 
@@ -85,7 +85,7 @@ class FederatedLoss(BaseModule):
         """[C] image counts to the power."""
         if self._frequency is None:
             path = Path(self.ann_file)
-            content = read_json(path)
+            content = json_file.read(path, what="annotation file")
             rows = content.get("categories") if isinstance(content, dict) else None
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
                 raise ValueError(f"FederatedLoss: {path} has no list of categories")

@@ -64,7 +64,7 @@ class FixedDetectionMetric(DetectionMetric):
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Both protocols' numbers."""
         values = super().compute_metrics(results)
-        truth, ids = self.of_classes(), self.category_ids(self.truth)
+        truth, ids = self.of_classes(), self.category_ids()
         for iou_type in self.iou_types:
             rows = coco_rows(results, ids, iou_type)
             found = fixed_ap(truth, rows, iou_type, self.per_class)

@@ -18,7 +18,8 @@ from typing import Any, Literal
 import hotcoco
 import numpy as np
 
-from sparc_pretrain.data.coco_file import read_json
+from sparc_pretrain import json_file
+from sparc_pretrain.data.coco_file import LVIS_IMAGE, coco_rows
 from sparc_pretrain.metric import Metric
 
 Json = dict[str, Any]
@@ -157,38 +158,30 @@ def _load(source: Any, what: str) -> tuple[Any, str]:
     """The content of a JSON file, or of an object that is loaded already, and a name for it."""
     if not isinstance(source, str | Path):
         return source, what
-    return read_json(source, "file"), f"{source}"
+    return json_file.read(source), f"{source}"
 
 
 def check_ground_truth(truth: Any, iou_type: str, style: str, name: str) -> None:
     """Raises ValueError for annotations that cannot be evaluated; `name` is their file's."""
-    if not isinstance(truth, dict):
-        raise ValueError(f"{name}: expected a COCO annotation object, not a {type(truth).__name__}")
-    for key in ("images", "categories", "annotations"):
-        if not isinstance(truth.get(key), list):
-            raise ValueError(f"{name} has no list {key!r}: it is not a COCO annotation file")
-        ids = {row["id"] for row in truth[key]}
-        if len(ids) < len(truth[key]):
-            raise ValueError(f"{name} uses an id twice in {key!r}")
+    unlisted = coco_rows(truth, name, boxes=iou_type == "bbox").unlisted
+    if unlisted:
+        raise ValueError(f"{name}: annotations[{unlisted[0]}] is of an image that is not listed")
     if style == "lvis":
-        for key, fields in (
-            ("images", ("neg_category_ids", "not_exhaustive_category_ids")),
-            ("categories", ("frequency",)),
-        ):
+        for key, fields in (("images", LVIS_IMAGE), ("categories", ("frequency",))):
             missing = [field for field in fields if any(field not in row for row in truth[key])]
             if missing:
                 raise ValueError(
                     f"{name} lacks {missing[0]!r} in {key!r}, which LVIS's AP needs: give the file "
                     "as published, or evaluate in COCO's style, a file without 'frequency'"
                 )
-    images = {row["id"] for row in truth["images"]}
-    categories = {row["id"] for row in truth["categories"]}
-    shape = "bbox" if iou_type == "bbox" else "segmentation"
-    for row in truth["annotations"]:
-        if missing := {"area", shape, "image_id", "category_id"} - row.keys():
-            raise ValueError(f"{name}: annotation {row['id']} has no {min(missing)!r}")
-        if row["image_id"] not in images or row["category_id"] not in categories:
-            raise ValueError(f"{name}: annotation {row['id']} is of an unlisted image or category")
+    wanted = {"id", "area"} | (set() if iou_type == "bbox" else {"segmentation"})
+    ids = set()
+    for n, row in enumerate(truth["annotations"]):
+        if missing := wanted - row.keys():
+            raise ValueError(f"{name}: annotations[{n}] has no {min(missing)!r}")
+        if row["id"] in ids:
+            raise ValueError(f"{name}: annotations[{n}] has the id {row['id']!r} of another one")
+        ids.add(row["id"])
 
 
 def _check_results(results: Any, truth: Json, iou_type: str, name: str) -> None:

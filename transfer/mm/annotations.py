@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from sparc_pretrain.command.cli import nearest
+from sparc_pretrain.data.coco_file import coco_rows, read_coco
 
 LVIS_CLASSES = ("LVISV05Dataset", "LVISV1Dataset", "LVISDataset")
 
@@ -39,7 +40,8 @@ def check(dataset: Any, contents: dict[str, Any]) -> None:
             f"{names[0]} reads COCO: use type='LVISV1Dataset', or give it a COCO file"
         )
     categories(dataset, contents.get("categories") or [], by_position=wants_lvis)
-    flat = (a for a in contents.get("annotations") or [] if "segments_info" not in a)
+    flat = [a for a in contents.get("annotations") or [] if "segments_info" not in a]
+    coco_rows({"images": [], "categories": [], **contents, "annotations": flat}, dataset.ann_file)
     if (unmeasured := next((a for a in flat if "area" not in a), None)) is not None:
         raise ValueError(
             f"{dataset.ann_file}: annotation {unmeasured.get('id')} has no area: write one beside "
@@ -148,7 +150,11 @@ def checked_lvis(load: Callable[[Any], list]) -> Callable[[Any], list]:
 
 def _opener(dataset: Any, api: Callable[[str], Any]) -> Callable[[str], Any]:
     def opened(path: str) -> Any:
-        read = api(path)
+        try:
+            read = api(path)
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+            read_coco(path)  # tells what is wrong with it
+            raise
         check(dataset, read.dataset)
         return read
 

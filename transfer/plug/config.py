@@ -100,7 +100,8 @@ def explain(
         note_optimizer(cfg, ledger)
     if layer_decay is not None:
         layer_wise(cfg, layer_decay, ledger)
-    if "tokenizer" in model and not model.tokenizer:  # a captioner speaks the run's tokens
+    words = model.get("language_model") or {}
+    if "model_type" in words and not model.get("tokenizer"):  # it has no tokens of its own
         tokens = str(opened.path / run_folder.TOKENIZER)
         ledger.set(model, "model", "tokenizer", tokens, "a captioner speaks the run's tokens")
     if model.get("type") == "sparc.OpenVocabularyDetector":

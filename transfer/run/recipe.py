@@ -108,18 +108,13 @@ def _name(config: Path, cfg: Config) -> str:
 
 
 def follow_move(cfg: Config, config: str | Path) -> None:
-    """A captioner's config names files in its work dir (`CaptionerFilesHook`); where they are no
-    longer, because the work dir was moved or copied, those beside the config are read.
+    """A captioner's config names a folder in its work dir (`CaptionerFilesHook`); where it is no
+    longer, because the work dir was moved or copied, that beside the config is read.
     """
-    model = cfg.get("model") or {}
-    left = (
-        (model, "tokenizer", "tokenizer.json"),
-        (model.get("language_model") or {}, "architecture", "language_model"),
-    )
-    for part, key, name in left:
-        told, here = part.get(key), Path(config).parent / name
-        if isinstance(told, str) and Path(told).name == name and not Path(told).exists():
-            part[key] = str(here) if here.exists() else told
+    words = (cfg.get("model") or {}).get("language_model") or {}
+    told, here = words.get("architecture"), Path(config).parent / "language_model"
+    if isinstance(told, str) and Path(told).name == here.name and not Path(told).exists():
+        words["architecture"] = str(here) if here.exists() else told
 
 
 def _of_what_comes(cfg: Config, option: str) -> bool:

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
+from sparc_pretrain import json_file
 from sparc_pretrain.data.box_import.kinds import KINDS, SEVERAL
+from sparc_pretrain.data.coco_file import coco_rows
 from sparc_pretrain.data.element_json import BadElements, Json, corners_of, stacked
 from sparc_pretrain.data.elements import Elements, from_odvg, from_xvlm, parse
 
@@ -46,7 +48,7 @@ def read_boxes(
         yield from _visual_genome(files, dropped)
     else:
         for file in files:
-            data = _json(file)
+            data = json_file.read(file)
             try:
                 if kind in ("entities", "scenes"):
                     yield from _records(data, file, kind, dropped, several)
@@ -55,15 +57,6 @@ def read_boxes(
             except (KeyError, TypeError, AttributeError, IndexError) as error:
                 why = f"it has no {error}" if isinstance(error, KeyError) else error
                 raise ValueError(f"{file} is not a file of kind {kind}: {why}") from None
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError(f"{file} is not UTF-8 text") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
 
 
 def _lines(
@@ -96,15 +89,16 @@ def _instances(
     """COCO's form. Crowds and boxes without area are left out; tags are the names, largest box
     first, which `Elements.tag_list` makes.
     """
-    categories = data["categories"]
+    listed = coco_rows(data, file, boxes=False)
+    categories = listed.categories
     names = dict(
         zip((c["id"] for c in categories), spoken([c["name"] for c in categories]), strict=True)
     )
     of_image: dict[Any, list[Json]] = {}
-    for annotation in data["annotations"]:
+    for annotation in listed.annotations:
         of_image.setdefault(annotation["image_id"], []).append(annotation)
     prefix = "coco" if kind == "lvis" else kind  # LVIS's images are COCO's, and their ids
-    for image in data["images"]:
+    for image in listed.images:
         boxes, labels = [], []
         for annotation in of_image.get(image["id"], []):
             if annotation.get("iscrowd"):
@@ -131,7 +125,7 @@ def _visual_genome(files: Sequence[Path], dropped: Counter[str]) -> Iterator[Ele
     rows: dict[int, list[tuple[Any, list[str], str]]] = {}
     known: dict[int, Json] = {}
     for file in files:
-        data = _json(file)
+        data = json_file.read(file)
         try:
             for entry in data:
                 image = int(entry["image_id"] if "image_id" in entry else entry["id"])

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sparc_pretrain import json_file
 from sparc_pretrain.data.image_folder import image_files, is_hidden
 from sparc_pretrain.data.sets.conventions import CONVENTIONS, Convention
 
@@ -89,9 +90,8 @@ def _candidates(images: Path, maps: set[Path]) -> dict[str, list[Path]]:
 
 
 def _names(split: Path) -> list[str]:
-    if not split.is_file():
-        raise FileNotFoundError(f"no list {split}")
-    return [line.strip() for line in split.read_text().splitlines() if line.strip()]
+    lines = json_file.read_text(split, what="list").splitlines()
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _listed(maps: dict[str, Path], name: str, split: str | Path) -> Path:

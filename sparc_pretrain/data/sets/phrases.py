@@ -12,7 +12,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from sparc_pretrain.data.coco_file import read_json
+from sparc_pretrain import json_file
 from sparc_pretrain.data.sets import references
 
 
@@ -76,7 +76,7 @@ def read_phrases(
     """
     path, folder = Path(file), Path(images or "")
     references.refuse_pickle(path)
-    records = read_json(path, "phrase file")
+    records = json_file.read(path, what="phrase file")
     try:
         records = references.records_of(records) or records
     except (KeyError, TypeError) as error:
@@ -103,19 +103,43 @@ def _image(record: dict[str, Any], folder: Path) -> PhraseImage:
     # a chain without a box is a phrase that the picture does not show ("the day")
     boxes = {chain: _corners(rows) for chain, rows in record["boxes"].items() if rows}
     masks = record.get("masks", {})
+    width, height = record["width"], record["height"]
+    if not all(type(side) is int and side > 0 for side in (width, height)):
+        raise TypeError("width and height")
     phrases = [
         Phrase(
             sentence["text"],
-            *phrase["span"],
+            *_span(sentence["text"], phrase["span"]),
             boxes[str(phrase["chain"])],
-            masks.get(str(phrase["chain"]), []),
-            tuple(phrase["types"]),
+            _masks(masks.get(str(phrase["chain"]), []), [height, width]),
+            _words(phrase["types"]),
         )
         for sentence in record["sentences"]
         for phrase in sentence["phrases"]
         if str(phrase["chain"]) in boxes
     ]
-    return PhraseImage(folder / record["file_name"], record["width"], record["height"], phrases)
+    return PhraseImage(folder / record["file_name"], width, height, phrases)
+
+
+def _span(text: Any, span: Any) -> tuple[int, int]:
+    if not isinstance(text, str):
+        raise TypeError("text")
+    start, end = span if isinstance(span, list) and len(span) == 2 else (None, None)
+    if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
+        raise TypeError(f"span in {text!r}")
+    return start, end
+
+
+def _masks(rows: Any, size: list[int]) -> list[dict[str, Any]]:
+    if not all(one["size"] == size and isinstance(one["counts"], str) for one in rows):
+        raise TypeError("masks of the image's size")
+    return rows
+
+
+def _words(types: Any) -> tuple[str, ...]:
+    if not isinstance(types, list) or not all(isinstance(one, str) for one in types):
+        raise TypeError("types")
+    return tuple(types)
 
 
 def _corners(rows: list[list[float]]) -> Tensor:

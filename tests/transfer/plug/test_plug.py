@@ -105,9 +105,12 @@ def test_a_model_inside_another_gets_the_backbone_too(run) -> None:
 
 
 def test_a_captioner_speaks_the_runs_tokens_unless_told_otherwise(run) -> None:
-    cfg = plug(config(tokenizer=None), run.path)
+    new, ready = dict(model_type="gpt2"), dict(pretrained="work_dirs/lm")
+    cfg = plug(config(language_model=new, tokenizer=None), run.path)
     assert Path(cfg.model.tokenizer) == run.path / "tokenizer.json"
-    assert plug(config(tokenizer="mine.json"), run.path).model.tokenizer == "mine.json"
+    cfg = plug(config(language_model=new, tokenizer="mine.json"), run.path)
+    assert cfg.model.tokenizer == "mine.json"
+    assert plug(config(language_model=ready, tokenizer=None), run.path).model.tokenizer is None
 
 
 def test_a_config_without_a_backbone_is_refused_with_the_remedy(run) -> None:

@@ -130,7 +130,7 @@ def _read(
             )
         else:
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-        words = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        words = _tokenizer_class(source).from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         kind = ValueError if local else FileNotFoundError
@@ -139,6 +139,16 @@ def _read(
             " tools/pretrain_lm.py or transformers, or a name that is on the hub)"
         ) from None
     return model, words
+
+
+def _tokenizer_class(source: str) -> type:
+    """Of a folder with a tokenizer of our kind that kind: `AutoTokenizer` would go by the language
+    model and give that family's tokenizer, which may add words to it (Qwen2's does).
+    """
+    path = Path(source).expanduser() / "tokenizer_config.json"
+    said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    plain = said.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
+    return PreTrainedTokenizerFast if plain else AutoTokenizer
 
 
 def _is_name(source: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparc_pretrain.data.coco_file import read_json
+from sparc_pretrain import json_file
 from transfer.captioning.metrics import intervals, score
 
 
@@ -16,7 +16,7 @@ def read_domains(file: str | Path) -> dict[str, str]:
     path = Path(file)
     if path.suffix.lower() != ".json":
         return {}
-    data = read_json(path)
+    data = json_file.read(path)
     images = data.get("images") if isinstance(data, dict) else None
     found = {}
     for image in images if isinstance(images, list) else ():

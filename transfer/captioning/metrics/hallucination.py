@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sparc_pretrain import json_file
 from sparc_pretrain.data.coco_file import read_coco
 
 
@@ -40,7 +41,7 @@ def read_synonyms(file: str | Path) -> dict[str, list[str]]:
     path = Path(file)
     rows = [
         [word.strip() for word in line.split(",") if word.strip()]
-        for line in path.read_text(encoding="utf-8").splitlines()
+        for line in json_file.read_text(path).splitlines()
     ]
     found = {row[0]: row[1:] for row in rows if row}
     if not found:

@@ -24,6 +24,11 @@ from transfer.captioning.model.bridges import build_bridge
 from transfer.captioning.model.chunks import Chunks, Sequences
 from transfer.captioning.model.extension import EndOfChunk, KnownIds, generation_config
 
+FORMER = (
+    "sparc.Captioner and its checkpoints are of an earlier version: train again with"
+    " type='sparc.FlamingoCaptioner', bridge=dict(kind='mlp', grid=7)"
+)
+
 
 @MODELS.register_module()
 class FlamingoCaptioner(BaseModel):
@@ -33,7 +38,7 @@ class FlamingoCaptioner(BaseModel):
         backbone: config of a registered module that turns [B,3,H,W] into a tuple of maps [B,C,h,w]
             and has `out_channels`; the last map is read (SparcViT: `out_indices=(-2,)` for the
             penultimate layer). Never trained, stays in eval.
-        language_model: see `language.load_language_model`.
+        language_model: see `load_language_model`.
         bridge: `dict(kind='cross_attention', latents=64, depth=6, every=4, ...)`,
             `dict(kind='resampler', ...)` or `dict(kind='mlp', grid=7)`, see `bridges`.
         tokenizer: tokenizer.json for a language model without one (`model_type`).
@@ -124,6 +129,11 @@ class FlamingoCaptioner(BaseModel):
         kept = {k: v for k, v in self.language_options.items() if k in ("dtype", "pad_token")}
         kept["frozen"] = self.frozen_language_model
         return {"language_model": {"architecture": str(place), **kept}, "tokenizer": None}
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        if f"{prefix}projector.0.weight" in state:
+            raise ValueError(FORMER)
+        super()._load_from_state_dict(state, prefix, *rest)
 
     # ------------------------------------------------------------ images
 
@@ -267,3 +277,9 @@ class FlamingoCaptioner(BaseModel):
                 f"images, shots and caption take {positions} positions, the language model has"
                 f" {limit}: use fewer shots, a smaller max_tokens or fewer prefix positions"
             )
+
+
+@MODELS.register_module("Captioner")
+def former_captioner(**config: Any) -> None:
+    """What a work dir of an earlier version asks for. Raises ValueError with the remedy."""
+    raise ValueError(FORMER)

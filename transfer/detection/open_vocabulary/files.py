@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sparc_pretrain.data.coco_file import coco_rows, read_json
+from sparc_pretrain import json_file
+from sparc_pretrain.data.coco_file import coco_rows
 from transfer.detection.open_vocabulary.prompts import same_thing
 
 Json = dict[str, Any]
@@ -21,7 +22,7 @@ def read_truth(path: str | Path) -> Json:
     Raises FileNotFoundError; ValueError for JSON of another kind.
     """
     path = Path(path)
-    found = read_json(path)
+    found = json_file.read(path, what="annotation file")
     if isinstance(found, list) and found and "objects" in found[0]:
         return visual_genome(found, path)
     given = found if isinstance(found, dict) else {}
@@ -43,7 +44,7 @@ def visual_genome(objects: list[Json], path: Path) -> Json:
     beside = path.with_name("image_data.json")
     if not beside.is_file():
         raise FileNotFoundError(f"no {beside}: Visual Genome keeps the images' sizes there")
-    known = {row["image_id"]: row for row in read_json(beside)}
+    known = {row["image_id"]: row for row in json_file.read(beside)}
     counts = Counter(_name(one) for row in objects for one in row["objects"])
     names = [name for name, _ in counts.most_common() if name]
     ids = {name: i for i, name in enumerate(names, start=1)}

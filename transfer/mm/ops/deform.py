@@ -7,6 +7,8 @@ float32.
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 import torch
 import torchvision  # noqa: F401  (its import registers torch.ops.torchvision)
 from torch import Tensor
@@ -75,6 +77,16 @@ def _operands(
     return wide, *(tensor.to(wide.dtype) for tensor in (weight, offset, mask, bias))
 
 
+# What torchvision's kernel takes after the tensors, of what mmcv sends by name.
+_plain = itemgetter(
+    "dH", "dW", "padH", "padW", "dilationH", "dilationW", "group", "deformable_group"
+)
+_modulated = itemgetter(
+    "stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w",
+    "group", "deformable_group",
+)  # fmt: skip
+
+
 def deform_conv_forward(
     input: Tensor,
     weight: Tensor,
@@ -82,25 +94,16 @@ def deform_conv_forward(
     output: Tensor,
     columns: Tensor,
     ones: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
-    im2col_step: int,
+    **sizes: int,
 ) -> None:
     """Deformable convolution of ``input [N,C,H,W]`` with ``offset [N, 2*G*kH*kW, H_out, W_out]``
     (y, x) into ``output``.
 
-    ``columns``, ``ones`` and ``im2col_step`` are scratch of mmcv's kernel and not used.
+    ``sizes``: ``kW, kH, dW, dH, padW, padH, dilationW, dilationH, group, deformable_group,
+    im2col_step``, which mmcv sends by name. ``columns``, ``ones`` and ``im2col_step`` are scratch
+    of mmcv's kernel and not used; the kernel's sides are those of the weight.
     """
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    output.copy_(_convolve(input, weight, offset, None, None, geometry))
+    output.copy_(_convolve(input, weight, offset, None, None, _plain(sizes)))
 
 
 def deform_conv_backward_input(
@@ -111,21 +114,10 @@ def deform_conv_backward_input(
     gradOffset: Tensor,
     weight: Tensor,
     columns: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
-    im2col_step: int,
+    **sizes: int,
 ) -> None:
     """Writes the gradients of :func:`deform_conv_forward` into ``gradInput`` and ``gradOffset``."""
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    gradients = _convolve_backward(gradOutput, input, weight, offset, None, None, geometry)
+    gradients = _convolve_backward(gradOutput, input, weight, offset, None, None, _plain(sizes))
     gradInput.copy_(gradients[0])
     gradOffset.copy_(gradients[2])
 
@@ -137,24 +129,13 @@ def deform_conv_backward_parameters(
     gradWeight: Tensor,
     columns: Tensor,
     ones: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
     scale: float,
-    im2col_step: int,
+    **sizes: int,
 ) -> None:
     """Adds ``scale`` times the weight's gradient to ``gradWeight [C_out, C/group, kH, kW]``."""
     # Only the shape of the weight enters its gradient; mmcv does not pass the weight itself.
     weight = torch.zeros_like(gradWeight)
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    gradients = _convolve_backward(gradOutput, input, weight, offset, None, None, geometry)
+    gradients = _convolve_backward(gradOutput, input, weight, offset, None, None, _plain(sizes))
     gradWeight += scale * gradients[1]
 
 
@@ -167,24 +148,15 @@ def modulated_deform_conv_forward(
     mask: Tensor,
     output: Tensor,
     columns: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
     with_bias: bool,
+    **sizes: int,
 ) -> None:
     """Modulated deformable convolution: as :func:`deform_conv_forward`, times
-    ``mask [N, G*kH*kW, H_out, W_out]``.
+    ``mask [N, G*kH*kW, H_out, W_out]``. ``sizes``: ``kernel_h, kernel_w, stride_h, ..., dilation_w,
+    group, deformable_group``, sent by name.
     """
-    strides = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w)
-    geometry = (*strides, group, deformable_group)
-    output.copy_(_convolve(input, weight, offset, mask, bias if with_bias else None, geometry))
+    used_bias = bias if with_bias else None
+    output.copy_(_convolve(input, weight, offset, mask, used_bias, _modulated(sizes)))
 
 
 def modulated_deform_conv_backward(
@@ -201,25 +173,14 @@ def modulated_deform_conv_backward(
     grad_offset: Tensor,
     grad_mask: Tensor,
     grad_output: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
     with_bias: bool,
+    **sizes: int,
 ) -> None:
     """Writes the gradients of :func:`modulated_deform_conv_forward` into the five ``grad_*`` of its
     inputs.
     """
-    strides = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w)
-    geometry = (*strides, group, deformable_group)
-    used_bias = bias if with_bias else None
-    gradients = _convolve_backward(grad_output, input, weight, offset, mask, used_bias, geometry)
+    operands = (input, weight, offset, mask, bias if with_bias else None)
+    gradients = _convolve_backward(grad_output, *operands, _modulated(sizes))
     targets = [grad_input, grad_weight, grad_offset, grad_mask]
     for target, gradient in zip(targets, gradients, strict=False):
         target.copy_(gradient)

@@ -60,73 +60,42 @@ def _shifts(places: int, shifts: int, half: int, device: torch.device) -> tuple[
     return shift.clamp(0, shifts - 1), (shift >= 0) & (shift < shifts)
 
 
-def psamask_forward(
-    input: Tensor,
-    output: Tensor,
-    psa_type: int,
-    num_: int,
-    h_feature: int,
-    w_feature: int,
-    h_mask: int,
-    w_mask: int,
-    half_h_mask: int,
-    half_w_mask: int,
-) -> None:
+def _spread(masks: Tensor, psa_type: int, num_: int, **sizes: int) -> Tensor:
+    """``[N,H*W,H*W]`` of ``masks [N,h_mask*w_mask,H,W]``, see :func:`psamask_forward`."""
+    h, w, h_mask, w_mask = (sizes[key] for key in ("h_feature", "w_feature", "h_mask", "w_mask"))
+    row, row_is_in = _shifts(h, h_mask, sizes["half_h_mask"], masks.device)
+    column, column_is_in = _shifts(w, w_mask, sizes["half_w_mask"], masks.device)
+    row = row[None, :, None, :, None].expand(num_, -1, w_mask, -1, w)
+    column = column[None, None, :, None, :].expand(num_, h, -1, h, -1)
+    spread = masks.reshape(num_, h_mask, w_mask, h, w).gather(1, row).gather(2, column)
+    inside = row_is_in[:, None, :, None] & column_is_in[:, None, :]  # [y, x, h, w]: target, source
+    spread = spread.masked_fill(~inside, 0).view(num_, h * w, h * w)
+    return spread if psa_type == COLLECT else spread.transpose(1, 2)
+
+
+def psamask_forward(input: Tensor, output: Tensor, psa_type: int, num_: int, **sizes: int) -> None:
     """Spreads each cell's mask ``input [N,h_mask*w_mask,H,W]``, centred on the cell, over the map
     (Zhao et al. 2018, PSANet).
 
     ``output [N,H*W,H,W]``: collect has [n, target, source], distribute [n, source, target]; zero
-    where the mask does not reach.
+    where the mask does not reach. ``sizes``: ``h_feature, w_feature, h_mask, w_mask, half_h_mask,
+    half_w_mask``, which mmcv sends by name.
     """
-    masks = input.view(num_, h_mask, w_mask, h_feature, w_feature)
-    row, row_is_in = _shifts(h_feature, h_mask, half_h_mask, input.device)
-    column, column_is_in = _shifts(w_feature, w_mask, half_w_mask, input.device)
-    row = row[None, :, None, :, None].expand(num_, -1, w_mask, -1, w_feature)
-    column = column[None, None, :, None, :].expand(num_, h_feature, -1, h_feature, -1)
-    spread = masks.gather(1, row).gather(2, column)  # [N, y, x, h, w]: target, source
-    inside = row_is_in[:, None, :, None] & column_is_in[:, None, :]
-    cells = h_feature * w_feature
-    spread = spread.masked_fill_(~inside, 0).view(num_, cells, cells)
-    flat = output.view_as(spread)
-    flat.copy_(spread if psa_type == COLLECT else spread.transpose(1, 2))
+    spread = _spread(input, psa_type, num_, **sizes)
+    output.view_as(spread).copy_(spread)
 
 
 def psamask_backward(
-    grad_output: Tensor,
-    grad_input: Tensor,
-    psa_type: int,
-    num_: int,
-    h_feature: int,
-    w_feature: int,
-    h_mask: int,
-    w_mask: int,
-    half_h_mask: int,
-    half_w_mask: int,
+    grad_output: Tensor, grad_input: Tensor, psa_type: int, num_: int, **sizes: int
 ) -> None:
     """Writes the gradient of :func:`psamask_forward` into ``grad_input [N,h_mask*w_mask,H,W]``.
 
-    Each place of a mask reaches at most one target, so this gathers where the forward spread.
+    Each place of a mask reaches at most one target: nothing is summed, and nothing rounded.
     """
-    cells = h_feature * w_feature
-    gradient = grad_output.reshape(num_, cells, cells)
-    gradient = gradient if psa_type == COLLECT else gradient.transpose(1, 2)
-    gradient = gradient.reshape(num_, h_feature, w_feature, h_feature, w_feature)
-    row, row_is_in = _targets(h_feature, h_mask, half_h_mask, gradient.device)
-    column, column_is_in = _targets(w_feature, w_mask, half_w_mask, gradient.device)
-    row = row[None, :, None, :, None].expand(num_, -1, w_feature, -1, w_feature)
-    column = column[None, None, :, None, :].expand(num_, h_mask, -1, h_feature, -1)
-    gathered = gradient.gather(1, row).gather(2, column)  # [N, h_mask, w_mask, h, w]
-    inside = row_is_in[:, None, :, None] & column_is_in[:, None, :]
-    grad_input.copy_(gathered.masked_fill_(~inside, 0).view_as(grad_input))
-
-
-def _targets(places: int, shifts: int, half: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Along one axis, the target cell that a place of the mask links to a source cell,
-    ``[place, source]``, and whether there is one: source + place - half.
-    """
-    place = torch.arange(shifts, device=device)[:, None]
-    target = torch.arange(places, device=device) + place - half
-    return target.clamp(0, places - 1), (target >= 0) & (target < places)
+    with torch.enable_grad():
+        masks = torch.zeros_like(grad_input).requires_grad_()
+        spread = _spread(masks, psa_type, num_, **sizes)
+    grad_input.copy_(torch.autograd.grad(spread, masks, grad_output.reshape(spread.shape))[0])
 
 
 KERNELS = (masked_im2col_forward, masked_col2im_forward, psamask_forward, psamask_backward)
