@@ -145,6 +145,7 @@ def make_runner(
     backends=(),
     wrapper=None,
     hooks=(),
+    diff_rank_seed=False,
     **toy,
 ) -> Runner:
     saver = dict(
@@ -175,6 +176,7 @@ def make_runner(
             val_cfg=dict(),
         )
     torch.manual_seed(0)
+    randomness = dict(seed=7, diff_rank_seed=diff_rank_seed)
     return Runner(
         model=ToyModel(width),
         work_dir=str(work_dir),
@@ -196,14 +198,14 @@ def make_runner(
             *hooks,
             dict(type="sparc.PreemptHook", **(preempt_hook or {})),
         ],
-        randomness=dict(seed=7),
+        randomness=randomness,
         visualizer=dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend"), *backends]),
         log_level="WARNING",
         experiment_name=uuid.uuid4().hex,
         load_from=None if resume is None and load_from is None else str(resume or load_from),
         resume=resume is not None,
         launcher=launcher,
-        cfg=dict(purpose="a toy"),
+        cfg=dict(purpose="a toy", randomness=randomness),
         **val,
     )
 

@@ -45,7 +45,7 @@ def read_maps(
 
     Raises:
         FileNotFoundError: a folder, list, map or image that is missing. ValueError: an unknown
-            convention, another number of classes than it has, or two images of one map.
+            convention, a map that is no file, another number of classes than it has, or two images of one map.
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"convention {convention!r}: use one of {', '.join(CONVENTIONS)}")
@@ -70,6 +70,8 @@ def read_maps(
         raise FileNotFoundError(f"{annotations} holds no label maps (*{rule.suffix})")
     for name, file in maps.items():
         found = candidates.get(name, [])
+        if not file.is_file():  # a pipe would be waited for
+            raise ValueError(f"{file} is no file")
         if not found:
             raise FileNotFoundError(f"{file} has no image {name}.* in {images}")
         if len(found) > 1:
