@@ -77,8 +77,8 @@ def coco_rows(
         for n, row in enumerate(content[kind]):
             if not isinstance(row, dict):
                 raise ValueError(f"{path}: {kind}[{n}] is no object")
-    images = _ids(path, "images", content["images"])
-    listed = _ids(path, "categories", content["categories"]) if categories else set()
+    images = ids_of(path, "images", content["images"])
+    listed = ids_of(path, "categories", content["categories"]) if categories else set()
     if categories:
         for n, row in enumerate(content["categories"]):
             if not isinstance(row.get("name"), str):
@@ -102,7 +102,10 @@ def coco_rows(
     return CocoFile(path, content["images"], kept, content.get("categories") or [], unlisted)
 
 
-def _ids(path: Path, kind: str, rows: list[Json]) -> set[Any]:
+def ids_of(path: str | Path, kind: str, rows: list[Json]) -> set[Any]:
+    """The ids of rows. Raises ValueError for one that is missing, used twice, or neither a number
+    nor a text.
+    """
     found: set[Any] = set()
     for n, row in enumerate(rows):
         one = _id(path, kind, n, row, "id")
@@ -112,7 +115,7 @@ def _ids(path: Path, kind: str, rows: list[Json]) -> set[Any]:
     return found
 
 
-def _id(path: Path, kind: str, n: int, row: Json, key: str) -> int | float | str:
+def _id(path: str | Path, kind: str, n: int, row: Json, key: str) -> int | float | str:
     if key not in row:
         raise ValueError(f"{path}: {kind}[{n}] has no {key!r}")
     found = row[key]
@@ -121,7 +124,7 @@ def _id(path: Path, kind: str, n: int, row: Json, key: str) -> int | float | str
     return found
 
 
-def _same_spelling(path: Path, n: int, key: str, wanted: Any, listed: dict[str, Any]) -> None:
+def _same_spelling(path: str | Path, n: int, key: str, wanted: Any, listed: dict[str, Any]) -> None:
     """Raise when 2 is meant by "2": no id of the file, but the text of one."""
     if str(wanted) in listed:
         raise ValueError(
@@ -130,7 +133,7 @@ def _same_spelling(path: Path, n: int, key: str, wanted: Any, listed: dict[str, 
         )
 
 
-def _box(path: Path, n: int, row: Json) -> None:
+def _box(path: str | Path, n: int, row: Json) -> None:
     box = row.get("bbox")
     sound = isinstance(box, (list, tuple)) and len(box) == 4
     sound = sound and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in box)

@@ -19,7 +19,7 @@ import hotcoco
 import numpy as np
 
 from sparc_pretrain import json_file
-from sparc_pretrain.data.coco_file import LVIS_IMAGE, coco_rows
+from sparc_pretrain.data.coco_file import LVIS_IMAGE, coco_rows, ids_of
 from sparc_pretrain.metric import Metric
 
 Json = dict[str, Any]
@@ -174,14 +174,13 @@ def check_ground_truth(truth: Any, iou_type: str, style: str, name: str) -> None
                     f"{name} lacks {missing[0]!r} in {key!r}, which LVIS's AP needs: give the file "
                     "as published, or evaluate in COCO's style, a file without 'frequency'"
                 )
-    wanted = {"id", "area"} | (set() if iou_type == "bbox" else {"segmentation"})
-    ids = set()
+    ids_of(name, "annotations", truth["annotations"])
+    wanted = {"area"} | (set() if iou_type == "bbox" else {"segmentation"})
     for n, row in enumerate(truth["annotations"]):
         if missing := wanted - row.keys():
             raise ValueError(f"{name}: annotations[{n}] has no {min(missing)!r}")
-        if row["id"] in ids:
-            raise ValueError(f"{name}: annotations[{n}] has the id {row['id']!r} of another one")
-        ids.add(row["id"])
+        if type(row["area"]) not in (int, float) or not math.isfinite(row["area"]):
+            raise ValueError(f"{name}: annotations[{n}] has the area {row['area']!r}")
 
 
 def _check_results(results: Any, truth: Json, iou_type: str, name: str) -> None:

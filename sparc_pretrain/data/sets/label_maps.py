@@ -45,7 +45,8 @@ def read_maps(
 
     Raises:
         FileNotFoundError: a folder, list, map or image that is missing. ValueError: an unknown
-            convention, a map that is no file, another number of classes than it has, or two images of one map.
+            convention, a map that is no file, another number of classes than the convention has, or
+            two images of one map.
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"convention {convention!r}: use one of {', '.join(CONVENTIONS)}")
