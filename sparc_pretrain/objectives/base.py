@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -48,6 +49,15 @@ class Objective(nn.Module):
     dense_patches: Callable[[Tensor], Tensor] | None = None
     match: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
     ground: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A module may not take a name of the contract: Python would go on finding the class's."""
+        if isinstance(value, nn.Module) and hasattr(type(self), name):
+            raise AttributeError(
+                f"{type(self).__name__}.{name} is {getattr(type(self), name)!r} by the contract of "
+                "objectives: give the module another name"
+            )
+        super().__setattr__(name, value)
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """All terms of this rank's `batch`: their mean over ranks is the global batch's."""

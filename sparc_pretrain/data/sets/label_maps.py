@@ -64,6 +64,9 @@ def read_maps(
         for file in sorted(Path(annotations).glob(f"*{rule.suffix}"))
         if not is_hidden(file, Path(annotations))
     }
+    for file in maps.values():
+        if not file.is_file():  # a pipe would be waited for
+            raise ValueError(f"{file} is no file")
     candidates = _candidates(Path(images), set(maps.values()))
     if split is not None:
         maps = {name: _listed(maps, name, split) for name in _names(Path(split))}
@@ -71,8 +74,6 @@ def read_maps(
         raise FileNotFoundError(f"{annotations} holds no label maps (*{rule.suffix})")
     for name, file in maps.items():
         found = candidates.get(name, [])
-        if not file.is_file():  # a pipe would be waited for
-            raise ValueError(f"{file} is no file")
         if not found:
             raise FileNotFoundError(f"{file} has no image {name}.* in {images}")
         if len(found) > 1:
