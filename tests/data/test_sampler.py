@@ -206,8 +206,15 @@ def test_natural_weights_have_a_cycle_of_bounded_length():
         schedule = Schedule(weights, seed=1)
         assert len(schedule.cycle) == LONGEST_CYCLE == schedule.per_cycle.sum()
         wanted = np.asarray(weights) / sum(weights)
-        assert np.abs(schedule.per_cycle / LONGEST_CYCLE - wanted).max() <= 1 / LONGEST_CYCLE
+        whole, fraction = np.divmod(wanted * LONGEST_CYCLE, 1)
+        up = schedule.per_cycle - whole  # those with the largest fractions
+        assert set(up) == {0, 1} and fraction[up == 1].min() >= fraction[up == 0].max()
     assert len(Schedule([2, 1], seed=1).cycle) == 3  # as it always was
+
+
+def test_where_each_cycle_begins_follows_the_seed():
+    begins = {tuple(Schedule([1, 1], seed)(np.arange(0, 40, 2))[0]) for seed in range(8)}
+    assert len(begins) == 8  # and not two, for the two orders that a cycle of two has
 
 
 def test_the_schedule_agrees_with_counting():

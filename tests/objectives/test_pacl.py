@@ -113,3 +113,15 @@ def test_captions_are_read_as_a_whole_so_padding_plays_no_part():
     loss = objective(made, batch)["local_loss"]
     made.tokens = torch.full_like(made.tokens, torch.nan)
     torch.testing.assert_close(objective(made, batch)["local_loss"], loss)
+
+
+def test_the_model_is_read_through_the_embedder_in_float32():
+    torch.manual_seed(0)
+    made, _ = features()
+    objective = pacl.Pacl(width=3)
+    half = made.patches.bfloat16()
+    embedded = objective.embedder(half.float())
+    torch.testing.assert_close(objective.dense_patches(half), embedded)
+    made.patches, made.text = half, made.text.float()
+    wanted = pacl.patch_similarity(embedded, made.text)
+    torch.testing.assert_close(objective.scores(made, made), wanted)

@@ -57,3 +57,10 @@ def test_scale_and_bias_start_at_ten_and_minus_ten_and_are_learned():
     assert losses["bias"].item() == -10
     losses["global_loss"].backward()
     assert objective.bias.grad != 0 and objective.temperature.log_scale.grad != 0
+
+
+def test_the_scale_may_go_beyond_clips_bound_up_to_a_thousand():
+    objective, (made, batch) = siglip.Siglip().double(), features()
+    for log_scale, scale in ((math.log(500), 500), (9.0, 1000)):
+        objective.temperature.log_scale.data.fill_(log_scale)
+        assert objective(made, batch)["scale"].item() == pytest.approx(scale, rel=1e-6)
