@@ -135,9 +135,10 @@ def verify(folder: str | Path) -> RunFolder:
     """
     run = open_run(folder)
     manifest = run.path / MANIFEST
-    listed = _object(manifest).get("files")
-    if not isinstance(listed, dict):
-        raise InvalidRunFolder(f"{manifest} has no object 'files'")
+    told = _object(manifest)
+    listed = told.get("files")
+    if told.get("format") != FORMAT or not isinstance(listed, dict):
+        raise InvalidRunFolder(f"{manifest} has no object 'files' of format {FORMAT}")
     for name, entry in listed.items():
         if Path(name).name != name or name in ("", ".", ".."):
             raise InvalidRunFolder(f"{manifest} lists {name!r}, which is no file of the folder")

@@ -195,7 +195,10 @@ def test_a_file_that_the_manifest_does_not_list_is_found(model, tmp_path):
         run_folder.verify(tmp_path / "run")
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"files": ["a"]}', '{"files": {"a": {}}}'])
+@pytest.mark.parametrize("content",
+    ["[]", "{}", "{", '{"format": 1, "files": ["a"]}', '{"format": 1, "files": {"a": {}}}',
+     '{"format": 2, "files": {}}'],
+)  # fmt: skip
 def test_a_manifest_of_another_kind_is_named(model, tmp_path, content):
     model.save_pretrained(tmp_path / "run")
     (tmp_path / "run" / "manifest.json").write_text(content)

@@ -217,6 +217,9 @@ def test_a_caption_without_real_tokens_has_a_finite_loss_and_no_gradient():
     loss.backward()
     assert loss.isfinite() and tokens.grad.isfinite().all()
     assert (tokens.grad[1] == 0).all() and (tokens.grad[0] != 0).any()
+    for reduction in ("caption", "token"):  # a batch without any word
+        none = sparc.fine_grained_loss(patches, tokens, mask & False, 9.0, reduction=reduction)
+        assert none == 0
 
 
 def test_both_reductions_agree_when_all_captions_are_equally_long():
