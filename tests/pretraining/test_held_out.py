@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.engine import checkpoint
-from sparc_pretrain.pretraining.held_out import HeldOutSampler
+from sparc_pretrain.pretraining.held_out import HeldOutLoop, HeldOutSampler, sections
 from tests.commands import refusal
+from tests.models import batch, pretrainer
 from tests.small_pretraining import (  # noqa: F401 (fixtures)
     STEPS,
     assert_same_run,
@@ -87,6 +89,24 @@ def test_fewer_pairs_than_a_global_batch_and_other_keys_are_refused(
     assert "data.held_out takes" in line and "often" in line
 
 
+def test_the_smallest_validation_and_what_is_taken_where_nothing_is_said() -> None:
+    assert sorted(HeldOutSampler(range(8), 8, 40)) == [(index, 0) for index in range(8)]
+    loader = dict(batch_size=8, sampler="train", dataset=dict(type="PairDataset", train=True))
+    found = sections(dict(sources="x", interval=1), loader, 8)["val_dataloader"]
+    assert found["sampler"] == dict(type="sparc.HeldOutSampler", global_batch=8, pairs=1024)
+    assert found["dataset"] == dict(type="PairDataset", sources="x", train=False)
+    with pytest.raises(ValueError, match="interval=0: 1 step or more"):
+        sections(dict(sources="x", interval=0), loader, 8)
+
+
+def test_the_model_is_measured_without_dropout() -> None:
+    model, seen = pretrainer(dict(type="Clip")).train(), []
+    model.encoder.vision.register_forward_pre_hook(lambda tower, _: seen.append(tower.training))
+    runner = SimpleNamespace(model=model, call_hook=lambda *_, **__: None, optim_wrapper=None)
+    found = HeldOutLoop(runner, [batch(8), batch(8, seed=1)]).run()
+    assert seen == [False, False] and 0 <= found["R@1"] <= 1 and found["loss"] > 0
+
+
 def test_every_process_has_its_share_of_the_same_global_batches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -97,9 +117,9 @@ def test_every_process_has_its_share_of_the_same_global_batches(
         monkeypatch.setattr("sparc_pretrain.pretraining.held_out.world_size", lambda: 2)
         monkeypatch.setattr("sparc_pretrain.pretraining.held_out.rank", lambda n=number: n)
         parts.append(list(HeldOutSampler(range(50), 8, 40)))
-    for batch in range(5):
-        first, second = (part[4 * batch : 4 * batch + 4] for part in parts)
-        assert [*first, *second] == whole[8 * batch : 8 * batch + 8]
+    for number in range(5):
+        first, second = (part[4 * number : 4 * number + 4] for part in parts)
+        assert [*first, *second] == whole[8 * number : 8 * number + 8]
 
 
 def test_the_run_folder_holds_the_moving_average_and_the_training_goes_on_without(

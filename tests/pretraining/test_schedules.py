@@ -50,6 +50,13 @@ def test_one_over_the_square_root_goes_on_from_the_warm_up_and_cools_down() -> N
     assert cooled[-1] == pytest.approx(0.0) and cooled[33] < found[33]
 
 
+def test_a_warm_up_of_two_steps_rises_and_may_end_where_the_cool_down_begins() -> None:
+    assert rates(6, 2) == pytest.approx([1e-3, *rates(5, 1)])
+    assert rates(5, 1)[0] == 1.0 and rates(5, 0)[0] == 1.0
+    met = rates(10, 4, "constant", cool_down=6)
+    assert max(met) == met[4] == pytest.approx(1.0) and met[-1] == pytest.approx(0.0)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
