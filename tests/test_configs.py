@@ -297,8 +297,13 @@ def test_the_names_of_the_scenes_are_those_of_the_data(tmp_path: Path) -> None:
     base = Config.fromfile(CONFIGS / "_base_" / "scenes.py")
     write_scenes(tmp_path, 1, 1, 48)
     truth = json.loads((tmp_path / "annotations" / "instances_val.json").read_text())
-    assert [row["name"] for row in truth["categories"]] == list(base.scene_things)
+    names = [row["name"] for row in truth["categories"]]
+    assert names == list(base.scene_things) and list(base.easy_things) == names[:12]
     listed = json.loads((tmp_path / "ade" / "classes.json").read_text())
     text = json.dumps(listed)
     assert all(f'"{one}"' in text for one in base.scene_classes)
     assert len(base.scene_palette) == len(base.scene_classes) == 44
+    write_scenes(tmp_path / "easy", 1, 1, 48, level="easy")
+    easy = json.loads((tmp_path / "easy/ade/classes.json").read_text())
+    assert all(f'"{one}"' in json.dumps(easy) for one in base.easy_classes)
+    assert len(base.easy_palette) == len(base.easy_classes) == 20

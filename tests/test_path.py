@@ -42,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def scenes(place: Path) -> Path:
-    numbers = ["--train", "48", "--val", "16", "--size", "64"]
+    numbers = ["--level", "easy", "--train", "48", "--val", "16", "--size", "64"]
     code, said = call("data", "scenes", "--out", place / "scenes", *numbers)
     assert code == 0, said
     return place / "scenes"

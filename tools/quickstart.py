@@ -20,7 +20,7 @@ from pathlib import Path
 from sparc_pretrain import shipped
 from sparc_pretrain.command import cli, flags
 
-SCENES = "data/scenes"
+SCENES = "data/quickstart"
 TASKS = ("det", "seg", "caption")
 PROGRESS = re.compile(r"((?:train|val)\) *\[[^\]]*\].*?eta: [\d:]+)")
 Command = list[str]
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     started = time.perf_counter()
     run = str(work / "sparc")
     step("data", {work / "data": data()}, work)
-    pretrain = tool("pretrain", config("sparc"), "--work-dir", run)
+    pretrain = tool("pretrain", config("sparc_ic"), "--work-dir", run)
     step("pre-training", {work / "sparc": [*pretrain, *amp(), "--resume", "auto", *seed]}, work)
     images = ["--images", f"{SCENES}/images/val"]
     images += ["--captions", f"{SCENES}/annotations/captions_val.json"]
@@ -62,9 +62,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def data() -> Command:
     """The built-in scenes as shards, COCO, LVIS, ADE20K and captions."""
-    return tool(
-        "data", "scenes", "--out", SCENES, "--train", "4000", "--val", "400", "--size", "128"
-    )
+    numbers = ["--train", "4000", "--val", "400", "--size", "128"]
+    return tool("data", "scenes", "--out", SCENES, "--level", "easy", *numbers)
 
 
 def transfer(task: str, run: str, work_dir: Path, *more: str) -> Command:

@@ -1,5 +1,5 @@
 """Names of the built-in scenes: 36 categories by falling frequency, then 8 backgrounds (semantic
-classes).
+classes). The easy level has the first 12 categories.
 """
 
 scene_things = (
@@ -40,7 +40,7 @@ scene_things = (
     "ghost",
     "bottle",
 )
-scene_classes = scene_things + (
+scene_backgrounds = (
     "grass",
     "sand",
     "water",
@@ -50,6 +50,10 @@ scene_classes = scene_things + (
     "snow",
     "tiles",
 )
+scene_classes = scene_things + scene_backgrounds
 scene_palette = [
     [(37 * i) % 200 + 40, (91 * i) % 200 + 40, (151 * i) % 200 + 40] for i in range(44)
 ]
+easy_things = scene_things[:12]
+easy_classes = easy_things + scene_backgrounds
+easy_palette = scene_palette[:20]

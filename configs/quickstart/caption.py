@@ -6,17 +6,17 @@ python tools/train.py configs/quickstart/caption.py --backbone work_dirs/quickst
 
 _base_ = "../_base_/caption_vit.py"
 
-model = dict(backbone=dict(vision=dict(overrides=dict(depth=6))))
+model = dict(backbone=dict(vision=dict(overrides=dict(depth=4, embed_dim=96, num_heads=3))))
 train_dataloader = dict(
     dataset=dict(
-        data_root="data/scenes/",
+        data_root="data/quickstart/",
         ann_file="annotations/captions_train.json",
         data_prefix=dict(img="images/train"),
     )
 )
 val_dataloader = dict(
     dataset=dict(
-        data_root="data/scenes/",
+        data_root="data/quickstart/",
         ann_file="annotations/captions_val.json",
         data_prefix=dict(img="images/val"),
     )

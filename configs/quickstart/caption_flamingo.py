@@ -1,6 +1,6 @@
 """Flamingo on the built-in scenes, for two CPU cores.
 
-python tools/pretrain_lm.py data/scenes/annotations/captions_train.json --out work_dirs/lm_scenes \\
+python tools/pretrain_lm.py data/quickstart/annotations/captions_train.json --out work_dirs/lm_scenes \\
     --width 128 --layers 4 --vocab 500 --block 64 --steps 400
 python tools/train.py configs/quickstart/caption_flamingo.py \\
     --backbone work_dirs/quickstart/sparc --amp
@@ -9,18 +9,18 @@ python tools/train.py configs/quickstart/caption_flamingo.py \\
 _base_ = "../_base_/caption_flamingo.py"
 
 model = dict(
-    backbone=dict(vision=dict(overrides=dict(depth=6))),
+    backbone=dict(vision=dict(overrides=dict(depth=4, embed_dim=96, num_heads=3))),
     language_model=dict(pretrained="work_dirs/lm_scenes"),
 )
 train_set = dict(
-    data_root="data/scenes/",
+    data_root="data/quickstart/",
     ann_file="annotations/captions_train.json",
     data_prefix=dict(img="images/train"),
 )
 train_dataloader = dict(dataset=train_set)
 val_dataloader = dict(
     dataset=dict(
-        data_root="data/scenes/",
+        data_root="data/quickstart/",
         ann_file="annotations/captions_val.json",
         data_prefix=dict(img="images/val"),
         source=train_set,
@@ -28,7 +28,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(
-    chair=dict(instances="data/scenes/annotations/instances_val.json"),
+    chair=dict(instances="data/quickstart/annotations/instances_val.json"),
     scenes=True,
 )
 test_evaluator = val_evaluator

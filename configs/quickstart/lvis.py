@@ -5,7 +5,7 @@ python tools/train.py configs/quickstart/lvis.py --backbone work_dirs/quickstart
 
 _base_ = "./det.py"
 
-model = dict(test_cfg=dict(score_thr=1e-4, max_per_img=300))
+model = dict(bbox_head=dict(num_classes=36), test_cfg=dict(score_thr=1e-4, max_per_img=300))
 train_dataloader = dict(
     dataset=dict(
         _delete_=True,
@@ -24,6 +24,8 @@ train_dataloader = dict(
 val_dataloader = dict(
     dataset=dict(
         type="LVISV1Dataset",
+        data_root="data/scenes/",
+        metainfo=dict(classes={{_base_.scene_things}}),
         ann_file="annotations/lvis_v1_val.json",
         data_prefix=dict(img="images/"),
     )

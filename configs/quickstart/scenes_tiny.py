@@ -4,16 +4,14 @@ python tools/data.py scenes --out data/scenes_easy --level easy --train 3000 --v
 python tools/pretrain.py configs/quickstart/scenes_tiny.py --work-dir work_dirs/scenes_tiny
 """
 
-_base_ = "./sparc.py"
+_base_ = "./sparc_ic.py"
 
-tokenizer = dict(train=400)
 schedule = dict(steps=120, warmup=12)  # 7,680 pairs, 2.6 passes
 data = dict(sources="data/scenes_easy/shards/train-*.tar", image_size=48)
 model = dict(
     vision=dict(overrides=dict(depth=2, patch_size=8, embed_dim=64, num_heads=2)),
     text=dict(width=64, layers=2, heads=2),
     width=64,
-    objective=dict(local_weight=0.0, image_contrast=1.0, token_context="both"),
 )
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=60))

@@ -7,8 +7,8 @@ _base_ = "./sparc.py"
 
 data = dict(
     sources=[
-        dict(shards="data/scenes/shards/train-*.tar", weight=2),
-        dict(shards="data/scenes/shards/boxes-train-*.tar", weight=1),
+        dict(shards="data/quickstart/shards/train-*.tar", weight=2),
+        dict(shards="data/quickstart/shards/boxes-train-*.tar", weight=1),
     ],
     fields=dict(concepts=5, crop="element"),
 )

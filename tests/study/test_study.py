@@ -110,22 +110,22 @@ def test_a_cell_that_fails_is_named_and_the_tool_fails(scenes, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("shards/train-*", "shards/none-*"), "none-*.tar: no .tar file"),
+        ("data.sources={}/shards/none-*.tar", "none-*.tar: no .tar file"),
         (
-            ("shards/train-*", "shards/train-{000000..000002}"),
+            "data.sources={}/shards/train-{{000000..000002}}.tar",
             "train-000001.tar is missing (2 in all)",
         ),
-        (("captions_val", "captions_test"), "captions_test.json"),
-        (("phrases_val", "phrases_test"), "no phrase file"),
-        (("ade/images/validation", "ade/images/test"), "no folder"),
-        (("evaluations.5.annotations", "evaluations.5.boxes"), "regions has no 'boxes'"),
+        ("study.evaluations.0.captions=annotations/captions_test.json", "captions_test.json"),
+        ("study.evaluations.3.phrases=annotations/phrases_test.json", "no phrase file"),
+        ("study.evaluations.2.images=ade/images/test", "no folder"),
+        ("study.evaluations.5.boxes=annotations/instances_val.json", "regions has no 'boxes'"),
     ],
 )
 def test_data_that_are_missing_are_told_before_the_first_cell_starts(
     scenes, tmp_path, change, words, monkeypatch
 ):
     monkeypatch.setattr(tool("study"), "run", lambda *_: pytest.fail("a cell was started"))
-    given = [word.replace(*change) for word in options(scenes)]
+    given = [*options(scenes), change.format(scenes)]
     line = refusal(call("study", SMOKE, "--work-dir", tmp_path / "w", *given))
     assert words in line
 
