@@ -1,7 +1,7 @@
 """Flamingo on the built-in scenes, for two CPU cores.
 
-python tools/pretrain_lm.py data/quickstart/annotations/captions_train.json --out work_dirs/lm_scenes \\
-    --width 128 --layers 4 --vocab 500 --block 64 --steps 400
+python tools/pretrain_lm.py data/quickstart/annotations/captions_train.json \\
+    --out work_dirs/lm_scenes --width 128 --layers 4 --vocab 500 --block 64 --steps 400
 python tools/train.py configs/quickstart/caption_flamingo.py \\
     --backbone work_dirs/quickstart/sparc --amp
 """

@@ -1,7 +1,7 @@
 """SPARC as published on easy built-in scenes, for two CPU cores; sparc_ic.py is what the quickstart
 trains.
 
-python tools/pretrain.py configs/quickstart/sparc.py [--objective clip]
+python tools/pretrain.py configs/quickstart/sparc.py
 """
 
 _base_ = "../_base_/pretrain.py"
