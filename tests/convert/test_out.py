@@ -157,10 +157,10 @@ def test_a_run_folder_is_a_transformers_model(runs, name, tmp_path, monkeypatch)
     assert relative(assemble(back).vision(image), model.vision(image)) < CLOSE
 
 
-def test_the_tokenizer_goes_with_a_pair_of_towers(tmp_path):
-    parts = from_open_clip(sources.OPEN_CLIP["openai"](), "openai")
+def test_the_tokenizer_goes_with_a_pair_of_towers(tmp_path, monkeypatch):
     words = Tokenizer.train(["a small red star"] * 5, 300)
-    parts.text.settings["vocab_size"] = 50
+    monkeypatch.setitem(sources.OPEN_TEXT, "vocab_size", words.vocab_size)
+    parts = from_open_clip(sources.OPEN_CLIP["openai"](), "openai")
     parts.tokenizer = words
     converted(parts, tmp_path / "run")
     export(tmp_path / "run", tmp_path / "out", to_hf, "transformers")

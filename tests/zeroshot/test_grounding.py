@@ -306,7 +306,7 @@ def test_files_of_another_kind_are_refused(tmp_path):
 
 def test_an_image_of_another_size_than_its_boxes_is_refused(tmp_path):
     records = write(tmp_path)
-    records[0]["width"] = 100
+    records[0] |= {"width": 100, "masks": {}}
     (tmp_path / "phrases.json").write_text(json.dumps(records))
     data = read_phrases(tmp_path / "images", tmp_path / "phrases.json")
     with pytest.raises(ValueError, match=r"0\.png has 128 x 96 pixels, its boxes are of 100 x 96"):
