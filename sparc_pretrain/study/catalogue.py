@@ -43,6 +43,11 @@ DECLARED: dict[str, tuple[Metric, ...]] = {
             title="image dependence",
             words="L_f (eq. 6) of the next image minus that of the own one, nats; 0: no look",
         ),
+        Metric(
+            "own_image",
+            title="words nearer in their image",
+            words="tokens nearer to what they gather in their image than in the next; .5: no look",
+        ),
     ),
 }
 NAMED = {metric.name: (task, metric) for task, own in DECLARED.items() for metric in own}

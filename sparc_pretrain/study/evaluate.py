@@ -244,7 +244,8 @@ def ground(images: str, phrases: str, limit: int | None = None) -> Task:
 
 def depend(images: str, captions: str, limit: int = 100) -> Task:
     """Image dependence: L_f (eq. 6) of each caption with the next image minus that with its own,
-    in nats. Zero: the loss does not look at the image.
+    in nats. Zero: the loss does not look at the image. And ``own_image``: the share of a caption's
+    tokens whose cosine with what they gather in their own image is above that in the next.
 
     Args: limit: images, the first caption of each.
     """
@@ -258,12 +259,18 @@ def depend(images: str, captions: str, limit: int = 100) -> Task:
         (text,) = encode.encode_texts(model, texts, ("tokens",), len(texts))
         temperature = getattr(subject.objective, "temperature", None)
         scale = temperature().detach() if isinstance(temperature, Temperature) else 1 / 0.07
-        losses = []
+        losses, cosines = [], []
         for shown in (patches, patches.roll(1, dims=0)):
             grouped, _ = group_patches(text.tokens, shown)
+            cosines.append(torch.cosine_similarity(text.tokens, grouped, dim=-1))
             parts = zip(grouped.split(1), text.tokens.split(1), text.mask.split(1), strict=True)
             losses.append(torch.stack([token_contrast(*part, scale) for part in parts]))
-        return {"image_dependence": Measure.of(losses[1] - losses[0])}
+        words = text.mask & ~text.special
+        own = ((cosines[0] > cosines[1]) & words).sum(dim=1) / words.sum(dim=1)
+        return {
+            "image_dependence": Measure.of(losses[1] - losses[0]),
+            "own_image": Measure.of(own, None, {"a guess": 0.5}),
+        }
 
     return of
 

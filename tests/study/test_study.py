@@ -89,6 +89,9 @@ def study_has_its_primaries(record: dict) -> bool:
     """Each primary outcome is measured, and what a blind answer gets of it beside."""
     primary = plan.read(SMOKE).primary
     assert len(record["items"]["R@5"]) == 12 and len(record["items"]["image_dependence"]) == 12
+    assert len(record["items"]["own_image"]) == 12 and record["blind"]["own_image"] == {
+        "a guess": 0.5
+    }
     assert record["blind"]["R@5"] == {"any five": round(5 / 12, 4)}
     assert record["blind"]["top1"]["any class"] == round(1 / 36, 4)
     assert 0 < record["blind"]["things_mIoU"]["whole image's thing"] < 0.5
@@ -465,7 +468,7 @@ def test_a_study_names_at_most_six_outcomes_that_decide(tmp_path):
 
 def test_every_metric_of_the_tasks_is_explained():
     named = {"K_P", "K_Pna", "paper_mIoU", "things_mIoU", "stuff_mIoU", "image_dependence", "R@5"}
-    named |= {"top1", "top5", "class_top1", "class_top5"}
+    named |= {"top1", "top5", "class_top1", "class_top5", "own_image"}
     readings = (*grounding_run.READINGS, "word", "colour", "category")
     named |= {f"{reading}_pointing" for reading in readings}
     named |= {f"{c}{way} R@{k}" for c in ("", "cosine ") for way in ("i2t", "t2i") for k in (1, 5)}
