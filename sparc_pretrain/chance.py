@@ -29,6 +29,17 @@ class Stream(IntEnum):
     HARD_IMAGE = 3
     WORD_MASK = 4
     WORD_REPLACEMENT = 5
+    REGION_MASK = 6
+    MATCH = 7
+    PARTNER = 8
+    POLLUTION = 9
+    TAG_DONOR = 10
+    CAPTION_DONOR = 11
+    TURN = 12
+    PERMUTATION = 13
+    ALIGNED = 14
+    FILL = 15
+    DECOY = 16
 
 
 def _signed(value: int) -> int:

@@ -67,6 +67,16 @@ def check_words(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> None
         )
 
 
+def check_vision(config: Mapping[str, Any], run: object) -> None:
+    """Raises ValueError for the config of a run whose vision tower was never trained."""
+    if config.get("vision_trained", True) is not True:
+        raise ValueError(
+            f"{run} was trained on region vectors from files (vision_trained: false): its vision "
+            "tower is as it was drawn, and there is nothing to transfer; train with "
+            "model.objective.regions='online'"
+        )
+
+
 def _plain(value: Any, where: str, depth: int) -> None:
     """Keys are names, so that they can be written into a config; values are numbers and words."""
     if isinstance(value, dict):

@@ -163,7 +163,7 @@ class Batch(Rows):
     product_id: Tensor | None = None
     concepts: Concepts | None = None
     tags: Tags | None = None
-    regions: Regions | None = None
+    regions: Regions | None = field(default=None, kw_only=True)
     saliency: Tensor | None = None
     views: Views | None = None
 
@@ -186,11 +186,12 @@ class Batch(Rows):
 class ImageFeatures:
     """What a dual encoder makes of images: image [B,D], patches [B,P,D] in the shared space and
     **not** normalised;
-    patch_states [B,P,Dv] is the vision tower's raw output."""
+    patch_states [B,P,Dv] is the vision tower's raw output; regions where boxes came with them."""
 
     image: Tensor
     patches: Tensor
     patch_states: Tensor
+    regions: Regions | None = field(default=None, kw_only=True)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.pretraining.pretrainer import Pretrainer
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
-from sparc_pretrain.types import Batch, Concepts
+from sparc_pretrain.types import Batch, Concepts, Regions, Tags
 
 VISION = dict(
     arch="vit_tiny_patch16_224",
@@ -25,12 +25,12 @@ def encoder(tokenizer=None) -> DualEncoder:
     return DualEncoder(VisionTower(**VISION), TextTower(**text), 16, tokenizer=tokenizer)
 
 
-def pretrainer(objective: dict | None = None, **options) -> Pretrainer:
-    """The same dual encoder under an objective."""
+def pretrainer(objective: dict | None = None, layers: int = 1, **options) -> Pretrainer:
+    """The same dual encoder under an objective; layers: of the text tower."""
     # what is drawn follows from the step, and an earlier run of this process left its own there
     MessageHub.get_current_instance().update_info("iter", 0)
-    objective = objective or dict(type="Sparc")
-    return Pretrainer(vision=VISION, text=TEXT, objective=objective, width=16, **options)
+    objective, text = objective or dict(type="Sparc"), {**TEXT, "layers": layers}
+    return Pretrainer(vision=VISION, text=text, objective=objective, width=16, **options)
 
 
 def batch(size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> Batch:
@@ -75,4 +75,34 @@ def concept_batch(
     )
     plain.concepts, plain.draw = found, torch.randint(-(2**60), 2**60, (size,), generator=generator)
     plain.image_id = plain.product_id = torch.arange(size) // 2 + 100
+    return plain
+
+
+def region_batch(size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> Batch:
+    """`batch` with what objectives of one stream read: up to 5 regions of 4 classes, the last image
+    with 1; tags, of which two images have the same; saliency; two captions of each image.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    plain = batch(size, seed, dtype)
+    plain.ids = torch.where(plain.mask, plain.ids % 36 + 3, 0)
+    places = torch.arange(9).expand(size, -1)
+    plain.word = torch.where(plain.mask & ~plain.special, places // 2, -1)
+    plain.draw = torch.randint(-(2**60), 2**60, (size,), generator=generator)
+    plain.image_id = torch.arange(size) // 2 + 100
+    plain.product_id = torch.arange(size) // 2 + 200
+    box = torch.rand(size, 5, 2, 2, generator=generator).sort(dim=2).values.flatten(2)
+    valid = torch.arange(5) < torch.randint(2, 6, (size, 1), generator=generator)
+    valid[-1, 1:] = False
+    label = torch.randint(0, 5, (size, 5), generator=generator) * valid
+    plain.regions = Regions(box * valid[..., None], valid, label)
+    length = torch.randint(2, 5, (size, 1), generator=generator)
+    length[3] = length[2]
+    mask = torch.arange(4) < length
+    ids = torch.randint(3, 38, (size, 4), generator=generator)
+    ids[3] = ids[2]
+    ids = torch.where(torch.arange(4) == length - 1, 2, ids) * mask  # the end token is 2
+    word = torch.where(mask & (torch.arange(4) < length - 1), torch.arange(4), -1)
+    plain.tags = Tags(ids, mask, word, ids @ torch.tensor([1, 40, 1600, 64000]))
+    corner = torch.rand(size, 2, generator=generator) / 3
+    plain.saliency = torch.cat([corner, corner + 0.6], dim=1)
     return plain

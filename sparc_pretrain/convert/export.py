@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sparc_pretrain import run_folder
+from sparc_pretrain import run_config, run_folder
 from sparc_pretrain.atomic_file import atomic_folder
 from sparc_pretrain.convert.files import refuse_existing
 from sparc_pretrain.convert.parts import TOLERANCE, relative
@@ -29,6 +29,7 @@ class Opened:
     def read(cls, run: str | Path) -> Opened:
         """Verify and load a run folder; raises as `run_folder.verify` does."""
         opened = run_folder.verify(run)
+        run_config.check_vision(opened.config, opened.path)
         return cls(opened, DualEncoder.from_pretrained(opened.path))
 
     def image(self) -> Tensor:

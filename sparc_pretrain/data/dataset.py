@@ -28,6 +28,7 @@ from sparc_pretrain.data.elements import Elements, parse, said_in
 from sparc_pretrain.data.fields import Fields
 from sparc_pretrain.data.health import FIRST_LOOK, DataHealth, TooManyBadSamples, count
 from sparc_pretrain.data.images import BadImage
+from sparc_pretrain.data.region_files import RegionFiles
 from sparc_pretrain.data.shards import RawSample, ShardSet
 from sparc_pretrain.data.tokenizer import Tokenizer, pad, pad_rows
 from sparc_pretrain.registry import DATASETS
@@ -94,6 +95,9 @@ class PairDataset(Dataset):
         self.scale, self.flip, self.max_pixels = tuple(scale), flip, max_pixels
         self.seed, self.resize = seed or 0, resize
         self.fields = Fields.of(fields)
+        self.region_files = RegionFiles.of(self.fields.region_files) if self.fields else None
+        if self.region_files and flip:
+            raise ValueError("data.fields.region_files are of images as stored: flip must be 0")
         self.ends = np.cumsum([len(shards) for shards in self.shard_sets]).tolist()
         self._refuse_bad_shards(max_bad_shards)
 
@@ -184,6 +188,10 @@ class PairDataset(Dataset):
             found = Elements(captions=stored_captions(raw)) if self.fields is None else None
             image = images.decode(raw.image, self.max_pixels)
             found = self._elements(raw, image) if found is None else found
+            vectors = None
+            if self.region_files:
+                size = image.shape[-2:]
+                vectors = self.region_files.read(found.image_id or key, key, size)
         except (BadImage, BadCaption, BadElements) as error:
             return None, BadSample(str(shard), key, str(error))
         except OSError as error:
@@ -210,6 +218,7 @@ class PairDataset(Dataset):
                 self.tokenizer,
                 self.max_tokens,
                 generator if self.train else None,
+                vectors,
             )
         return sample, None
 

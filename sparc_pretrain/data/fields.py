@@ -19,6 +19,7 @@ from sparc_pretrain.data import boxes, images
 from sparc_pretrain.data.boxes import Crop
 from sparc_pretrain.data.element_json import BadElements
 from sparc_pretrain.data.elements import Elements, text_key
+from sparc_pretrain.data.region_files import FoundRegions
 from sparc_pretrain.data.tokenizer import Encoding, Tokenizer, pad, pad_rows
 from sparc_pretrain.types import Concepts, Regions, Tags
 
@@ -43,6 +44,8 @@ class Fields:
             each ('each', as X-VLM's released code does).
         labels: class names by number from 1, of `regions`. without_boxes: 'grid' = images without
             boxes get 4 x 4 cells as regions.
+        region_files: regions and their vectors come from elsewhere, see `RegionFiles`; they are of
+            the whole image, so `crop` must be 'none'.
 
     Raises ValueError for values that are none of these.
     """
@@ -56,6 +59,7 @@ class Fields:
     several: str = "skip"
     labels: Sequence[str] = ()
     without_boxes: str | None = None
+    region_files: Json | None = None
 
     def __post_init__(self) -> None:
         for name in ("concepts", "tags", "regions"):
@@ -66,6 +70,10 @@ class Fields:
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"data.fields.{name}={getattr(self, name)!r}: use one of {values}")
+        if self.region_files and self.crop != "none":
+            raise ValueError(
+                "data.fields.region_files are of whole images: data.fields.crop must be 'none'"
+            )
         if not 0 <= self.min_visible < 1:
             raise ValueError(f"data.fields.min_visible={self.min_visible} must be in [0,1)")
 
@@ -84,7 +92,8 @@ class Fields:
 
     def check(self, found: Elements) -> None:
         """Raises BadElements with the reason why a sample cannot be used."""
-        if self.regions and not len(found) and not self.without_boxes:
+        given = self.without_boxes or self.region_files
+        if self.regions and not len(found) and not given:
             raise BadElements("no boxes")
         if self.tags and not found.tag_list():
             raise BadElements("no tags")
@@ -123,11 +132,12 @@ class Fields:
         tokenizer: Tokenizer,
         max_tokens: int,
         generator: np.random.Generator | None,
+        vectors: FoundRegions | None = None,
     ) -> Json:
         """What `collate` joins, of one sample: its boxes in 0..1 of `crop`, its texts encoded.
 
         Args: caption: encoded; None where the sample has none. generator: None = the first of
-            everything, nothing random.
+            everything, nothing random. vectors: of files.
         """
         moved, visible = boxes.move(found.boxes, crop, flip)
         seen = visible > self.min_visible
@@ -150,7 +160,9 @@ class Fields:
                 text_id=text_key(text),
                 pad_id=tokenizer.pad_id,
             )
-        if self.regions:
+        if self.regions and vectors is not None:
+            made["regions"] = vars(vectors)
+        elif self.regions:
             kept = seen.nonzero()[:, 0].tolist()[: self.regions]
             numbers = {name: n for n, name in enumerate(self.labels, start=1)}
             made["regions"] = dict(
@@ -204,8 +216,19 @@ class Fields:
             count = min(len(one["box"]), self.regions)
             box[row, :count], valid[row, :count] = one["box"][:count], True
             named = one["label"][:count]
-            label[row, : len(named)] = torch.tensor(named, dtype=torch.long)
-        return Regions(box, valid, label)
+            label[row, : len(named)] = torch.as_tensor(named, dtype=torch.long)
+        given = [_padded([s.get(key) for s in samples], self.regions) for key in ("state", "probs")]
+        return Regions(box, valid, label, *given)
+
+
+def _padded(rows: Sequence[Tensor | None], count: int) -> Tensor | None:
+    """[B,count,F] of the first `count` of each row's vectors [n,F]; None where a row has none."""
+    if any(row is None for row in rows):
+        return None
+    made = torch.zeros(len(rows), count, rows[0].shape[1])
+    for one, row in zip(made, rows, strict=True):
+        one[: len(row)] = row[:count]
+    return made
 
 
 def _concepts(samples: Sequence[Json], count: int) -> Concepts:

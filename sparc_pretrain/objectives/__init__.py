@@ -1,5 +1,5 @@
 """One file per method; importing the package registers them all."""
 
-from sparc_pretrain.objectives import clip, filip, gloria, mgca, pacl, siglip, sparc, xvlm
+from sparc_pretrain.objectives import clip, filip, gloria, mgca, pacl, siglip, sparc, uniter, xvlm
 
-__all__ = ["clip", "filip", "gloria", "mgca", "pacl", "siglip", "sparc", "xvlm"]
+__all__ = ["clip", "filip", "gloria", "mgca", "pacl", "siglip", "sparc", "uniter", "xvlm"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,8 +35,13 @@ class Objective(nn.Module):
             uses where they are there.
         dense_patches: None, or patches [...,D] -> [...,D], what follows g_v before a patch is
             compared with a text (PACL's embedder).
-        match, ground: None, or (image, text) features of n aligned pairs -> log-odds [n] that they
-            belong together, and -> boxes [n,4] in 0..1 of what the text means (X-VLM).
+        match, ground, look: None, or (image, text) features of n aligned pairs -> log-odds [n]
+            that they belong together, -> boxes [n,4] in 0..1 of what the text means, -> where its
+            tokens look, weights [n,T,P].
+        sees_images: whether the vision tower is run on the batch's images; else on those of the
+            views alone, or not at all.
+        reading: of one that compares no vectors, how it sees a picture at reading time.
+        vision_trained: whether there is a vision tower to transfer.
     """
 
     coupled_features: tuple[str, ...] = ()
@@ -49,6 +54,15 @@ class Objective(nn.Module):
     dense_patches: Callable[[Tensor], Tensor] | None = None
     match: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
     ground: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
+    look: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
+    sees_images: bool = True
+    vision_trained: bool = True
+    reading: str = ""
+
+    @classmethod
+    def needs_of(cls, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """`needs` of the objective that this config describes."""
+        return cls.needs
 
     def __setattr__(self, name: str, value: Any) -> None:
         """A module may not take a name of the contract: Python would go on finding the class's."""
@@ -82,6 +96,18 @@ class Objective(nn.Module):
     def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """How zero-shot tasks read the model, [I,T]: the cosine of the global embeddings."""
         return unit(image.image) @ unit(text.text).T
+
+    def read_images(self, encoder: nn.Module, image: Tensor) -> ImageFeatures:
+        """What `scores`, `match`, `ground` and `look` take of pictures [B,3,H,W], uint8 or
+        normalised; encoder: the DualEncoder.
+        """
+        return encoder.image_features(image)
+
+    @property
+    def shares_space(self) -> bool:
+        """Whether images and texts have vectors to compare: not those of one stream alone."""
+        shared = {"image", "patches", "concept", "text", "tokens", "words", "concept_text"}
+        return bool(shared & {*self.coupled_features, *self.paired_features})
 
     @property
     def trained_head(self) -> str:

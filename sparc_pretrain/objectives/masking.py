@@ -129,6 +129,7 @@ def hide_words(
     mask_id: int,
     word_ids: Sequence[int],
     kind: str = "budget",
+    whole_words: bool = False,
     **options: float,
 ) -> tuple[Tensor, Tensor]:
     """Texts [B,T] with some of their candidates hidden, and which these are [B,T].
@@ -136,7 +137,8 @@ def hide_words(
     Args:
         ids, word: [B,T] long. key: [B] long, of `chance`. moment: (seed, step). word_ids: (first,
             end) of the ids that may replace a word. kind: 'budget' or 'independent', with the
-            options of `choose_by_budget` and `choose_independently`.
+            options of `choose_by_budget` and `choose_independently`. whole_words: of 'independent';
+            'budget' always takes whole ones.
     """
     size = ids.shape
 
@@ -148,7 +150,8 @@ def hide_words(
     if kind == "budget":
         chosen = choose_by_budget(candidates, word, drawn, **options)
     else:
-        chosen = choose_independently(candidates, drawn[..., 0], **options)
+        words = word if whole_words else None
+        chosen = choose_independently(candidates, drawn[..., 0], word=words, **options)
     replaced = noise(chance.Stream.WORD_REPLACEMENT, 2)
     return corrupt(ids, chosen, replaced, mask_id, *word_ids), chosen
 

@@ -30,12 +30,18 @@ from sparc_pretrain.objectives.concepts import (
 from sparc_pretrain.objectives.contrastive import Temperature
 from sparc_pretrain.objectives.masking import MASKS, hide_words, masked_lm_loss
 from sparc_pretrain.objectives.matching import hard_pairs, matching_loss, strangers
+from sparc_pretrain.objectives.terms import Terms, anchored, check_choices, step_of
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.towers.fusion import FusionEncoder, fuse
 from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures, Views, Words
 
-TERMS = ("itc", "itm", "mlm", "box_l1", "box_giou")
-TASKS = ("itc", "itm", "mlm", "box")
+TASKS = {"itc": ("itc",), "itm": ("itm",), "mlm": ("mlm",), "box": ("box_l1", "box_giou")}
+CHOICES = {
+    "mask of": MASKS,
+    "same": SAME,
+    "negatives": ("global", "rank"),
+    "score": ("odds", "logit"),
+}
 
 
 @OBJECTIVES.register_module()
@@ -87,24 +93,12 @@ class Xvlm(Objective):
         block: int = 256,
     ) -> None:
         super().__init__()
-        if mask_id is None:
-            raise ValueError("objective Xvlm needs a tokenizer with a mask token")
         self.mask = dict(kind="budget", rate=0.25) | dict(mask or {})
-        self.weights = {**dict.fromkeys(TERMS, 1.0), **(weights or {})}
-        for name, given, known in (("weights", self.weights, TERMS), ("tasks", tasks or {}, TASKS)):
-            if set(given) - set(known):
-                raise ValueError(f"Xvlm: {name} of {sorted(given)}; known: {known}")
-        for name, value, values in (
-            ("mask of", self.mask["kind"], MASKS),
-            ("same", same, SAME),
-            ("negatives", negatives, ("global", "rank")),
-            ("score", score, ("odds", "logit")),
-        ):
-            if value not in values:
-                raise ValueError(f"Xvlm: {name} {value!r}: use one of {values}")
+        check_choices(self, CHOICES, locals() | {"mask of": self.mask["kind"]})
+        self.terms = Terms("Xvlm", TASKS, seed, weights, tasks)
+        self.weights = self.terms.weights
         self.seed, self.mask_id, self.word_ids = seed, mask_id, tuple(word_ids)
         self.same, self.negatives, self.score, self.block = same, negatives, score, block
-        self.tasks = dict(tasks) if tasks else None
         self.temperature = Temperature()
         self.fusion = FusionEncoder(
             width=text_width,
@@ -126,7 +120,7 @@ class Xvlm(Objective):
         ids, chosen = hide_words(
             concepts.ids.flatten(0, 1),
             concepts.word.flatten(0, 1),
-            candidates.flatten(0, 1) & self._runs("mlm", step),
+            candidates.flatten(0, 1) & self.terms.runs("mlm", step),
             chance.member_keys(batch.draw, size[1]).flatten(),
             (self.seed, step),
             self.mask_id,
@@ -138,20 +132,11 @@ class Xvlm(Objective):
         drawn = {"chosen": chosen, "step": torch.full_like(batch.draw, step)}
         return Views(texts={"masked": Words(ids, mask, concepts.special)}, drawn=drawn)
 
-    def _runs(self, task: str, step: int) -> bool:
-        """Whether a task has a weight and, of sampled ones, is the step's."""
-        if not any(value for name, value in self.weights.items() if name.startswith(task)):
-            return False
-        if self.tasks is None:
-            return True
-        shares = [self.tasks.get(name, 0.0) for name in TASKS]
-        return task == TASKS[chance.pick(self.seed, step, Stream.TASK, shares)]
-
     def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """ITC and ITM."""
-        step, concepts, scale = _step(batch), batch.concepts, self.temperature()
+        step, concepts, scale = step_of(batch), batch.concepts, self.temperature()
         losses: dict[str, Tensor] = {"scale": scale.detach()}
-        if self._runs("itc", step):
+        if self.terms.runs("itc", step):
             loss = concept_contrast(
                 features.concept.flatten(0, 1),
                 features.concept_text.flatten(0, 1),
@@ -161,18 +146,18 @@ class Xvlm(Objective):
                 self.same,
             )
             losses["itc_loss"] = self.weights["itc"] * loss
-        if self._runs("itm", step):
+        if self.terms.runs("itm", step):
             losses.update(self._match_loss(features, batch, scale.detach(), step))
-        return self._anchored(losses, features, self.coupled_features)
+        return anchored(losses, features, self.coupled_features, self)
 
     def paired(self, features: Features, batch: Batch, whole: Batch) -> dict[str, Tensor]:
         """MLM and the box terms, in one pass of the fusion encoder: an image is read once.
 
         MLM sees a concept's own cells, the box terms all cells (or the answer were the mask).
         """
-        step, concepts = _step(batch), batch.concepts
+        step, concepts = step_of(batch), batch.concepts
         hidden, every = batch.views.drawn["chosen"], whole.views.drawn["chosen"]
-        inside = boxed(concepts) & self._runs("box", step)
+        inside = boxed(concepts) & self.terms.runs("box", step)
         count = total(torch.stack([every.sum(), boxed(whole.concepts).sum()]).double())
         words, boxes = count.clamp(min=1) / world_size()
         masked = hidden.any(dim=2).flatten().nonzero()[:, 0]
@@ -191,13 +176,13 @@ class Xvlm(Objective):
             block=self.block,
         )
         losses: dict[str, Tensor] = {}
-        if self._runs("mlm", step) and count[0]:
+        if self.terms.runs("mlm", step) and count[0]:
             states = fused[: len(masked)][hidden.flatten(0, 1)[masked]]
             logits = self.word_logits(states, features.word_table)
             right = concepts.ids[hidden]
             losses["mlm_loss"] = self.weights["mlm"] * masked_lm_loss(logits, right, words)
             losses["mlm_accuracy"] = mean_of(logits.argmax(dim=1) == right)
-        if self._runs("box", step) and count[1]:
+        if self.terms.runs("box", step) and count[1]:
             predicted = self.boxes(fused[len(masked) :, 0])
             truth = concepts.box.to(predicted.dtype).flatten(0, 1)[wanted]
             there = torch.ones_like(wanted, dtype=torch.bool)
@@ -205,7 +190,7 @@ class Xvlm(Objective):
             losses["box_l1_loss"] = self.weights["box_l1"] * l1
             losses["box_giou_loss"] = self.weights["box_giou"] * overlap
             losses["box_iou"] = mean_of(iou(corners(predicted.detach()), truth))
-        return self._anchored(losses, features, self.paired_features)
+        return anchored(losses, features, self.paired_features, self)
 
     def _match_loss(
         self, features: Features, batch: Batch, scale: Tensor, step: int
@@ -250,18 +235,6 @@ class Xvlm(Objective):
         right = logits.argmax(dim=1) == pairs.match
         return {"itm_loss": self.weights["itm"] * loss, "itm_accuracy": mean_of(right)}
 
-    def _anchored(
-        self, losses: dict[str, Tensor], features: Features, names: Sequence[str]
-    ) -> dict[str, Tensor]:
-        """The losses with a zero gradient for everything that they may not have used: another
-        process may have, and waits for this one.
-        """
-        parts = [getattr(features, name) for name in names]
-        used = [x for x in (*parts, *self.parameters()) if x is not None and x.requires_grad]
-        zero = 0 * sum(x.sum() for x in used)
-        name = next((key for key in losses if key.endswith("_loss")), "idle_loss")
-        return {**losses, name: losses.get(name, 0) + zero}
-
     def word_logits(self, states: Tensor, word_table: Tensor) -> Tensor:
         """Fused states [M,H] -> logits [M,V] of the vocabulary, tied to its embeddings [V,H]."""
         return self.word_head(states) @ word_table.T.to(states.dtype) + self.word_bias
@@ -294,7 +267,3 @@ def _sides(image: ImageFeatures, text: TextFeatures) -> tuple[Tensor, Tensor, Te
     """What the fusion encoder takes of aligned rows whose cells are all seen."""
     states = image.patch_states
     return text.token_states, text.mask, states, states.new_ones(states.shape[:2]).bool()
-
-
-def _step(batch: Batch) -> int:
-    return int(batch.views.drawn["step"][0])

@@ -4,16 +4,25 @@ there in the shards, before anything is built.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
+
+from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.data.captions import BadCaption
 from sparc_pretrain.data.element_json import BadElements, Json, json_object, list_of
 from sparc_pretrain.data.fields import Fields
 from sparc_pretrain.data.shards import ShardSet
+from sparc_pretrain.distributed import barrier, rank
 from sparc_pretrain.registry import OBJECTIVES
 
 LOOK = 64  # samples of each source
+LABELLED = 20_000  # samples of each source in which class names are looked for
+LABELS = "labels.json"
 # need -> (key of data.fields, what it is, the paper's number, what a stored sample has)
 NEEDS = {
     "concepts": ("concepts", "boxes with texts", "5", "'elems' with 'text' and 'box'"),
@@ -23,12 +32,15 @@ NEEDS = {
     "saliency": ("saliency", "the box of what the picture is about", "True", "'saliency'"),
     "product_id": ("saliency", "names of products", "True", "'product_id'"),
 }
+# what files of region vectors bring, whatever the shards have
+OF_FILES = ("region_state", "region_probs")
 COMMAND = "python tools/data.py boxes --kind KIND --images DIR --annotations FILE.. --out DIR"
 
 
 def needs_of(objective: dict[str, Any]) -> tuple[str, ...]:
     """What the objective of a config needs."""
-    return tuple(getattr(OBJECTIVES.get(objective["type"]), "needs", ()))
+    kind = OBJECTIVES.get(objective["type"])
+    return kind.needs_of(objective) if kind else ()
 
 
 def check(objective: dict[str, Any], fields: Fields | None, sources: Sequence[Json]) -> list[str]:
@@ -40,7 +52,13 @@ def check(objective: dict[str, Any], fields: Fields | None, sources: Sequence[Js
     lines: list[str] = []
     looked: list[list[Json]] | None = None
     for need in needs_of(objective):
-        if need not in NEEDS:
+        if need in OF_FILES and (fields is None or not fields.region_files):
+            raise ValueError(
+                f"objective {objective['type']} with regions='files' needs vectors of regions: set "
+                "data.fields.region_files=dict(kind='npz', path=FOLDER, width=2048)"
+            )
+        of_files = need == "regions" and fields is not None and fields.region_files
+        if need not in NEEDS or (of_files and fields.regions):
             continue
         key, what, usual, stored = NEEDS[need]
         if fields is None or not getattr(fields, key):
@@ -66,6 +84,35 @@ def check(objective: dict[str, Any], fields: Fields | None, sources: Sequence[Js
         if most > fields.concepts:
             lines.append(f"images have up to {most} boxes: {fields.concepts} are drawn each time")
     return lines
+
+
+def adopt_labels(cfg: Config, sources: Sequence[Json]) -> None:
+    """The class names of an objective that needs them, in place: those of the config, else those of
+    ``WORK_DIR/labels.json``, else all that the sources' first samples have, which are put there.
+    """
+    if "label" not in needs_of(cfg.model.objective):
+        return
+    names = cfg.data.fields.get("labels") or cfg.model.objective.get("labels")
+    if not names:
+        place = Path(cfg.work_dir) / LABELS
+        if rank() == 0 and not place.exists():
+            found = {name for source in sources for name in _labels(source)}
+            place.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(sorted(found), ensure_ascii=False, indent=1)
+            atomic_write(place, lambda file: file.write(text.encode()))
+        barrier()
+        names = json.loads(place.read_text(encoding="utf-8"))
+    cfg.data.fields.labels = cfg.model.objective.labels = list(names)
+
+
+def _labels(source: Json) -> Iterator[str]:
+    shards = ShardSet(source["shards"])
+    for n in range(min(LABELLED, len(shards))):
+        with suppress(BadElements, BadCaption, OSError):
+            raw = shards.read(n, image=False)
+            if raw.is_json and raw.text:
+                elems = list_of(json_object(raw.text), "elems")
+                yield from (str(elem["label"]) for elem in elems if elem.get("label"))
 
 
 def _first(source: Json) -> list[Json]:

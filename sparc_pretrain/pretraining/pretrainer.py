@@ -19,11 +19,12 @@ from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import full_precision
 from sparc_pretrain.pretraining import starting_weights
 from sparc_pretrain.pretraining.accumulation import Losses, accumulated_step, add_up
+from sparc_pretrain.pretraining.onlookers import Teacher
 from sparc_pretrain.registry import MODEL_WRAPPERS, MODELS, OBJECTIVES
 from sparc_pretrain.towers.lengths import caption_lengths
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
-from sparc_pretrain.types import Batch, Features
+from sparc_pretrain.types import Batch, Features, ImageFeatures, Views
 
 # Which features each adapter makes: it is trained when the objective reads one of them.
 MADE_BY = {
@@ -98,6 +99,7 @@ class Pretrainer(BaseModel):
             vocab_size=self.encoder.text.vocab_size,
             seed=seed,
             **(dict(mask_id=words.mask_id, word_ids=list(words.word_ids)) if words else {}),
+            **(dict(target="frozen") if init_from and "target" not in objective else {}),
         )
         self.objective: Objective = OBJECTIVES.build(dict(self.objective_config))
         self.trained_features = {
@@ -107,6 +109,11 @@ class Pretrainer(BaseModel):
         for adapter, made in MADE_BY.items():
             if not made & self.trained_features:
                 getattr(self.encoder.adapters, adapter).requires_grad_(False)
+        if not self.objective.vision_trained:
+            self.encoder.vision.requires_grad_(False)
+        self.onlookers: list[Teacher] = []
+        if self.objective_config.get("target") == "frozen" and not init_from:
+            raise ValueError("model.objective.target='frozen' is the tower of model.init_from")
         self.accumulate = accumulate
         self.encoder.vision.grad_checkpointing = grad_checkpointing
         self.init_from, self.locked = init_from, locked
@@ -120,6 +127,8 @@ class Pretrainer(BaseModel):
         """
         if self.init_from:
             starting_weights.load(self.encoder, self.init_from)
+            if self.objective_config.get("target") == "frozen":
+                self.onlookers = [Teacher(self.encoder.vision)]
 
     def train(self, mode: bool = True) -> Pretrainer:
         """Training mode; a locked tower stays in eval mode."""
@@ -141,7 +150,13 @@ class Pretrainer(BaseModel):
         """What the objective sees of a batch, its views and concepts included."""
         if batch.concepts is not None and "concept" in self.trained_features:
             return self._concept_features(batch)
-        features = self.encoder(batch.image, batch.ids, batch.mask, batch.special)
+        image = ImageFeatures(None, None, None)
+        if self.objective.sees_images:
+            image = self.encoder.image_features(batch.image)
+        text = self.encoder.text_features(batch.ids, batch.mask, batch.special)
+        features = Features.of(image, text)
+        if "word_table" in self.trained_features:
+            features.word_table = self.encoder.text.word_table
         if batch.views is not None:
             for name, text in batch.views.texts.items():
                 texts = self.encoder.text_features(text.ids, text.mask, text.special)
@@ -172,6 +187,11 @@ class Pretrainer(BaseModel):
     def with_views(self, batch: Batch) -> Batch:
         """The rank's whole batch with what the objective draws for the Runner's current step."""
         step = MessageHub.get_current_instance().get_info("iter", 0)
+        if self.onlookers:
+            seen = [one.drawn(self.encoder, batch) for one in self.onlookers]
+            batch = replace(
+                batch, views=Views(drawn={k: v for part in seen for k, v in part.items()})
+            )
         return replace(batch, views=self.objective.views(batch, step))
 
     def train_step(self, data: Batch, optim_wrapper: OptimWrapper) -> Losses:
@@ -213,7 +233,8 @@ class Pretrainer(BaseModel):
     def run_config(self, samples_seen: int) -> dict[str, Any]:
         """config.json of this model's run folder."""
         self.encoder.objective_config = self.objective_config
-        return {**self.encoder.config(), "samples_seen": samples_seen}
+        made = {**self.encoder.config(), "samples_seen": samples_seen}
+        return made if self.objective.vision_trained else {**made, "vision_trained": False}
 
     def run_weights(self, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The run folder's tensors, vision.*, text.*, adapters.*, objective.*, of a state dict of

@@ -68,6 +68,7 @@ def complete(
     starting_weights.adopt(cfg)
     for line in needs.check(cfg.model.objective, Fields.of(data.fields), sources):
         print_log(line, logger="current")
+    needs.adopt_labels(cfg, sources)
     tokenizer = make_tokenizer(
         Path(cfg.work_dir),
         dict(cfg.tokenizer),

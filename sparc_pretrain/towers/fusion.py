@@ -110,8 +110,8 @@ class FusionEncoder(nn.Module):
     Args:
         width: H of texts in and out; layers, heads: depth and attention heads.
         image_width: Di. mode: 'cross' = texts are queries, keys and values come straight from Di
-            (X-VLM, ALBEF); 'joint' = one sequence of words, tags and projected image tokens, with
-            an embedding of their kind (UNITER, Oscar).
+            (X-VLM, ALBEF); 'joint' = one sequence of words, tags and image tokens, projected unless
+            they come in the width H (Di None), with an embedding of their kind (UNITER, Oscar).
         dropout: of attention weights and of what each part adds.
 
     Raises ValueError for another mode, or heads that do not divide the width.
@@ -122,7 +122,7 @@ class FusionEncoder(nn.Module):
         width: int,
         layers: int,
         heads: int,
-        image_width: int,
+        image_width: int | None,
         mode: str = "cross",
         dropout: float = 0.1,
     ) -> None:
@@ -136,7 +136,9 @@ class FusionEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, seen_width, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         if mode == "joint":
-            self.project = nn.Sequential(nn.Linear(image_width, width), nn.LayerNorm(width))
+            self.project = nn.Identity()
+            if image_width:
+                self.project = nn.Sequential(nn.Linear(image_width, width), nn.LayerNorm(width))
             self.kind = nn.Embedding(3, width)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -188,11 +190,7 @@ class FusionEncoder(nn.Module):
         causal: bool,
     ) -> tuple[Tensor, Tensor]:
         length = text.shape[1]
-        if segment is None:
-            segment = text_mask.new_zeros(text.shape[:2], dtype=torch.long)
-        kind = torch.cat([segment, torch.full_like(image_mask, IMAGE, dtype=torch.long)], dim=1)
-        x = torch.cat([text, self.project(image)], dim=1) + self.kind(kind)
-        seen = torch.cat([text_mask, image_mask], dim=1)
+        x, seen, kind = self._joined(text, text_mask, image, image_mask, segment)
         if causal:
             said = kind == WORDS
             order = _before(x.shape[1], x.device)
@@ -201,6 +199,36 @@ class FusionEncoder(nn.Module):
             x = block(x, seen)
         x = self.norm(x)
         return x[:, :length], x[:, length:]
+
+    def _joined(
+        self,
+        text: Tensor,
+        text_mask: Tensor,
+        image: Tensor,
+        image_mask: Tensor,
+        segment: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One sequence of both sides: states [N,T+S,H], which are real, and their kinds."""
+        if segment is None:
+            segment = text_mask.new_zeros(text.shape[:2], dtype=torch.long)
+        kind = torch.cat([segment, torch.full_like(image_mask, IMAGE, dtype=torch.long)], dim=1)
+        x = torch.cat([text, self.project(image)], dim=1) + self.kind(kind)
+        return x, torch.cat([text_mask, image_mask], dim=1), kind
+
+    @torch.no_grad()
+    def joint_weights(
+        self, text: Tensor, text_mask: Tensor, image: Tensor, image_mask: Tensor
+    ) -> Tensor:
+        """How the texts look at the image tokens in the last layer of 'joint': [N,T,S], the mean
+        over heads, the rest of each row's attention goes to words. Args as of `forward`.
+        """
+        x, seen, _ = self._joined(text, text_mask, image, image_mask, None)
+        for block in self.blocks[:-1]:
+            x = block(x, seen)
+        last = self.blocks[-1]
+        normed = last.norm_self(x)
+        weights = last.attention.weights(normed, last.attention.read(normed), seen)
+        return weights[:, : text.shape[1], text.shape[1] :]
 
     @torch.no_grad()
     def cross_weights(

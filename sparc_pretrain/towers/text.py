@@ -201,7 +201,8 @@ class TextTower(nn.Module):
             raise ValueError(f"text: unknown keys {unknown[:3]}, or no vocab_size")
         for key in SIZES:
             most = DEEPEST if key == "layers" else MOST
-            if key in size and (type(size[key]) is not int or not 1 <= size[key] <= most):
+            least = 0 if key == "layers" else 1  # none: tokens and places alone
+            if key in size and (type(size[key]) is not int or not least <= size[key] <= most):
                 raise ValueError(f"text.{key}={size[key]!r} is no size")
         dropout = size.get("dropout", 0.0)
         if type(dropout) not in (int, float) or not 0 <= dropout < 1:

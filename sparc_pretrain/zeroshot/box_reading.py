@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from sparc_pretrain.metric import Metric
 from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.types import ImageFeatures, TextFeatures
 from sparc_pretrain.zeroshot import encode, grounding
+from sparc_pretrain.zeroshot.outcome import Outcome
 
 FORMULAS = {
     "box": "the box head's box of the phrase alone; pointing: its centre in any of the phrase's "
@@ -42,35 +44,79 @@ def evaluate(
     size: int = 0,
     constant: Tensor | None = None,
 ) -> dict[str, list[float]]:
-    """Values per phrase, in the order of `data`, of the readings 'box', 'attention' and
-    'other_image', and of the best constant box (x0 y0 x1 y1 in 0..1) when it is given.
+    """Values per phrase, in the order of `data`, of the readings 'box' and 'other_image' of a model
+    that predicts boxes, 'attention' of one that says where it looks, and of the best constant box
+    (x0 y0 x1 y1 in 0..1) when it is given.
     """
     side = size or model.vision.img_size
     grid = (side // model.vision.patch,) * 2
     shown = [item for item in data if item.phrases]
-    states = [_states(model, item, side) for item in shown]
+    states = [_states(model, objective, item, side) for item in shown]
     values: dict[str, list[float]] = defaultdict(list)
     for row, item in enumerate(tqdm(shown, desc="boxes", unit="image", disable=None)):
         texts = [phrase.text for phrase in item.phrases]
         text = model.text_features(*model.tokenize(texts))
-        boxes, others = (
-            objective.ground(_aligned(states[n], len(texts)), text).double().cpu()
-            for n in (row, (row + 1) % len(shown))
-        )
-        looked = _heats(objective, states[row], text).unflatten(1, grid).cpu()
+        found: dict[str, Tensor] = {}
+        if objective.ground is not None:
+            for name, n in (("box", row), ("other_image", (row + 1) % len(shown))):
+                boxes = objective.ground(_aligned(states[n], len(texts)), text)
+                found[name] = boxes.double().cpu()
+        looked = None
+        if objective.look is not None:
+            looked = _heats(objective, states[row], text).unflatten(1, grid).cpu()
         extent = (item.height, item.width)
         pixels = torch.tensor([item.width, item.height] * 2, dtype=torch.float64)
         for number, phrase in enumerate(item.phrases):
-            for name, box in (("box", boxes[number]), ("other_image", others[number])):
-                for key, value in _box_values(box * pixels, phrase.boxes).items():
+            for name, boxes in found.items():
+                for key, value in _box_values(boxes[number] * pixels, phrase.boxes).items():
                     values[f"{name}_{key}"].append(value)
-            seen = grounding.phrase_values(looked[number], phrase.boxes, extent)
-            for key, value in seen.items():
-                values[f"attention_{key}"].append(value)
+            if looked is not None:
+                seen = grounding.phrase_values(looked[number], phrase.boxes, extent)
+                for key, value in seen.items():
+                    values[f"attention_{key}"].append(value)
             if constant is not None:
-                found = _box_values(constant * pixels, phrase.boxes)
-                values["chance_constant_box_recall"].append(found["box_recall"])
+                fixed = _box_values(constant * pixels, phrase.boxes)
+                values["chance_constant_box_recall"].append(fixed["box_recall"])
     return dict(values)
+
+
+@torch.inference_mode()
+def outcome(
+    model: DualEncoder,
+    objective: Objective,
+    data: Sequence[PhraseImage],
+    size: int = 0,
+    constant: Tensor | None = None,
+) -> Outcome:
+    """Of a model whose patches and texts share no space: what `evaluate` reads, and chance.
+
+    Raises ValueError for one that neither predicts boxes nor says where it looks.
+    """
+    if objective.ground is None and objective.look is None:
+        raise ValueError(
+            f"{type(objective).__name__} neither predicts boxes nor tells where it looks"
+        )
+    side = size or model.vision.img_size
+    grid = (side // model.vision.patch,) * 2
+    values = evaluate(model, objective, data, size, constant)
+    owners = []
+    for row, item in enumerate(data):
+        for phrase in item.phrases:
+            owners.append(row)
+            extent = (item.height, item.width)
+            for key, value in grounding.chance_values(phrase.boxes, grid, extent).items():
+                values.setdefault(key, []).append(value)
+    protocol = {
+        "images": len(data),
+        "phrases": len(owners),
+        "readings": FORMULAS,
+        "read_by": objective.reading,
+        "resize": "squash",
+        "img_size": side,
+        "patches": grid[0] * grid[1],
+    }
+    metrics = {key: fmean(found) for key, found in values.items()}
+    return Outcome(metrics, protocol, values, owners, {}, METRICS)
 
 
 def constant_box(data: Sequence[PhraseImage]) -> Tensor:
@@ -92,9 +138,9 @@ def constant_box(data: Sequence[PhraseImage]) -> Tensor:
     return tried[(share >= grounding.IOU).sum(dim=1).argmax()]
 
 
-def _states(model: DualEncoder, item: PhraseImage, side: int) -> Tensor:
+def _states(model: DualEncoder, objective: Objective, item: PhraseImage, side: int) -> Tensor:
     pixels = eval_resize(encode.open_image(item.file), side, "squash")[None]
-    return model.vision(model.normalize(pixels.to(model.mean.device)))[0]
+    return objective.read_images(model, pixels.to(model.mean.device)).patch_states[0]
 
 
 def _aligned(states: Tensor, count: int) -> ImageFeatures:

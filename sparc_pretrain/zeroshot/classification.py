@@ -221,7 +221,7 @@ def evaluate(
         "ensemble": {name + "top1": how for name, how in texts.merged.items()},
         "resize": resize,
         "img_size": model.vision.img_size,
-        "read_by": f"{type(objective).__name__}.scores; pooled_: {readers['pooled_'].formula()}",
+        "read_by": encode.read_by(objective),
         "ties": TIES,
         "classes_of_one_text": warn_of_repeats(data.classes),
         "hidden_files_left_out": data.hidden,

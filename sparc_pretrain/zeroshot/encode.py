@@ -123,8 +123,20 @@ class PooledCosine(Objective):
 
 
 def readers(objective: Objective) -> dict[str, Objective]:
-    """What goes before a metric's name -> its reader: '' the run's own, 'pooled_' plain cosine."""
+    """What goes before a metric's name -> its reader: '' the run's own, 'pooled_' plain cosine,
+    where there are trained vectors to compare.
+    """
+    if not objective.shares_space:
+        return {"": objective}
     return {"": objective, "pooled_": PooledCosine(objective.trained_head)}
+
+
+def read_by(objective: Objective) -> str:
+    """How `readers` read, for a protocol."""
+    name = type(objective).__name__
+    if not objective.shares_space:
+        return f"{name}.match of all pairs; {objective.reading}"
+    return f"{name}.scores; pooled_: {PooledCosine(objective.trained_head).formula()}"
 
 
 def read_all(
@@ -170,7 +182,8 @@ def score_images(
     Images are scored batch by batch, so that the patches of a data set are never held.
     """
     rows: dict[str, list[Tensor]] = {name: [] for name in readers}
-    for images_B in encode_images(model, files, reads_of(readers.values()), resize, batch_size):
+    reads = reads_of(readers.values())
+    for images_B in encode_images(model, files, reads, resize, batch_size, readers.get("")):
         for name, reader in readers.items():
             # Texts are padded per batch, so they are scored per batch.
             blocks = [reader.scores(images_B, t).float().cpu() for t in texts[name]]
@@ -185,15 +198,19 @@ def encode_images(
     kept: Sequence[str],
     resize: str = "crop",
     batch_size: int = 64,
+    objective: Objective | None = None,
 ) -> Iterator[ImageFeatures]:
-    """Features of image files, a batch at a time, with only the fields `kept`.
+    """Features of image files, a batch at a time, with only the fields `kept`; objective: that
+    says how it reads pictures.
 
     Raises ValueError naming the file that is no image.
     """
     size = model.vision.img_size
     for part in _chunks(files, batch_size, "images"):
         pixels = torch.stack([images.eval_resize(open_image(f), size, resize) for f in part])
-        yield keep(model.image_features(pixels.to(model.mean.device)), kept)
+        yield keep(
+            (objective or Objective()).read_images(model, pixels.to(model.mean.device)), kept
+        )
 
 
 @torch.no_grad()
@@ -225,9 +242,13 @@ def reads_of(readers: Iterable[Objective]) -> tuple[str, ...]:
 def keep(side: Side, names: Sequence[str]) -> Side:
     """Drop the tensors that nobody reads: patches of a whole data set are large."""
     small = {"mask", "special", *names}
-    empty = side.image[:, :0] if isinstance(side, ImageFeatures) else side.text[:, :0]
     values = {f.name: getattr(side, f.name) for f in fields(side)}
-    return type(side)(**{k: v if k in small else empty for k, v in values.items()})
+    return type(side)(
+        **{
+            k: v[:, :0] if isinstance(v, Tensor) and k not in small else v
+            for k, v in values.items()
+        }
+    )
 
 
 def _chunks(items: Sequence, size: int, what: str) -> Iterator[Sequence]:

@@ -163,7 +163,7 @@ def evaluate(
         "chance_": "the first caption of another image",
         "resize": resize,
         "img_size": model.vision.img_size,
-        "read_by": f"{type(objective).__name__}.scores; pooled_: {readers['pooled_'].formula()}",
+        "read_by": encode.read_by(objective),
         "ties": "the first caption of the file",
     }
     metrics = {name: sum(values) / len(values) for name, values in items.items()}

@@ -178,6 +178,8 @@ def evaluate(
     side = size or model.vision.img_size
     if side % model.vision.patch:
         raise ValueError(f"--size {side} is no multiple of the patch, {model.vision.patch}")
+    if objective is not None and not objective.shares_space:
+        return box_reading.outcome(model, objective, data, size, constant)
     grid = (side // model.vision.patch,) * 2
     values: Values = defaultdict(list)
     by_word: dict[str, Values] = defaultdict(lambda: defaultdict(list))

@@ -41,8 +41,15 @@ class PatchReader:
 
         An objective whose texts meet patches through more than g_v has `dense_patches`,
         which follows g_v; nothing follows h_v, which such an objective does not train.
+
+        Raises ValueError for an objective that trains no space that images and texts share.
         """
         objective = objective or PooledCosine()
+        if not objective.shares_space:
+            raise ValueError(
+                f"{type(objective).__name__} reads images and texts in one stream and trains no "
+                "space that both share: single patches cannot be compared with texts"
+            )
         chosen = head or objective.dense_head
         embed = objective.dense_patches if chosen == "local" else None
         return cls(chosen, embed, f"{type(objective).__name__}.dense_patches")

@@ -127,7 +127,7 @@ def how_merged(reader: Objective, ensemble: str) -> str:
     """
     if ensemble not in ENSEMBLES:
         raise ValueError(f"ensemble {ensemble!r}: use one of {', '.join(ENSEMBLES)}")
-    tokenwise = "tokens" in encode.reads_of([reader])
+    tokenwise = bool({"tokens", "token_states"} & {*encode.reads_of([reader])})
     if ensemble == "embedding" and tokenwise:
         raise ValueError(
             f"{type(reader).__name__} compares tokens, whose embeddings cannot be averaged: use "

@@ -64,11 +64,12 @@ def matcher(
     Raises ValueError for an objective that has none.
     """
     if objective.match is None:
-        raise ValueError(
-            f"--rerank needs a run that matches pairs (X-VLM): {type(objective).__name__} does not"
-        )
+        name = type(objective).__name__
+        raise ValueError(f"--rerank needs a run that matches pairs (X-VLM): {name} does not")
     device = model.mean.device
-    shown = encode.encode_images(model, data.files, ("patch_states",), resize, batch_size)
+    shown = encode.encode_images(
+        model, data.files, ("patch_states",), resize, batch_size, objective
+    )
     states = torch.cat([part.patch_states.half().cpu() for part in shown])
     said = encode.encode_texts(model, data.captions, ("token_states",), batch_size * 4)
     longest = max(part.mask.shape[1] for part in said)

@@ -184,7 +184,7 @@ def evaluate(
         "folds": folds,
         "resize": resize,
         "img_size": model.vision.img_size,
-        "read_by": f"{type(objective).__name__}.scores; pooled_: {readers['pooled_'].formula()}",
+        "read_by": encode.read_by(objective),
         "ties": "count against the model",
     }
     if match is not None:

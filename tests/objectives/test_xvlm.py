@@ -1,17 +1,17 @@
 """X-VLM: the contrast of concepts against a loop, what may be a negative, and exactness."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from sparc_pretrain.objectives.xvlm import SAME, TASKS, Xvlm, concept_contrast
-from tests.commands import ROOT
 from tests.models import concept_batch, pretrainer
+from tests.objectives.exactness import (
+    assert_micro_batches_add_up,
+    assert_two_processes_are_one,
+    gradients,
+)
 
 FUSION = dict(layers=2, heads=2, dropout=0.0)
 OBJECTIVE = dict(type="Xvlm", mask_id=39, word_ids=[3, 39], fusion=FUSION)
@@ -77,39 +77,12 @@ def test_nothing_valid_costs_nothing_and_another_rule_is_refused():
         concept_contrast(x, x, 2.0, none, group, "equal")
 
 
-def gradients(made, batch, wrapped=None) -> tuple[dict, dict]:
-    """Losses and gradients of one step, which changes no weight."""
-
-    class Still:
-        def optim_context(self, model):
-            return torch.enable_grad()
-
-        def update_params(self, loss):
-            loss.backward()
-
-        def backward(self, loss):
-            loss.backward()
-
-        def step(self):
-            pass
-
-        zero_grad = step
-
-    made.zero_grad()
-    losses = (wrapped or made).train_step(batch, Still())
-    return losses, {n: p.grad.clone() for n, p in made.named_parameters() if p.requires_grad}
-
-
 @pytest.mark.parametrize("tasks", [None, dict(itm=1, mlm=1)])
 def test_micro_batches_add_up_to_the_batch_with_every_draw(tasks):
-    batch = concept_batch(8, dtype=torch.float64)
-    whole, wanted = gradients(model(tasks=tasks), batch)
-    for accumulate, block in ((2, 256), (4, 5), (1, 5)):
-        losses, found = gradients(model(accumulate, tasks=tasks, block=block), batch)
-        for name in (n for n in whole if n.endswith("_loss")):
-            assert losses[name].item() == pytest.approx(whole[name].item(), abs=1e-10), name
-        for name, grad in wanted.items():
-            assert torch.allclose(found[name], grad, atol=1e-10), name
+    def batch():
+        return concept_batch(8, dtype=torch.float64)
+
+    assert_micro_batches_add_up(model, batch, ((2, 256), (4, 5), (1, 5)), tasks=tasks)
 
 
 def test_every_term_is_logged_and_every_weight_trained():
@@ -201,7 +174,7 @@ def test_the_text_under_the_mask_is_hidden_and_the_clean_one_is_not():
 
 def test_tasks_are_sampled_and_the_others_get_a_zero_gradient():
     made, batch = model(tasks=dict(itm=1, box=1)), concept_batch(8, dtype=torch.float64)
-    picked = [[task for task in TASKS if made.objective._runs(task, s)] for s in range(20)]
+    picked = [[task for task in TASKS if made.objective.terms.runs(task, s)] for s in range(20)]
     assert {tuple(p) for p in picked} == {("itm",), ("box",)}
     losses, grads = gradients(made, batch)
     assert not {"itc_loss", "mlm_loss"} & losses.keys() and set(grads) == {
@@ -252,35 +225,10 @@ def test_a_run_folder_of_it_is_opened_with_its_heads(tmp_path):
         assert torch.equal(value, weights[f"objective.{name}"])
 
 
-# Both processes are forks of one that has imported torch, which takes longer than all steps.
-WORKER = """
-import json, os, sys, torch, torch.distributed as dist
-sys.path.insert(0, {root!r})
-from sparc_pretrain.pretraining.pretrainer import DistributedPretrainer
-from tests.objectives.test_xvlm import gradients, model, uneven
-
-def work(rank):
-    store = dist.FileStore({store!r}, 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    found = {{}}
-    for number, (accumulate, tasks) in enumerate({cases!r}):
-        made = model(accumulate, tasks=tasks)
-        wrapped = DistributedPretrainer(module=made, device_ids=None)
-        losses, grads = gradients(made, uneven().chunk(2)[rank], wrapped)
-        found[number] = [losses["loss"].item(), [g.tolist() for g in grads.values()]]
-    if rank == 0:
-        json.dump(found, open({out!r}, "w"))
-    dist.barrier()
-
-torch.set_num_threads(1)
-other = os.fork()
-work(1 if other == 0 else 0)
-os._exit(0 if other == 0 else os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]))
-"""
 CASES = [(1, None), (2, None), (1, dict(itc=1)), (2, dict(itm=1, mlm=1)), (1, dict(box=1))]
 
 
-def uneven():
+def data():
     """Four images with concepts, then four without any: the second process has none."""
     whole = concept_batch(8, dtype=torch.float64)
     whole.concepts.valid[4:] = False
@@ -289,15 +237,5 @@ def uneven():
 
 
 def test_two_processes_one_of_them_without_concepts_are_one(tmp_path):
-    out, script = tmp_path / "found.json", tmp_path / "worker.py"
-    names = dict(root=str(ROOT), out=str(out), store=str(tmp_path / "store"))
-    script.write_text(WORKER.format(cases=CASES, **names))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, str(script)], check=True, timeout=400, env=environment)
-    found = json.loads(out.read_text())
-    for number, (_, tasks) in enumerate(CASES):
-        whole, wanted = gradients(model(tasks=tasks), uneven())
-        loss, grads = found[str(number)]
-        assert loss == pytest.approx(whole["loss"].item(), abs=1e-9), CASES[number]
-        for name, grad, other in zip(wanted, wanted.values(), grads, strict=True):
-            assert torch.allclose(torch.tensor(other).to(grad), grad, atol=1e-6), name
+    cases = [(accumulate, dict(tasks=tasks)) for accumulate, tasks in CASES]
+    assert_two_processes_are_one(tmp_path, "tests.objectives.test_xvlm", cases)

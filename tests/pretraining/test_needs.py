@@ -53,6 +53,34 @@ def test_a_source_of_captions_beside_one_of_boxes_is_told(tmp_path):
     assert needs.check(dict(type="Clip"), None, sources) == []
 
 
+def test_class_names_are_those_of_the_config_or_made_once_from_the_sources(tmp_path):
+    elems = [dict(box=[1, 1, 9, 9], label=name) for name in ("star", "car")]
+    source = dict(shards=shards(tmp_path, dict(captions=["x"], elems=elems)))
+
+    def adopted(fields, **objective):
+        data, model = dict(fields=fields), dict(objective=dict(type="Uniter", **objective))
+        cfg = Config(dict(work_dir=str(tmp_path / "w"), data=data, model=model))
+        needs.adopt_labels(cfg, [source])
+        return cfg.data.fields.get("labels"), cfg.model.objective.get("labels")
+
+    assert adopted({}, tasks=dict(mrc=1)) == (["car", "star"], ["car", "star"])
+    assert (tmp_path / "w/labels.json").is_file()
+    source["shards"] = "gone"  # they are read from the work dir
+    assert adopted({}, weights=dict(mrc_kl=1)) == (["car", "star"], ["car", "star"])
+    assert adopted(dict(labels=["b"]), tasks=dict(mrc=1)) == (["b"], ["b"])
+    assert adopted({}, tasks=dict(mlm=1)) == (None, None)
+
+
+def test_vectors_of_regions_from_files_are_asked_for(tmp_path):
+    files = dict(type="Uniter", regions="files")
+    with pytest.raises(ValueError, match="set data.fields.region_files=dict"):
+        needs.check(files, Fields(regions=9), [dict(shards=shards(tmp_path, BOXED))])
+    fields = Fields(regions=9, crop="none", region_files=dict(kind="npz", path="x"))
+    assert needs.check(files, fields, [dict(shards=shards(tmp_path / "b", "a star"))]) == []
+    with pytest.raises(ValueError, match="needs regions"):
+        needs.check(files, Fields(crop="none", region_files=dict(kind="npz", path="x")), [])
+
+
 def test_the_tool_says_it_in_one_line(tmp_path):
     argv = [
         ROOT / "configs/quickstart/sparc.py",

@@ -11,7 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn import functional as F
 
-from sparc_pretrain import run_folder
+from sparc_pretrain import run_config, run_folder
 from sparc_pretrain.blueprint import draw, misfit, shapes_of
 from sparc_pretrain.registry import MODELS
 from sparc_pretrain.towers.vision import VisionTower, resample_patch
@@ -115,6 +115,7 @@ class SparcViT(BaseModule):
         if self.run is None:
             return
         run = run_folder.open_run(self.run)
+        run_config.check_vision(run.config, run.path)
         weights = resample_patch(
             run.weights("vision."), run.config["vision"]["patch"], self.tower.patch
         )

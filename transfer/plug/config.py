@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from sparc_pretrain import run_folder
+from sparc_pretrain import run_config, run_folder
 from sparc_pretrain.command import cli
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.metrics_file import ancestry
@@ -72,6 +72,8 @@ def explain(
 ) -> list[Change]:
     """As `plug`, in place; returns what was changed and why."""
     opened = run_folder.verify(run)
+    if not scratch:
+        run_config.check_vision(opened.config, opened.path)
     DualEncoder.on_paper(opened)  # what its config says is built below
     vision, scope = opened.config["vision"], scope_of(cfg)
     model, owners = cfg.get("model") or ConfigDict(), _owners(cfg)

@@ -1,0 +1,145 @@
+"""What objectives of one stream (UNITER, Oscar, Kaleido-BERT) share: words and image tokens go
+through one encoder, heads read its states.
+
+Suffixes: B images, T tokens, S image tokens, H width of texts and fusion, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sparc_pretrain import chance
+from sparc_pretrain.distributed import gather
+from sparc_pretrain.objectives.matching import draw_negatives, strangers
+from sparc_pretrain.towers.fusion import FusionEncoder
+from sparc_pretrain.types import ImageFeatures, TextFeatures
+
+Match = Callable[[ImageFeatures, TextFeatures], Tensor]
+
+CELLS = "regions are 4 x 4 cells unless boxes are given"
+GRID = 4  # cells a side that stand in for boxes where an image has none
+
+
+class WordHead(nn.Module):
+    """Fused states [M,H] -> logits [M,V]: Linear, GELU, norm, tied to the embeddings, bias."""
+
+    def __init__(self, width: int, vocab_size: int) -> None:
+        super().__init__()
+        self.project = transform(width)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, states: Tensor, word_table: Tensor) -> Tensor:
+        """states [M,H], word_table [V,H] -> [M,V]."""
+        return self.project(states) @ word_table.T.to(states.dtype) + self.bias
+
+
+class PooledHead(nn.Module):
+    """Fused begin states [n,H] -> logits [n,out]: Linear, tanh (BERT's pooler), Linear."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.pool, self.out = nn.Linear(width, width), nn.Linear(width, out)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[n,H] -> [n,out]."""
+        return self.out(self.pool(states).tanh())
+
+
+def joint_encoder(width: int, options: Mapping[str, Any] | None) -> FusionEncoder:
+    """A FusionEncoder of one stream, whose image tokens come in the width of the texts; `layers`
+    and `heads` 12 unless `options` say otherwise.
+    """
+    options = dict(layers=12, heads=12) | dict(options or {})
+    return FusionEncoder(width=width, image_width=None, mode="joint", **options)
+
+
+def transform(width: int) -> nn.Sequential:
+    """BERT's head before its last layer: Linear, GELU, norm."""
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+
+
+def grid_cells(like: Tensor, count: int) -> Tensor:
+    """The boxes [count,GRID^2,4] of 4 x 4 cells, row by row, x0 y0 x1 y1 in 0..1."""
+    side = torch.arange(GRID, device=like.device, dtype=torch.float32) / GRID
+    y, x = torch.meshgrid(side, side, indexing="ij")
+    low = torch.stack([x, y], dim=-1).flatten(0, 1)
+    return torch.cat([low, low + 1 / GRID], dim=1).expand(count, -1, -1)
+
+
+def taken(x: Tensor, others: Tensor, donor: Tensor) -> Tensor:
+    """x [n,...] with the rows whose donor is not -1 replaced by rows `donor` [n] of others
+    [N,...].
+    """
+    replaced = (donor >= 0).view(-1, *[1] * (x.ndim - 1))
+    return torch.where(replaced, others[donor.clamp(min=0)].to(x.dtype), x)
+
+
+def fuse_rows(
+    fusion: FusionEncoder,
+    text: Tensor,
+    text_mask: Tensor,
+    image: Tensor,
+    image_mask: Tensor,
+    segment: Tensor | None = None,
+    block: int = 256,
+) -> tuple[Tensor, Tensor]:
+    """Fused states of aligned rows by a 'joint' encoder: texts [n,T,H], image tokens [n,S,H].
+
+    More than `block` rows are run block by block, each of which is computed again in the backward
+    pass: memory does not grow with their number. Args as of `FusionEncoder.forward`.
+    """
+    if segment is None:
+        segment = torch.zeros_like(text_mask, dtype=torch.long)
+    given = (text, text_mask, image, image_mask)
+
+    def run(which: slice, *given: Tensor) -> tuple[Tensor, Tensor]:
+        text, text_mask, image, image_mask = (x[which] for x in given)
+        return fusion(text, text_mask, image, image_mask, segment=segment[which])
+
+    blocks = [slice(start, start + block) for start in range(0, len(text), block)]
+    if len(blocks) > 1 and torch.is_grad_enabled():
+        done = [checkpoint(run, which, *given, use_reentrant=False) for which in blocks]
+    else:
+        done = [run(which, *given) for which in blocks or [slice(0, 0)]]
+    texts, images = zip(*done, strict=True)
+    return torch.cat(texts), torch.cat(images)
+
+
+def all_pairs(match: Match, image: ImageFeatures, text: TextFeatures, block: int) -> Tensor:
+    """`match` of every image with every text [I,T], `block` pairs at a time, of their patch and
+    token states.
+    """
+    images, texts = len(image.patch_states), len(text.token_states)
+    device = text.mask.device
+    pairs = torch.cartesian_prod(torch.arange(images), torch.arange(texts)).to(device)
+    found = []
+    for i, t in (rows.unbind(dim=1) for rows in pairs.split(block)):
+        regions = None if image.regions is None else image.regions.rows(i)
+        one = ImageFeatures(None, None, image.patch_states[i], regions=regions)
+        other = TextFeatures(None, None, text.mask[t], text.special[t], text.token_states[t])
+        found.append(match(one, other))
+    return torch.cat(found).unflatten(0, (images, texts))
+
+
+def draw_partners(
+    image: Tensor,
+    key: Tensor,
+    moment: tuple[int, int],
+    stream: chance.Stream,
+    group: Tensor | None = None,
+) -> Tensor:
+    """For each own row a row of the global batch with another image [n] (and another group), all
+    such rows alike -> [n] long, -1 where there is none.
+
+    Args: image, key, group: [n] long. moment: (seed, step).
+    """
+    others = (gather(image), None if group is None else gather(group))
+    allowed = strangers(image, others[0], group, others[1])
+    noise = chance.pairs(*moment, key, gather(key), stream)
+    # draws in proportion to equal weights
+    return draw_negatives(torch.zeros_like(noise), allowed, noise)

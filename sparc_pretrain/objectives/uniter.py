@@ -1,0 +1,299 @@
+"""UNITER: words and regions in one stream (Chen et al., arXiv 1909.11740).
+
+Suffixes: B images, T tokens, R regions, F width of a region's vector, H width of texts and fusion,
+M masked places, C classes (0 = background).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparc_pretrain import chance
+from sparc_pretrain.chance import Stream
+from sparc_pretrain.distributed import gather_padded, own_rows
+from sparc_pretrain.objectives.base import Objective
+from sparc_pretrain.objectives.concepts import mean_of
+from sparc_pretrain.objectives.masking import choose_independently, hide_words, masked_lm_loss
+from sparc_pretrain.objectives.matching import matching_loss
+from sparc_pretrain.objectives.regions import (
+    RegionEmbedder,
+    RegionHeads,
+    Seen,
+    blanked,
+    class_targets,
+    classification_loss,
+    divergence_loss,
+    regression_loss,
+    seen_of,
+)
+from sparc_pretrain.objectives.single_stream import (
+    CELLS,
+    PooledHead,
+    WordHead,
+    all_pairs,
+    draw_partners,
+    fuse_rows,
+    joint_encoder,
+)
+from sparc_pretrain.objectives.terms import Terms, anchored, check_choices, share_of, step_of
+from sparc_pretrain.objectives.transport import NEGATIVES, alignment_loss, plan_of
+from sparc_pretrain.objectives.transport import transport_distance as distance_of
+from sparc_pretrain.registry import OBJECTIVES
+from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures, Views, Words
+
+# task -> its terms
+__all__ = ["Uniter", "class_targets", "classification_loss", "divergence_loss", "regression_loss"]
+OF_REGIONS = ("mrfr", "mrc", "mrc_kl")
+TASKS = {"itm": ("itm", "wra"), "mlm": ("mlm",), **{name: (name,) for name in OF_REGIONS}}
+WRA = 0.1  # released weight
+CHOICES = dict(
+    regions=("online", "files"),
+    hidden=("feature", "pixels"),
+    target=("self", "frozen"),
+    replace=("image", "either"),
+    wra_negatives=NEGATIVES,
+)
+
+
+@OBJECTIVES.register_module()
+class Uniter(Objective):
+    """MLM, ITM with WRA, MRFR, MRC, MRC-kl: either words or regions are masked, never both.
+
+    Words are the states of a text tower of 0 layers. A region is LN(LN(W f) + LN(W geometry)), the
+    embedding of its kind added by the fusion encoder. What a step draws is a function of (seed,
+    step, sample), see `chance`; dropout of the fusion encoder is not.
+
+    Args:
+        fusion: `layers`, `heads` (and `dropout`) of the FusionEncoder.
+        tasks: shares of `itm, mlm, mrfr, mrc, mrc_kl`, one of which is trained in a step; None =
+            the sum of all terms in every step, of MRC's only where there are classes.
+        weights: of the terms `itm, wra, mlm, mrfr, mrc, mrc_kl`; 1, of `wra` 0.1.
+        regions: 'online' = f is RoIAlign over our own tower's states; 'files' = it comes with the
+            sample, `region_width` numbers, and no tower is trained.
+        hidden: what a masked region hides: its vector ('feature'; the tower's other states may know
+            it), or its 'pixels', before a second pass of the tower. Its geometry stays.
+        target: MRFR's: the clean vector, of the tower ('self': it moves) or of the one that
+            training started from ('frozen', the default with `model.init_from`).
+        labels: class names, of 'online': classes are regions' labels, smoothed by 0.1, so MRC-kl
+            is MRC up to a constant. classes: their number, of files with probabilities.
+        rate: share of masked words and regions, at least one. whole_words: words, not tokens.
+        replace: what of an unmatched pair is another's: 'image' (released) or 'either' (paper).
+        wra_negatives: see `alignment_loss`. reductions: `mrfr`, `mrc_kl`: 'released' or 'paper'.
+        block: pairs that the fusion encoder runs at a time.
+        text_width, vision_width, vocab_size, mask_id, word_ids, seed: of the Pretrainer.
+
+    Raises ValueError for other names, classes that are missing, a tokenizer without a mask token.
+    """
+
+    needs = ("regions", "mask_id")
+    coupled_features = ("patch_states", "token_states")
+    paired_features = ("patch_states", "token_states", "word_table")
+    score_features = ("patch_states", "token_states")
+    reading = CELLS
+
+    def __init__(
+        self,
+        text_width: int,
+        vision_width: int,
+        vocab_size: int,
+        mask_id: int | None,
+        word_ids: Sequence[int],
+        seed: int = 0,
+        fusion: Mapping[str, Any] | None = None,
+        tasks: Mapping[str, float] | None = None,
+        weights: Mapping[str, float] | None = None,
+        regions: str = "online",
+        region_width: int = 2048,
+        hidden: str = "feature",
+        target: str = "self",
+        labels: Sequence[str] = (),
+        classes: int = 0,
+        rate: float = 0.15,
+        whole_words: bool = False,
+        replace: str = "image",
+        wra_negatives: str = "repel",
+        reductions: Mapping[str, str] | None = None,
+        block: int = 256,
+    ) -> None:
+        super().__init__()
+        check_choices(self, CHOICES, locals())
+        classes = len(labels) + 1 if labels else classes
+        usual = dict(wra=WRA) | ({} if classes else dict(mrc=0.0, mrc_kl=0.0))
+        self.terms = Terms("Uniter", TASKS, seed, weights, tasks, usual)
+        asked = [name for name in ("mrc", "mrc_kl") if name in {**(tasks or {}), **(weights or {})}]
+        if asked and not classes:
+            raise ValueError(f"Uniter: {asked[0]} needs classes: `labels`, or `classes` of files")
+        self.online = regions == "online"
+        if not self.online:
+            self.sees_images = self.vision_trained = False
+            self.coupled_features, self.paired_features = ("token_states",), ("word_table",)
+        self.seed, self.mask_id, self.word_ids, self.block = seed, mask_id, tuple(word_ids), block
+        self.hidden, self.target, self.rate, self.whole = hidden, target, rate, whole_words
+        self.replace, self.wra_negatives = replace, wra_negatives
+        size = vision_width if self.online else region_width
+        self.embed = RegionEmbedder(size, text_width)
+        self.fusion = joint_encoder(text_width, fusion)
+        self.match_head = PooledHead(text_width, 2)
+        self.word_head = WordHead(text_width, vocab_size)
+        self.region_heads = RegionHeads(text_width, size, classes, **(reductions or {}))
+
+    @classmethod
+    def needs_of(cls, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """Of files also vectors, and probabilities where classes are predicted; else labels."""
+        named = {**(config.get("tasks") or {}), **(config.get("weights") or {})}
+        classed = "mrc" in named or "mrc_kl" in named
+        if config.get("regions", "online") == "online":
+            return (*cls.needs, *(("label",) if classed else ()))
+        return (*cls.needs, "region_state", *(("region_probs",) if classed else ()))
+
+    def views(self, batch: Batch, step: int) -> Views:
+        """Masked words, masked regions (never both in one pass), and the step."""
+        moment, key, valid = (self.seed, step), batch.draw, batch.regions.valid
+        mlm, mrm = self.terms.runs("mlm", step), self._masks_regions(step)
+        candidates = batch.mask & ~batch.special & mlm
+        ids, words = hide_words(
+            *(batch.ids, batch.word, candidates, key, moment, self.mask_id, self.word_ids),
+            kind="independent",
+            rate=self.rate,
+            whole_words=self.whole,
+        )
+        noise = chance.uniform(*moment, key, Stream.REGION_MASK, valid.shape[1])
+        hidden = choose_independently(valid & mrm, noise, self.rate)
+        found = Views(drawn=dict(step=torch.full_like(key, step), words=words, regions=hidden))
+        if mlm:
+            found.texts["masked"] = Words(ids, batch.mask, batch.special)
+        if mrm and self.online and self.hidden == "pixels":
+            found.images["blanked"] = blanked(batch.image, batch.regions.box, hidden)
+        if mrm and self.online and self.target == "frozen":
+            found.drawn["teacher"] = batch.views.drawn["teacher"]
+        return found
+
+    def _masks_regions(self, step: int) -> bool:
+        return any(self.terms.runs(task, step) for task in OF_REGIONS)
+
+    def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
+        """ITM, half of whose pairs are of two images, and WRA of the same pass."""
+        losses: dict[str, Tensor] = {}
+        if self.terms.runs("itm", step_of(batch)):
+            losses = self._match_losses(features, batch)
+        return anchored(losses, features, self.coupled_features, self)
+
+    def _match_losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
+        moment, key = (self.seed, step_of(batch)), batch.draw
+        coins = chance.uniform(*moment, key, Stream.MATCH, 2)
+        donor = draw_partners(batch.image_id, key, moment, Stream.PARTNER)
+        donor = torch.where(coins[:, 0] < 0.5, donor, -1)
+        of_text = (coins[:, 1] < 0.5) & (self.replace == "either")
+        seen = self.seen(features, batch)
+        f, box, valid = seen.of(torch.where(of_text, -1, donor))
+        text, mask = features.token_states, batch.mask
+        if self.replace == "either":
+            own = own_rows(len(key), key.device)
+            rows = torch.where(of_text & (donor >= 0), donor, own)
+            text, mask = (gather_padded(x)[rows] for x in (text, mask))
+        words, regions = self._fused(text, mask, self.embed(f, box), valid)
+        logits, match = self.match_head(words[:, 0]), donor < 0
+        count = share_of(repel=torch.ones_like(match), ignore=match)
+        losses = {"itm_loss": matching_loss(logits, match, divisor=count["repel"])}
+        losses["itm_accuracy"] = mean_of(logits.argmax(dim=1) == match)
+        if self.terms.weights["wra"]:
+            distance = distance_of(words, regions, mask, valid)
+            losses["wra_loss"] = alignment_loss(
+                distance, match, self.wra_negatives, count[self.wra_negatives]
+            )
+            losses["wra_distance"] = mean_of(distance.detach()[match])
+            losses["wra_distance_unmatched"] = mean_of(distance.detach()[~match])
+        return self.terms.weighted(losses)
+
+    def paired(self, features: Features, batch: Batch, whole: Batch) -> dict[str, Tensor]:
+        """MLM with clean regions; MRFR, MRC and MRC-kl with clean words, in one pass."""
+        step, drawn, every = step_of(batch), batch.views.drawn, whole.views.drawn
+        named = every["regions"] & ((whole.regions.label > 0) | (not self.online))
+        shares = share_of(mlm=every["words"], mrfr=every["regions"], mrc=named)
+        losses: dict[str, Tensor] = {}
+        if self.terms.runs("mlm", step):
+            text, seen = features.views["masked"], self.seen(features, batch)
+            regions, hidden = self.embed(seen.state, seen.box), drawn["words"]
+            states = self._fused(text.token_states, text.mask, regions, seen.valid)[0][hidden]
+            logits, right = self.word_head(states, features.word_table), batch.ids[hidden]
+            losses["mlm_loss"] = masked_lm_loss(logits, right, shares["mlm"])
+            losses = self.terms.weighted(losses)
+            losses["mlm_accuracy"] = mean_of(logits.argmax(dim=1) == right)
+        if self._masks_regions(step):
+            losses |= self._region_losses(features, batch, shares, step)
+        return anchored(losses, features, self.paired_features, self)
+
+    def _region_losses(
+        self, features: Features, batch: Batch, shares: Mapping[str, Tensor], step: int
+    ) -> dict[str, Tensor]:
+        """Of what the masked regions show, and of which class it is."""
+        drawn, clean = batch.views.drawn, self.seen(features, batch)
+        hidden, given, wanted = drawn["regions"], clean.state, clean.state.detach()
+        if "blanked" in features.views:
+            given = seen_of(features.views["blanked"].patch_states, batch.regions).state
+        if "teacher" in drawn:
+            wanted = seen_of(drawn["teacher"], batch.regions).state
+        tokens = self.embed(given, clean.box, hidden)
+        text = features.token_states
+        states = self._fused(text, batch.mask, tokens, clean.valid)[1][hidden]
+        losses: dict[str, Tensor] = {}
+        if self.terms.runs("mrfr", step):
+            weight = self.embed.project.weight
+            losses |= self.region_heads.regress(states, weight, wanted[hidden], shares["mrfr"])
+            spread = wanted[clean.valid].float().std(dim=0, correction=0)
+            losses["mrfr_target_std"] = mean_of(spread)  # near 0: the target has collapsed
+        classed = [t for t in ("mrc", "mrc_kl") if self.terms.runs(t, step)]
+        if classed:
+            probs = None if self.online else batch.regions.probs[hidden]
+            label = batch.regions.label[hidden]
+            losses |= self.region_heads.classify(states, label, probs, shares["mrc"], classed)
+        return self.terms.weighted(losses)
+
+    def seen(self, features: ImageFeatures, batch: Batch) -> Seen:
+        """The regions of a batch."""
+        return seen_of(features.patch_states if self.online else None, batch.regions)
+
+    def _fused(
+        self, text: Tensor, mask: Tensor, regions: Tensor, valid: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return fuse_rows(self.fusion, text, mask, regions, valid, block=self.block)
+
+    # ------------------------------------------------------------ how it is read
+
+    def _read(self, image: ImageFeatures, text: TextFeatures) -> tuple[Tensor, Tensor, Seen]:
+        """Fused words [n,T,H] and regions [n,R,H] of aligned rows, and the regions."""
+        if not self.online:
+            raise ValueError("a UNITER of region vectors from files cannot read pictures")
+        seen = seen_of(image.patch_states, image.regions)
+        tokens = self.embed(seen.state, seen.box)
+        return *self._fused(text.token_states, text.mask, tokens, seen.valid), seen
+
+    def match(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """How well row i of the images and row i of the texts match: log-odds [n]."""
+        no, yes = self.match_head(self._read(image, text)[0][:, 0]).unbind(dim=1)
+        return yes - no
+
+    def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """[I,T]: `match` of all pairs."""
+        return all_pairs(self.match, image, text, self.block)
+
+    def _plan(self, image: ImageFeatures, text: TextFeatures) -> tuple[Tensor, Seen]:
+        """The transport plan [n,T,R] of aligned rows, and the regions."""
+        words, regions, seen = self._read(image, text)
+        return plan_of(words, regions, text.mask, seen.valid), seen
+
+    def ground(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """Of the given regions (4 x 4 cells where there are none) the one [n,4] that gets most of
+        the plan's mass on the words; it cannot predict another.
+        """
+        plan, seen = self._plan(image, text)
+        return seen.most(plan, text.mask & ~text.special)
+
+    def look(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """The plan [n,T,P] of aligned rows, a region's mass spread over its patches."""
+        plan, seen = self._plan(image, text)
+        return seen.spread(plan, image.patch_states)
