@@ -1,5 +1,16 @@
 """One file per method; importing the package registers them all."""
 
-from sparc_pretrain.objectives import clip, filip, gloria, mgca, pacl, siglip, sparc, uniter, xvlm
+from sparc_pretrain.objectives import (
+    clip,
+    filip,
+    gloria,
+    mgca,
+    oscar,
+    pacl,
+    siglip,
+    sparc,
+    uniter,
+    xvlm,
+)
 
-__all__ = ["clip", "filip", "gloria", "mgca", "pacl", "siglip", "sparc", "uniter", "xvlm"]
+__all__ = ["clip", "filip", "gloria", "mgca", "oscar", "pacl", "siglip", "sparc", "uniter", "xvlm"]

@@ -97,6 +97,7 @@ class Pretrainer(BaseModel):
             vision_width=self.encoder.vision.width,
             text_width=self.encoder.text.width,
             vocab_size=self.encoder.text.vocab_size,
+            max_tokens=self.encoder.text.max_tokens,
             seed=seed,
             **(dict(mask_id=words.mask_id, word_ids=list(words.word_ids)) if words else {}),
             **(dict(target="frozen") if init_from and "target" not in objective else {}),

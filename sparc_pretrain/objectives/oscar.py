@@ -1,0 +1,304 @@
+"""Oscar: tags of objects as anchors between words and regions (Li et al., arXiv 2004.06165; three
+kinds: OSCAR+, arXiv 2101.00529).
+
+The text is begin, caption, end, tags, end. Suffixes: B images, T tokens of a caption, Q of tags, N
+of both, R regions, F width of a region's vector, H width of texts and fusion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparc_pretrain import chance
+from sparc_pretrain.chance import Stream
+from sparc_pretrain.distributed import gather_padded
+from sparc_pretrain.objectives.base import Objective
+from sparc_pretrain.objectives.concepts import mean_of
+from sparc_pretrain.objectives.contrastive import full_precision, without_autocast
+from sparc_pretrain.objectives.masking import hide_words, masked_lm_loss
+from sparc_pretrain.objectives.regions import Seen, seen_of
+from sparc_pretrain.objectives.single_stream import (
+    CELLS,
+    PooledHead,
+    WordHead,
+    all_pairs,
+    draw_partners,
+    fuse_rows,
+    joint_encoder,
+)
+from sparc_pretrain.objectives.terms import Terms, anchored, check_choices, share_of, step_of
+from sparc_pretrain.registry import OBJECTIVES
+from sparc_pretrain.towers.regions import geometry
+from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures, Views, Words
+
+OWN, WRONG_TAGS, WRONG_CAPTION = range(3)
+TASKS = {"mtl": ("mtl",), "pollution": ("pollution",)}
+# number of kinds -> shares of wrong tags and wrong captions
+SHARES = {2: (0.5, 0.0), 3: (0.25, 0.25)}
+CHOICES = dict(mask_polluted=("all", "words"), kinds=tuple(SHARES))
+GEOMETRY = 6  # x0 y0 x1 y1 w h
+
+
+def join(
+    ids: Tensor, mask: Tensor, tags: Tensor, tag_mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Captions [B,T] and tags [B,Q], one behind the other without a gap -> (ids, mask, segment)
+    [B,N], N the longest; segment 0 = caption, 1 = tags; padding is 0.
+    """
+    real = torch.cat([mask, tag_mask], dim=1)
+    order = (~real).byte().argsort(dim=1, stable=True)[:, : int(real.sum(dim=1).max())]
+    both = torch.cat([ids, tags], dim=1).gather(1, order)
+    segment = torch.cat([torch.zeros_like(ids), torch.ones_like(tags)], dim=1).gather(1, order)
+    real = real.gather(1, order)
+    return both * real, real, segment * real
+
+
+def kinds(noise: Tensor, wrong_tags: float = 0.5, wrong_caption: float = 0.0) -> Tensor:
+    """What is shown of each row [B] long, by noise [B]: 1 = wrong tags, 2 = a wrong caption, 0 =
+    its own.
+    """
+    rest = torch.where(noise < wrong_tags + wrong_caption, WRONG_CAPTION, OWN)
+    return torch.where(noise < wrong_tags, WRONG_TAGS, rest)
+
+
+def replace_tags(
+    tags: Tensor,
+    tag_mask: Tensor,
+    kind: Tensor,
+    donor: Tensor,
+    others: Tensor,
+    other_mask: Tensor,
+    polluted: int = WRONG_TAGS,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(tags, mask, kind): rows of kind 1 have the tags of their donor, right-padded; a polluted row
+    without a donor (-1) becomes one of its own, kind 0.
+
+    Args: tags, tag_mask: [B,Q]. kind, donor: [B] long. others, other_mask: [N,Q']. polluted: the
+        kind whose rows are replaced.
+    """
+    kind = torch.where((kind == polluted) & (donor < 0), OWN, kind)
+    width, row = max(tags.shape[1], others.shape[1]), (kind == polluted)[:, None]
+    tags, tag_mask, others, other_mask = (
+        F.pad(x, (0, width - x.shape[1])) for x in (tags, tag_mask, others, other_mask)
+    )
+    there = donor.clamp(min=0)
+    return (
+        torch.where(row, others[there], tags),
+        torch.where(row, other_mask[there], tag_mask),
+        kind,
+    )
+
+
+def fitting(caption: Tensor, tags: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Lengths [B] of captions and tags that are `most` together: the longer one is cut first, of
+    equal ones the tags (BERT's way).
+    """
+    half = most // 2
+    of_caption = torch.where(tags <= half, most - tags, most - half)
+    of_tags = torch.where(caption <= half, most - caption, half)
+    return torch.minimum(caption, of_caption), torch.minimum(tags, of_tags)
+
+
+def cut(ids: Tensor, mask: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Texts [B,T] cut to `length` [B], the last token stays."""
+    last = (mask.sum(dim=1) - 1).clamp(min=0)
+    place = torch.arange(ids.shape[1], device=ids.device)
+    at_end = place == length[:, None] - 1
+    ids = torch.where(at_end, ids.gather(1, last[:, None]), ids)
+    return ids, mask & (place < length[:, None])
+
+
+@without_autocast
+def pollution_loss(logits: Tensor, kind: Tensor, divisor: Tensor | float | None = None) -> Tensor:
+    """L_C (eq. 4): cross-entropy of logits [B,2 or 3] with what is shown [B], over `divisor` (None:
+    B, at least 1). Contrastive in its paper's words; it is no InfoNCE.
+    """
+    loss = F.cross_entropy(full_precision(logits), kind, reduction="sum")
+    return loss / (max(1, len(kind)) if divisor is None else divisor)
+
+
+class TaggedRegions(nn.Module):
+    """LN(W [f, x0 y0 x1 y1 w h]) -> tokens [B,R,H]."""
+
+    def __init__(self, region_width: int, width: int) -> None:
+        super().__init__()
+        self.project, self.norm = nn.Linear(region_width + GEOMETRY, width), nn.LayerNorm(width)
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Regions -> [B,R,H]."""
+        place = geometry(seen.box)[..., :GEOMETRY].to(seen.state.dtype)
+        whole = torch.cat([seen.state, place], dim=-1).to(self.project.weight.dtype)
+        return self.norm(self.project(whole))
+
+
+@OBJECTIVES.register_module()
+class Oscar(Objective):
+    """MTL, masked tokens of captions and tags, and pollution: are caption and tags this image's.
+
+    Words are the states of a text tower of 0 layers; regions are never masked. What a step draws is
+    a function of (seed, step, sample), see `chance`; dropout of the fusion encoder is not.
+
+    Args:
+        fusion: `layers`, `heads` (and `dropout`) of the FusionEncoder.
+        kinds: 2 = half of the rows have wrong tags (released); 3 = a quarter wrong tags, a quarter
+            a wrong caption (OSCAR+).
+        tasks: None = both terms in every step; else shares of `mtl, pollution`, one of which a step
+            has. weights: of the two.
+        rate: share of masked tokens, at least one. mask_polluted: 'all' (released), or 'words':
+            wrong tags are not masked.
+        regions: 'online' = RoIAlign over our own tower's states; 'files' = vectors that come with
+            the sample, of `region_width` numbers, and no tower is trained.
+        length: most tokens of captions and tags, the end tokens among them.
+        block: rows that the fusion encoder runs at a time.
+        text_width, vision_width, vocab_size, mask_id, word_ids, max_tokens, seed: of the
+            Pretrainer.
+
+    Raises ValueError for other names, and a tokenizer without a mask token.
+    """
+
+    needs = ("tags", "regions", "mask_id")
+    paired_features = ("patch_states", "token_states", "word_table")
+    score_features = ("patch_states", "token_states")
+    reading = f"{CELLS}; no tags"
+
+    def __init__(
+        self,
+        text_width: int,
+        vision_width: int,
+        vocab_size: int,
+        mask_id: int | None,
+        word_ids: Sequence[int],
+        max_tokens: int = 512,
+        seed: int = 0,
+        fusion: Mapping[str, Any] | None = None,
+        kinds: int = 2,
+        tasks: Mapping[str, float] | None = None,
+        weights: Mapping[str, float] | None = None,
+        rate: float = 0.15,
+        mask_polluted: str = "all",
+        regions: str = "online",
+        region_width: int = 2048,
+        length: int = 35,
+        block: int = 256,
+    ) -> None:
+        super().__init__()
+        check_choices(self, {**CHOICES, "regions": ("online", "files")}, locals())
+        self.terms = Terms("Oscar", TASKS, seed, weights, tasks)
+        self.seed, self.mask_id, self.word_ids, self.block = seed, mask_id, tuple(word_ids), block
+        self.kinds, self.rate, self.mask_polluted = kinds, rate, mask_polluted
+        self.length, self.online = min(length, max_tokens), regions == "online"
+        if not self.online:
+            self.sees_images = self.vision_trained = False
+            self.paired_features = ("token_states", "word_table")
+        self.embed = TaggedRegions(vision_width if self.online else region_width, text_width)
+        self.fusion = joint_encoder(text_width, fusion)
+        self.word_head = WordHead(text_width, vocab_size)
+        self.own_head = PooledHead(text_width, kinds)
+
+    @classmethod
+    def needs_of(cls, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """Of files also vectors."""
+        files = config.get("regions", "online") == "files"
+        return (*cls.needs, *(("region_state",) if files else ()))
+
+    def views(self, batch: Batch, step: int) -> Views:
+        """Captions and tags in one text, some of them another image's, some tokens hidden."""
+        moment, key = (self.seed, step), batch.draw
+        kind = kinds(chance.uniform(*moment, key, Stream.POLLUTION, 1)[:, 0], *SHARES[self.kinds])
+        kind = kind * self.terms.runs("pollution", step)
+        donor = draw_partners(batch.image_id, key, moment, Stream.TAG_DONOR, batch.tags.text_id)
+        own = (batch.tags.ids, batch.tags.mask)
+        tags, tag_mask, kind = replace_tags(*own, kind, donor, *map(gather_padded, own))
+        own = (batch.ids, batch.mask)
+        if self.kinds == 3:
+            said = _text_keys(*own)
+            donor = draw_partners(batch.image_id, key, moment, Stream.CAPTION_DONOR, said)
+            others = map(gather_padded, own)
+            *own, kind = replace_tags(*own, kind, donor, *others, polluted=WRONG_CAPTION)
+        lengths = fitting(own[1].sum(dim=1), tag_mask.sum(dim=1), self.length)
+        ids, mask = cut(*own, lengths[0])
+        tags, tag_mask = cut(tags, tag_mask, lengths[1])
+        # begin and end of the caption and the end of the tags are no words
+        words = mask & ~_ends(mask)
+        words[:, 0] = False
+        named = tag_mask & ~_ends(tag_mask)
+        free = named & (kind != WRONG_TAGS)[:, None] if self.mask_polluted == "words" else named
+        joined, real, segment = join(ids, mask, tags, tag_mask)
+
+        def packed(words: Tensor, tags: Tensor) -> Tensor:
+            return join(words.long(), mask, tags.long(), tag_mask)[0].bool()
+
+        candidates = packed(words, free) & self.terms.runs("mtl", step)
+        hidden, chosen = hide_words(
+            *(joined, joined, candidates, key, moment, self.mask_id, self.word_ids),
+            kind="independent",
+            rate=self.rate,
+        )
+        text = Words(hidden, real, real & ~packed(words, named))
+        drawn = dict(step=torch.full_like(key, step), chosen=chosen, right=joined)
+        return Views(texts={"joined": text}, drawn=drawn | dict(segment=segment, kind=kind))
+
+    def paired(self, features: Features, batch: Batch, whole: Batch) -> dict[str, Tensor]:
+        """MTL and pollution, in one pass."""
+        step, drawn, every = step_of(batch), batch.views.drawn, whole.views.drawn
+        text = features.views["joined"]
+        seen = seen_of(features.patch_states if self.online else None, batch.regions)
+        given = (text.token_states, text.mask, self.embed(seen), seen.valid, drawn["segment"])
+        states = fuse_rows(self.fusion, *given, block=self.block)[0]
+        count = share_of(mtl=every["chosen"], pollution=torch.ones_like(every["step"]))
+        losses: dict[str, Tensor] = {}
+        if self.terms.runs("mtl", step):
+            chosen, segment = drawn["chosen"], drawn["segment"]
+            logits = self.word_head(states[chosen], features.word_table)
+            right = drawn["right"][chosen]
+            losses["mtl_loss"] = masked_lm_loss(logits, right, count["mtl"])
+            hit, tags = logits.argmax(dim=1) == right, segment[chosen] == 1
+            losses["mtl_accuracy"] = mean_of(hit)
+            losses["mtl_tag_accuracy"] = mean_of(hit[tags])
+        if self.terms.runs("pollution", step):
+            logits, kind = self.own_head(states[:, 0]), drawn["kind"]
+            losses["pollution_loss"] = pollution_loss(logits, kind, count["pollution"])
+            losses["pollution_accuracy"] = mean_of(logits.argmax(dim=1) == kind)
+        return anchored(self.terms.weighted(losses), features, self.paired_features, self)
+
+    # ------------------------------------------------------------ how it is read
+
+    def _read(self, image: ImageFeatures, text: TextFeatures) -> tuple[tuple[Tensor, ...], Seen]:
+        """What the fusion encoder takes of aligned rows without tags, and the regions."""
+        if not self.online:
+            raise ValueError("an Oscar of region vectors from files cannot read pictures")
+        seen = seen_of(image.patch_states, image.regions)
+        return (text.token_states, text.mask, self.embed(seen), seen.valid), seen
+
+    def match(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """How well row i of the images and row i of the texts match: log-odds [n] of 'own'."""
+        states = fuse_rows(self.fusion, *self._read(image, text)[0], block=self.block)[0]
+        logits = self.own_head(states[:, 0])
+        return logits[:, OWN] - logits[:, OWN + 1 :].logsumexp(dim=1)
+
+    def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """[I,T]: `match` of all pairs."""
+        return all_pairs(self.match, image, text, self.block)
+
+    def look(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """Attention of the last layer [n,T,P], a region's part spread over its patches."""
+        given, seen = self._read(image, text)
+        return seen.spread(self.fusion.joint_weights(*given), image.patch_states)
+
+
+def _ends(mask: Tensor) -> Tensor:
+    """[B,T] bool: the last real token of right-padded texts."""
+    return mask & ~F.pad(mask, (0, 1))[:, 1:]
+
+
+def _text_keys(ids: Tensor, mask: Tensor) -> Tensor:
+    """A number [B] that equal texts [B,T] share, however they are padded."""
+    found = torch.zeros_like(ids[:, 0])
+    for token, real in zip(ids.T, mask.T, strict=True):
+        found = torch.where(real, chance.mix(found ^ token), found)
+    return found
