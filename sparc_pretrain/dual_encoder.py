@@ -99,6 +99,11 @@ class DualEncoder(nn.Module):
         pooled = self.adapters.g_v(self.adapters.h_v(self.vision.pool(tokens)))
         return ImageFeatures(image=pooled, patches=self.adapters.g_v(states), patch_states=states)
 
+    def pooled_states(self, image: Tensor) -> Tensor:
+        """What the vision tower pools of each of the pictures [B,n,3,s,s] -> [B,n,Dv]."""
+        tokens = self.vision(self.normalize(image.flatten(0, 1)), prefix=True)
+        return self.vision.pool(tokens).unflatten(0, image.shape[:2])
+
     def concept_features(self, patch_states: Tensor, box: Tensor, valid: Tensor) -> Tensor:
         """Vectors [B,K,D] of what lies in boxes, made as that of a whole image is: g_v(h_v(mean of
         the states inside)) (X-VLM, arXiv 2111.08276, sec. 3.1).

@@ -111,13 +111,19 @@ class Views(Rows):
     """What an objective has drawn for a batch, see `Objective.views`.
 
     texts   name -> ids, mask, special of other texts to encode, [B,T] each
-    images  name -> other pixels to encode, [B,3,H,W]
+    images  name -> other pixels to encode, [B,3,H,W], or [B,n,3,s,s], of which the vision tower's
+            pooled states [B,n,Dv] are made (`ImageFeatures.patch_states`)
     drawn   name -> masks, labels, the contents of donors, [B,...]
+    taught  names of images, 'image' = the batch's own, whose states by the frozen tower that the
+            training started from are put into `drawn`, as `taught_NAME`
+    still   names of images through which no gradient goes
     """
 
     texts: dict[str, Words] = field(default_factory=dict)
     images: dict[str, Tensor] = field(default_factory=dict)
     drawn: dict[str, Tensor] = field(default_factory=dict)
+    taught: tuple[str, ...] = ()
+    still: tuple[str, ...] = ()
 
 
 @dataclass

@@ -134,7 +134,7 @@ def test_a_leaf_of_the_papers_scale_differs_from_sparcs_in_its_objective_alone(o
     assert leaf == base and base["model"]["objective"]["type"] == OTHERS[other]
 
 
-@pytest.mark.parametrize("name", ["xvlm", "uniter", "oscar"])
+@pytest.mark.parametrize("name", ["xvlm", "uniter", "oscar", "kaleido"])
 def test_systems_with_boxes_differ_from_sparc_where_they_must_and_nowhere_else(name: str) -> None:
     """In objective, text layers, data and rates: towers and the shared space are the same."""
     sparc, other = (Config.fromfile(CONFIGS / f"{n}.py").to_dict() for n in ("sparc", name))

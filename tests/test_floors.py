@@ -99,6 +99,7 @@ def test_imports_go_down_only(path):
 def test_an_objective_imports_only_what_objectives_may(path):
     # the contract, and the terms of several objectives
     shared = (
+        "alignment",
         "base",
         "boxes",
         "chunked",

@@ -13,4 +13,16 @@ from sparc_pretrain.objectives import (
     xvlm,
 )
 
-__all__ = ["clip", "filip", "gloria", "mgca", "oscar", "pacl", "siglip", "sparc", "uniter", "xvlm"]
+__all__ = [
+    "clip",
+    "filip",
+    "gloria",
+    "kaleido",
+    "mgca",
+    "oscar",
+    "pacl",
+    "siglip",
+    "sparc",
+    "uniter",
+    "xvlm",
+]

@@ -169,7 +169,7 @@ class Uniter(Objective):
         if mrm and self.online and self.hidden == "pixels":
             found.images["blanked"] = blanked(batch.image, batch.regions.box, hidden)
         if mrm and self.online and self.target == "frozen":
-            found.drawn["teacher"] = batch.views.drawn["teacher"]
+            found.taught = ("image",)
         return found
 
     def _masks_regions(self, step: int) -> bool:
@@ -235,8 +235,8 @@ class Uniter(Objective):
         hidden, given, wanted = drawn["regions"], clean.state, clean.state.detach()
         if "blanked" in features.views:
             given = seen_of(features.views["blanked"].patch_states, batch.regions).state
-        if "teacher" in drawn:
-            wanted = seen_of(drawn["teacher"], batch.regions).state
+        if "taught_image" in drawn:
+            wanted = seen_of(drawn["taught_image"], batch.regions).state
         tokens = self.embed(given, clean.box, hidden)
         text = features.token_states
         states = self._fused(text, batch.mask, tokens, clean.valid)[1][hidden]

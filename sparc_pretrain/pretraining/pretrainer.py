@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import full_precision
 from sparc_pretrain.pretraining import starting_weights
 from sparc_pretrain.pretraining.accumulation import Losses, accumulated_step, add_up
-from sparc_pretrain.pretraining.onlookers import Teacher
+from sparc_pretrain.pretraining.onlookers import Guide, Teacher
 from sparc_pretrain.registry import MODEL_WRAPPERS, MODELS, OBJECTIVES
 from sparc_pretrain.towers.lengths import caption_lengths
 from sparc_pretrain.towers.text import TextTower
@@ -61,7 +62,8 @@ class Pretrainer(BaseModel):
         grad_checkpointing: recompute the vision blocks in the backward pass.
         init_from: a run folder to start from, of the same towers and vocabulary. locked: 'vision'
             or 'text', a tower that is not trained (LiT, arXiv 2111.07991). seed: of objectives that
-            draw.
+            draw. guide, guide_reading: a frozen run that says which words and patches belong
+            together, see `onlookers.Guide`.
 
     Raises:
         ValueError: an unknown locked tower, a number in the objective's config that the towers
@@ -83,6 +85,8 @@ class Pretrainer(BaseModel):
         init_from: str | None = None,
         locked: str | None = None,
         seed: int = 0,
+        guide: str | None = None,
+        guide_reading: str = "attention",
     ) -> None:
         super().__init__(BatchToDevice())
         if locked not in (None, "vision", "text"):
@@ -98,6 +102,7 @@ class Pretrainer(BaseModel):
             text_width=self.encoder.text.width,
             vocab_size=self.encoder.text.vocab_size,
             max_tokens=self.encoder.text.max_tokens,
+            patch=self.encoder.vision.patch,
             seed=seed,
             **(dict(mask_id=words.mask_id, word_ids=list(words.word_ids)) if words else {}),
             **(dict(target="frozen") if init_from and "target" not in objective else {}),
@@ -112,7 +117,10 @@ class Pretrainer(BaseModel):
                 getattr(self.encoder.adapters, adapter).requires_grad_(False)
         if not self.objective.vision_trained:
             self.encoder.vision.requires_grad_(False)
-        self.onlookers: list[Teacher] = []
+        self.teacher: Teacher | None = None
+        self.guide = None
+        if guide or guide_reading == "boxes":
+            self.guide = Guide(guide, guide_reading, words)
         if self.objective_config.get("target") == "frozen" and not init_from:
             raise ValueError("model.objective.target='frozen' is the tower of model.init_from")
         self.accumulate = accumulate
@@ -129,7 +137,7 @@ class Pretrainer(BaseModel):
         if self.init_from:
             starting_weights.load(self.encoder, self.init_from)
             if self.objective_config.get("target") == "frozen":
-                self.onlookers = [Teacher(self.encoder.vision)]
+                self.teacher = Teacher(self.encoder)
 
     def train(self, mode: bool = True) -> Pretrainer:
         """Training mode; a locked tower stays in eval mode."""
@@ -163,8 +171,16 @@ class Pretrainer(BaseModel):
                 texts = self.encoder.text_features(text.ids, text.mask, text.special)
                 features.views[name] = texts
             for name, image in batch.views.images.items():
-                features.views[name] = self.encoder.image_features(image)
+                if name in batch.views.still and name in batch.views.taught:
+                    continue  # the teacher has seen it
+                with torch.no_grad() if name in batch.views.still else nullcontext():
+                    features.views[name] = self._seen(image)
         return features
+
+    def _seen(self, image: Tensor) -> ImageFeatures:
+        if image.ndim == 5:
+            return ImageFeatures(None, None, self.encoder.pooled_states(image))
+        return self.encoder.image_features(image)
 
     def _concept_features(self, batch: Batch) -> Features:
         """Of a batch with concepts. Its captions are slot 0 of these, so they are encoded once."""
@@ -188,12 +204,12 @@ class Pretrainer(BaseModel):
     def with_views(self, batch: Batch) -> Batch:
         """The rank's whole batch with what the objective draws for the Runner's current step."""
         step = MessageHub.get_current_instance().get_info("iter", 0)
-        if self.onlookers:
-            seen = [one.drawn(self.encoder, batch) for one in self.onlookers]
-            batch = replace(
-                batch, views=Views(drawn={k: v for part in seen for k, v in part.items()})
-            )
-        return replace(batch, views=self.objective.views(batch, step))
+        if self.guide:
+            batch = replace(batch, views=Views(drawn=self.guide.drawn(batch)))
+        views = self.objective.views(batch, step)
+        if self.teacher and views is not None:
+            views = self.teacher.add(batch, views)
+        return replace(batch, views=views)
 
     def train_step(self, data: Batch, optim_wrapper: OptimWrapper) -> Losses:
         """One optimizer step on this process alone."""

@@ -273,9 +273,9 @@ def test_vectors_of_files_train_no_tower_and_the_run_folder_says_so(tmp_path):
     run_folder.write(tmp_path / "run", made.run_config(8), made.run_weights(), None)
     _, objective = encode.load(tmp_path / "run")
     assert not objective.vision_trained
-    with pytest.raises(ValueError, match="vision_trained: false.*nothing to transfer"):
+    with pytest.raises(ValueError, match=r"vision_trained: false.*nothing to transfer"):
         SparcViT(run=str(tmp_path / "run"), patch=None).init_weights()
-    with pytest.raises(ValueError, match="vision_trained: false.*nothing to transfer"):
+    with pytest.raises(ValueError, match=r"vision_trained: false.*nothing to transfer"):
         Opened.read(tmp_path / "run")
     online = model().float()
     run_folder.write(tmp_path / "online", online.run_config(8), online.run_weights(), None)
@@ -303,13 +303,13 @@ def test_the_target_of_a_run_that_starts_from_another_stays_that_runs(tmp_path):
     made = pretrainer({**OBJECTIVE, "tasks": dict(mrfr=1)}, **options).train()
     made.init_weights()
     assert made.objective.target == "frozen"
-    batch, first = made.with_views(region_batch(4)), None
-    first = batch.views.drawn["teacher"]
+    batch = made.with_views(region_batch(4))
+    first = batch.views.drawn["taught_image"]
     torch.testing.assert_close(first, source.encoder.image_features(batch.image).patch_states)
     with torch.no_grad():
         made.encoder.vision.net.norm.weight.mul_(2)
-    assert torch.equal(made.with_views(region_batch(4)).views.drawn["teacher"], first)
-    assert not any("teacher" in name for name in made.state_dict())
+    assert torch.equal(made.with_views(region_batch(4)).views.drawn["taught_image"], first)
+    assert not any("teacher." in name for name in made.state_dict())
     with pytest.raises(ValueError, match="frozen"):
         pretrainer({**OBJECTIVE, "target": "frozen"}, layers=0)
 

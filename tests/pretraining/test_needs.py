@@ -73,7 +73,7 @@ def test_class_names_are_those_of_the_config_or_made_once_from_the_sources(tmp_p
 
 def test_vectors_of_regions_from_files_are_asked_for(tmp_path):
     files = dict(type="Uniter", regions="files")
-    with pytest.raises(ValueError, match="set data.fields.region_files=dict"):
+    with pytest.raises(ValueError, match=r"set data.fields.region_files=dict"):
         needs.check(files, Fields(regions=9), [dict(shards=shards(tmp_path, BOXED))])
     fields = Fields(regions=9, crop="none", region_files=dict(kind="npz", path="x"))
     assert needs.check(files, fields, [dict(shards=shards(tmp_path / "b", "a star"))]) == []

@@ -1,0 +1,300 @@
+"""Kaleido-BERT: captions and patches of five levels, hidden where they belong together (Zhuge et
+al., arXiv 2103.16110).
+
+Suffixes: B images, T tokens, 55 patches, F width of a patch's vector, H width of texts and fusion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparc_pretrain import chance
+from sparc_pretrain.chance import Stream
+from sparc_pretrain.distributed import gather
+from sparc_pretrain.objectives import mosaic
+from sparc_pretrain.objectives.alignment import BUDGET, aligned_patches, choose_aligned
+from sparc_pretrain.objectives.base import Objective
+from sparc_pretrain.objectives.concepts import mean_of
+from sparc_pretrain.objectives.contrastive import full_precision, without_autocast
+from sparc_pretrain.objectives.masking import corrupt, masked_lm_loss
+from sparc_pretrain.objectives.matching import matching_loss
+from sparc_pretrain.objectives.mosaic import LEVELS, SLICES, cut_out, level_side, patch_boxes
+from sparc_pretrain.objectives.single_stream import (
+    PooledHead,
+    WordHead,
+    all_pairs,
+    draw_partners,
+    fuse_rows,
+    joint_encoder,
+    taken,
+)
+from sparc_pretrain.objectives.terms import Terms, anchored, check_choices, share_of, step_of
+from sparc_pretrain.registry import OBJECTIVES
+from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures, Views, Words
+
+__all__ = ["Kaleido", "aligned_patches", "choose_aligned", "divergence"]
+NAMES = ("amlm", "itm", "rotation", "jigsaw", "camouflage", "grey", "blank")
+CHOICES = dict(target=("self", "frozen"))
+
+
+@without_autocast
+def divergence(predicted: Tensor, wanted: Tensor, divisor: Tensor | float | None = None) -> Tensor:
+    """KL of softmax(wanted) [M,F] from softmax(predicted) [M,F] over `divisor` (None: M, at least
+    1); no gradient to `wanted`.
+    """
+    wanted = full_precision(wanted.detach()).log_softmax(dim=-1)
+    share = wanted.exp() * (wanted - full_precision(predicted).log_softmax(dim=-1))
+    return share.sum() / (max(1, len(predicted)) if divisor is None else divisor)
+
+
+def standardised(x: Tensor) -> Tensor:
+    """Vectors [...,F] of mean 0 and variance 1."""
+    return F.layer_norm(full_precision(x), x.shape[-1:])
+
+
+class PatchEmbedder(nn.Module):
+    """LN_level(W_level f + level + W geometry) of vectors [B,55,F] -> [B,55,H]; W of the geometry
+    is one for all levels.
+    """
+
+    def __init__(self, vision_width: int, width: int) -> None:
+        super().__init__()
+        self.project = nn.ModuleList(nn.Linear(vision_width, width) for _ in range(LEVELS))
+        self.norm = nn.ModuleList(nn.LayerNorm(width) for _ in range(LEVELS))
+        self.level, self.place = nn.Embedding(LEVELS, width), nn.Linear(5, width)
+        nn.init.trunc_normal_(self.level.weight, std=0.02)
+
+    def forward(self, state: Tensor, boxes: Tensor) -> Tensor:
+        """state [B,55,F], boxes [B,55,4] -> [B,55,H]."""
+        place = self.place(mosaic.patch_geometry(boxes).to(self.place.weight.dtype))
+        parts = zip(SLICES, self.project, self.norm, self.level.weight, strict=True)
+        state = state.to(self.place.weight.dtype)
+        return torch.cat(
+            [norm(project(state[:, s]) + level + place[:, s]) for s, project, norm, level in parts],
+            dim=1,
+        )
+
+
+@OBJECTIVES.register_module()
+class Kaleido(Objective):
+    """AMLM, ITM and five tasks of patches: rotation (level 1), jigsaw (2), camouflage (3), grey to
+    colour (4), blank to colour (5), all of one pass.
+
+    A patch's vector is the vision tower run on the patch itself, pooled. Half of the rows show the
+    image of another product; they are corrupted as the others are (else ITM could be read off) and
+    take part in ITM alone. Geometry belongs to the slot: after jigsaw and rotation tokens keep
+    their places'. Which tokens and patches are hidden follows the weights of `model.guide`, a
+    frozen run; without one it is random (the paper's ablation: 299.5 against 319.5). What a step
+    draws is a function of (seed, step, sample), see `chance`; dropout of the fusion encoder is not.
+
+    Args:
+        fusion: `layers`, `heads` (and `dropout`) of the FusionEncoder.
+        tasks: None = the sum of all; else shares of the terms `amlm, itm, rotation, jigsaw,
+            camouflage, grey, blank`, one of which a step has. weights: of the terms.
+        rate: share of hidden tokens, 10 at most.
+        target: what grey and blank patches are to become: the clean patch's vector by the tower
+            ('self': it moves), or by that of `model.init_from` ('frozen', its default then).
+        standardise: those vectors have mean 0 and variance 1 before their softmax; the released
+            code takes them raw.
+        patch_px: side at which patches of levels 2 to 5 are read; 0 = about their own.
+        block: rows that the fusion encoder runs at a time.
+        text_width, vision_width, vocab_size, mask_id, word_ids, patch, seed: of the Pretrainer.
+
+    Raises ValueError for other names, and a tokenizer without a mask token.
+    """
+
+    needs = ("saliency", "mask_id")
+    wants = ("product_id",)
+    paired_features = ("token_states", "word_table")
+    score_features = ("patch_states", "token_states")
+    sees_images = False
+    reading = "patches of the whole picture"
+
+    def __init__(
+        self,
+        text_width: int,
+        vision_width: int,
+        vocab_size: int,
+        mask_id: int | None,
+        word_ids: Sequence[int],
+        patch: int = 16,
+        seed: int = 0,
+        fusion: Mapping[str, Any] | None = None,
+        tasks: Mapping[str, float] | None = None,
+        weights: Mapping[str, float] | None = None,
+        rate: float = 0.15,
+        target: str = "self",
+        standardise: bool = True,
+        patch_px: int = 0,
+        block: int = 256,
+    ) -> None:
+        super().__init__()
+        check_choices(self, CHOICES, locals())
+        self.terms = Terms("Kaleido", {name: (name,) for name in NAMES}, seed, weights, tasks)
+        self.seed, self.mask_id, self.word_ids, self.block = seed, mask_id, tuple(word_ids), block
+        self.rate, self.target, self.standardise = rate, target, standardise
+        self.patch, self.patch_px = patch, patch_px
+        width = text_width
+        self.embed = PatchEmbedder(vision_width, width)
+        self.fusion = joint_encoder(width, fusion)
+        self.word_head, self.match_head = WordHead(width, vocab_size), PooledHead(width, 2)
+        self.rotation = nn.Linear(width, 4)
+        self.jigsaw = nn.Linear(4 * width, len(mosaic.ORDERS))
+        self.camouflage = nn.Linear(9 * width, 9)
+        self.grey = nn.Linear(width, vision_width, bias=False)
+        self.blank = nn.Linear(width, vision_width, bias=False)
+
+    def _cut(self, image: Tensor, boxes: Tensor, level: int) -> Tensor:
+        """The patches [B,n,3,s,s] of a level."""
+        side = level_side(level, image.shape[-1], self.patch)
+        side = self.patch_px if self.patch_px and level > 1 else side
+        return cut_out(image, boxes[:, SLICES[level - 1]], side)
+
+    def views(self, batch: Batch, step: int) -> Views:
+        """Shown images as patches, some of them changed; captions with tokens hidden; the rest."""
+        moment, key, runs = (self.seed, step), batch.draw, self.terms.runs
+        coin, turn, order = (
+            chance.uniform(*moment, key, stream, 1)[:, 0]
+            for stream in (Stream.MATCH, Stream.TURN, Stream.PERMUTATION)
+        )
+        product, about = batch.product_id, batch.saliency
+        others = gather(batch.image), gather(about)
+        donor = draw_partners(product, key, moment, Stream.PARTNER)
+        donor = torch.where((coin < 0.5) & runs("itm", step), donor, -1)
+        image, box = (taken(x, y, donor) for x, y in zip((batch.image, about), others, strict=True))
+        boxes, tokens, patches = patch_boxes(box)[0], *self._hidden(batch, step)
+        decoy = draw_partners(product, key, moment, Stream.DECOY)
+        decoy = torch.where(patches[:, SLICES[2]].any(dim=1), decoy, -1)
+        turns = (turn * 4).long() * runs("rotation", step)
+        label = (order * len(mosaic.ORDERS)).long() * runs("jigsaw", step)
+        cut = {level: self._cut(image, boxes, level) for level in range(1, LEVELS + 1)}
+        images = {}
+        if runs("grey", step):
+            images["clean"] = mosaic.picked(cut[4], patches[:, SLICES[3]], BUDGET[1])
+        cut[1] = mosaic.rotate(cut[1][:, 0], turns)[:, None]
+        cut[2] = mosaic.shuffle(cut[2], label)
+        strange = [taken(x, y, decoy) for x, y in zip((batch.image, about), others, strict=True)]
+        place = torch.where(decoy >= 0, patches[:, SLICES[2]].byte().argmax(dim=1), -1)
+        cut[3] = mosaic.swap(cut[3], self._cut(strange[0], patch_boxes(strange[1])[0], 3), place)
+        cut[4] = mosaic.greyed(cut[4], patches[:, SLICES[3]])
+        noise = chance.uniform(*moment, key, Stream.WORD_REPLACEMENT, 2 * batch.ids.shape[1])
+        noise = noise.unflatten(1, (-1, 2))
+        ids = corrupt(batch.ids, tokens, noise, self.mask_id, *self.word_ids)
+        drawn = dict(step=torch.full_like(key, step), match=donor < 0, boxes=boxes, place=place)
+        drawn |= dict(tokens=tokens, patches=patches, turns=turns, order=label)
+        images |= {f"level{level}": pixels for level, pixels in cut.items()}
+        texts = {"masked": Words(ids, batch.mask, batch.special)}
+        taught = [n for n in ("clean", "level5") if self.target == "frozen" and n in images]
+        return Views(texts, images, drawn, taught=tuple(taught), still=("clean",))
+
+    def _hidden(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        """Tokens [B,T] and patches [B,55] that are hidden, of the tasks that the step has."""
+        moment, key, runs = (self.seed, step), batch.draw, self.terms.runs
+        candidates = batch.mask & ~batch.special
+        boxes, level = patch_boxes(batch.saliency)
+        weights = batch.views.drawn.get("guide") if batch.views else None
+        aligned = torch.full((*batch.ids.shape, 3), -1, device=key.device)
+        if weights is not None:
+            side = math.isqrt(weights.shape[-1])
+            aligned = aligned_patches(weights, candidates, boxes, level, (side, side))
+        noise = chance.uniform(*moment, key, Stream.ALIGNED, 2 * batch.ids.shape[1])
+        fill = chance.uniform(*moment, key, Stream.FILL, boxes.shape[1])
+        noise = noise.unflatten(1, (-1, 2))
+        tokens, patches = choose_aligned(aligned, candidates, noise, fill, self.rate)
+        for n, task in ((3, "camouflage"), (4, "grey"), (5, "blank")):
+            patches[:, SLICES[n - 1]] &= runs(task, step)
+        return tokens & runs("amlm", step), patches
+
+    def paired(self, features: Features, batch: Batch, whole: Batch) -> dict[str, Tensor]:
+        """All terms; those of tokens and patches of rows that show their own image."""
+        step, drawn, every = step_of(batch), batch.views.drawn, _counted(whole.views.drawn)
+        views, ours, count = features.views, _counted(drawn), share_of(**every)
+        clean = torch.cat([views[f"level{n}"].patch_states for n in range(1, LEVELS + 1)], dim=1)
+        blank = drawn["patches"].clone()
+        blank[:, : SLICES[4].start] = False
+        tokens = self.embed(torch.where(blank[..., None], 0, clean), drawn["boxes"])
+        text, real = views["masked"], torch.ones_like(blank)
+        words, states = fuse_rows(
+            self.fusion, text.token_states, text.mask, tokens, real, block=self.block
+        )
+        at = {name: states[:, SLICES[n]] for n, name in enumerate(NAMES[2:])}
+        losses: dict[str, Tensor] = {}
+
+        def told(name: str, logits: Tensor, right: Tensor) -> None:
+            loss = F.cross_entropy(full_precision(logits), right, reduction="sum")
+            losses[f"{name}_loss"] = loss / count[name]
+            losses[f"{name}_accuracy"] = mean_of(logits.argmax(dim=1) == right)
+
+        if self.terms.runs("amlm", step):
+            logits = self.word_head(words[ours["amlm"]], features.word_table)
+            right = batch.ids[ours["amlm"]]
+            losses["amlm_loss"] = masked_lm_loss(logits, right, count["amlm"])
+            losses["amlm_accuracy"] = mean_of(logits.argmax(dim=1) == right)
+        if self.terms.runs("itm", step):
+            logits, match = self.match_head(words[:, 0]), drawn["match"]
+            losses["itm_loss"] = matching_loss(logits, match, divisor=count["itm"])
+            losses["itm_accuracy"] = mean_of(logits.argmax(dim=1) == match)
+        for name, label in (("rotation", "turns"), ("jigsaw", "order"), ("camouflage", "place")):
+            if self.terms.runs(name, step):
+                rows = ours[name]
+                told(name, getattr(self, name)(at[name][rows].flatten(1)), drawn[label][rows])
+        for name, of in (("grey", "clean"), ("blank", "level5")):
+            if self.terms.runs(name, step):
+                taught = drawn.get(f"taught_{of}")
+                wanted = (views[of].patch_states if taught is None else taught).detach()
+                if name == "grey":  # of a row its hidden ones alone, in their order
+                    wanted = wanted[drawn["match"]].flatten(0, 1)
+                else:
+                    wanted = wanted[ours[name]]
+                wanted = standardised(wanted) if self.standardise else wanted
+                predicted = getattr(self, name)(at[name][ours[name]])
+                losses[f"{name}_loss"] = divergence(predicted, wanted, count[name])
+        return anchored(self.terms.weighted(losses), features, self.paired_features, self)
+
+    # ------------------------------------------------------------ how it is read
+
+    def read_images(self, encoder: nn.Module, image: Tensor) -> ImageFeatures:
+        """The vectors of the 55 patches of whole pictures, as patch_states [B,55,F]."""
+        boxes = _whole(image)
+        cut = [self._cut(image, boxes, level) for level in range(1, LEVELS + 1)]
+        states = torch.cat([encoder.pooled_states(one) for one in cut], dim=1)
+        return ImageFeatures(None, None, states)
+
+    def match(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """How well row i of the images and row i of the texts match: log-odds [n]."""
+        tokens = self.embed(image.patch_states, _whole(image.patch_states))
+        real = torch.ones_like(tokens[..., 0], dtype=torch.bool)
+        given = (text.token_states, text.mask, tokens, real)
+        no, yes = self.match_head(fuse_rows(self.fusion, *given, block=self.block)[0][:, 0]).T
+        return yes - no
+
+    def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """[I,T]: `match` of all pairs."""
+        return all_pairs(self.match, image, text, self.block)
+
+
+def _counted(drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """term -> what of a batch it is about, bool: tokens, patches or rows."""
+    match = drawn["match"]
+    level = {n: drawn["patches"][:, SLICES[n - 1]] & match[:, None] for n in (4, 5)}
+    return {
+        "amlm": drawn["tokens"] & match[:, None],
+        "itm": torch.ones_like(match),
+        "rotation": match,
+        "jigsaw": match,
+        "camouflage": match & (drawn["place"] >= 0),
+        "grey": level[4],
+        "blank": level[5],
+    }
+
+
+def _whole(like: Tensor) -> Tensor:
+    """[B,55,4]: the patches of whole pictures."""
+    box = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=like.device)
+    return patch_boxes(box.expand(len(like), -1))[0]
