@@ -40,7 +40,7 @@ OWN, WRONG_TAGS, WRONG_CAPTION = range(3)
 TASKS = {"mtl": ("mtl",), "pollution": ("pollution",)}
 # number of kinds -> shares of wrong tags and wrong captions
 SHARES = {2: (0.5, 0.0), 3: (0.25, 0.25)}
-CHOICES = dict(mask_polluted=("all", "words"), kinds=tuple(SHARES))
+CHOICES = dict(mask_polluted=("all", "words"), kinds=tuple(SHARES), regions=("online", "files"))
 GEOMETRY = 6  # x0 y0 x1 y1 w h
 
 
@@ -87,11 +87,8 @@ def replace_tags(
         F.pad(x, (0, width - x.shape[1])) for x in (tags, tag_mask, others, other_mask)
     )
     there = donor.clamp(min=0)
-    return (
-        torch.where(row, others[there], tags),
-        torch.where(row, other_mask[there], tag_mask),
-        kind,
-    )
+    tag_mask = torch.where(row, other_mask[there], tag_mask)
+    return torch.where(row, others[there], tags), tag_mask, kind
 
 
 def fitting(caption: Tensor, tags: Tensor, most: int) -> tuple[Tensor, Tensor]:
@@ -187,7 +184,7 @@ class Oscar(Objective):
         block: int = 256,
     ) -> None:
         super().__init__()
-        check_choices(self, {**CHOICES, "regions": ("online", "files")}, locals())
+        check_choices(self, CHOICES, locals())
         self.terms = Terms("Oscar", TASKS, seed, weights, tasks)
         self.seed, self.mask_id, self.word_ids, self.block = seed, mask_id, tuple(word_ids), block
         self.kinds, self.rate, self.mask_polluted = kinds, rate, mask_polluted
@@ -223,9 +220,8 @@ class Oscar(Objective):
         lengths = fitting(own[1].sum(dim=1), tag_mask.sum(dim=1), self.length)
         ids, mask = cut(*own, lengths[0])
         tags, tag_mask = cut(tags, tag_mask, lengths[1])
-        # begin and end of the caption and the end of the tags are no words
         words = mask & ~_ends(mask)
-        words[:, 0] = False
+        words[:, 0] = False  # the begin token
         named = tag_mask & ~_ends(tag_mask)
         free = named & (kind != WRONG_TAGS)[:, None] if self.mask_polluted == "words" else named
         joined, real, segment = join(ids, mask, tags, tag_mask)

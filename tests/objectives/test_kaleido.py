@@ -50,8 +50,6 @@ def test_fifty_five_patches_of_five_levels_lie_in_the_region_row_by_row():
     boxes, level = patch_boxes(region)
     assert boxes.shape == (2, 55, 4)
     assert level.tolist() == [n for n in range(1, 6) for _ in range(n * n)]
-        operator.iadd, ([n] * n * n for n in range(1, 6)), []
-    )
     for b, (x0, y0, x1, y1) in enumerate(region.tolist()):
         wanted = [
             [
