@@ -4,6 +4,7 @@ from sparc_pretrain.objectives import (
     clip,
     filip,
     gloria,
+    kaleido,
     mgca,
     oscar,
     pacl,

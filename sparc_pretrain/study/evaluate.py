@@ -113,14 +113,14 @@ def prepare(evaluations: Sequence[dict[str, Any]]) -> list[tuple[str, Task]]:
 def measure(
     model: DualEncoder, objective: nn.Module, evaluations: Sequence[dict[str, Any]]
 ) -> Measures:
-    """All metrics of a model that are asked for; evaluations and errors as in `prepare`.
-
-    Raises:
-        ValueError: two metrics of one name.
+    """All metrics of a model that are asked for, but for those of DENSE tasks of one that shares no
+    space; evaluations and errors as in `prepare`. Raises ValueError for two metrics of one name.
     """
     found: Measures = {}
     subject = Subject(model, objective)
-    for prefix, task in prepare(evaluations):
+    for evaluation, (prefix, task) in zip(evaluations, prepare(evaluations), strict=True):
+        if evaluation["task"] in DENSE and not objective.shares_space:
+            continue
         for name, value in task(subject).items():
             name = prefix + name
             if name in found:
@@ -244,10 +244,9 @@ def ground(images: str, phrases: str, limit: int | None = None) -> Task:
 
 def depend(images: str, captions: str, limit: int = 100) -> Task:
     """Image dependence: L_f (eq. 6) of each caption with the next image minus that with its own,
-    in nats. Zero: the loss does not look at the image. And ``own_image``: the share of a caption's
-    tokens whose cosine with what they gather in their own image is above that in the next.
-
-    Args: limit: images, the first caption of each.
+    in nats, zero: the loss does not look; and ``own_image``, the share of a caption's tokens whose
+    cosine with what they gather in their own image is above that in the next. limit: images, the
+    first caption of each.
     """
     data = encode.CaptionedImages.read(images, captions, per_image=1)
     files, texts = data.files[:limit], data.captions[:limit]
@@ -296,6 +295,7 @@ def _items(outcome: Outcome, names: Iterable[str]) -> Measures:
     return {name: Measure.of(outcome.items[name], outcome.owners) for name in names}
 
 
+DENSE = ("segmentation", "grounding", "dependence", "regions")  # patches against texts
 TASKS: dict[str, Callable[..., Task]] = {
     "retrieval": retrieve,
     "faithfulness": precision,
