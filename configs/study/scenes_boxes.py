@@ -1,5 +1,6 @@
 """Systems that were trained with boxes, beside CLIP at equal pairs and at X-VLM's time. All but the
-two CLIPs saw boxes, class names or salient objects that captions do not hold. The single-stream three share no space of patches and texts: retrieval alone reads them.
+two CLIPs saw boxes, class names or salient objects that captions do not hold. The single-stream
+three share no space of patches and texts: retrieval and faithfulness alone read them.
 
 python tools/study.py configs/study/scenes_boxes.py [--amp]
 
