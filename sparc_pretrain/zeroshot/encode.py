@@ -24,17 +24,21 @@ from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import unit
 from sparc_pretrain.registry import OBJECTIVES, build_described
 from sparc_pretrain.types import ImageFeatures, TextFeatures
+from sparc_pretrain.zeroshot.given_boxes import Boxes, regions_of
 
 Side = TypeVar("Side", ImageFeatures, TextFeatures)
 
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """An evaluation set: image files, captions, and the row of each caption's image."""
+    """An evaluation set: image files, captions, and the row of each caption's image; boxes by file
+    name, for models that read regions.
+    """
 
     files: list[Path]
     captions: list[str]
     image_of_text: list[int]
+    boxes: Boxes | None = None
 
     @classmethod
     def read(
@@ -148,9 +152,8 @@ def read_all(
 ) -> dict[str, Tensor]:
     """Every image against every caption by several readers -> [I,T] each, on the CPU."""
     texts = encode_texts(model, data.captions, reads_of(readers.values()), batch_size * 4)
-    return score_images(
-        model, readers, data.files, dict.fromkeys(readers, texts), resize, batch_size
-    )
+    texts_of = dict.fromkeys(readers, texts)
+    return score_images(model, readers, data.files, texts_of, resize, batch_size, data.boxes)
 
 
 def scores(
@@ -176,14 +179,15 @@ def score_images(
     texts: Mapping[str, Sequence[TextFeatures]],
     resize: str = "crop",
     batch_size: int = 64,
+    boxes: Boxes | None = None,
 ) -> dict[str, Tensor]:
     """Score image files against encoded texts, by several readers in one pass -> [I,T] of each.
 
     Images are scored batch by batch, so that the patches of a data set are never held.
     """
     rows: dict[str, list[Tensor]] = {name: [] for name in readers}
-    reads = reads_of(readers.values())
-    for images_B in encode_images(model, files, reads, resize, batch_size, readers.get("")):
+    how = (reads_of(readers.values()), resize, batch_size, readers.get(""), boxes)
+    for images_B in encode_images(model, files, *how):
         for name, reader in readers.items():
             # Texts are padded per batch, so they are scored per batch.
             blocks = [reader.scores(images_B, t).float().cpu() for t in texts[name]]
@@ -199,18 +203,23 @@ def encode_images(
     resize: str = "crop",
     batch_size: int = 64,
     objective: Objective | None = None,
+    boxes: Boxes | None = None,
 ) -> Iterator[ImageFeatures]:
     """Features of image files, a batch at a time, with only the fields `kept`; objective: that
-    says how it reads pictures.
+    says how it reads pictures; boxes: become their regions.
 
     Raises ValueError naming the file that is no image.
     """
     size = model.vision.img_size
     for part in _chunks(files, batch_size, "images"):
-        pixels = torch.stack([images.eval_resize(open_image(f), size, resize) for f in part])
-        yield keep(
-            (objective or Objective()).read_images(model, pixels.to(model.mean.device)), kept
-        )
+        opened = [open_image(file) for file in part]
+        pixels = torch.stack([images.eval_resize(one, size, resize) for one in opened])
+        pixels = pixels.to(model.mean.device)
+        shown = keep((objective or Objective()).read_images(model, pixels), kept)
+        if boxes is not None:
+            sizes = [tuple(one.shape[-2:]) for one in opened]
+            shown.regions = regions_of(part, sizes, boxes, resize).to(pixels.device)
+        yield shown
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.types import ImageFeatures, TextFeatures
 from sparc_pretrain.zeroshot import encode
+from sparc_pretrain.zeroshot.given_boxes import joined
 
 Match = Callable[[Tensor, Tensor], Tensor]
 
@@ -67,9 +68,10 @@ def matcher(
         name = type(objective).__name__
         raise ValueError(f"--rerank needs a run that matches pairs (X-VLM): {name} does not")
     device = model.mean.device
-    shown = encode.encode_images(
-        model, data.files, ("patch_states",), resize, batch_size, objective
-    )
+    kept = ("patch_states",)
+    how = (resize, batch_size, objective, data.boxes)
+    shown = list(encode.encode_images(model, data.files, kept, *how))
+    regions = joined([part.regions for part in shown]) if data.boxes is not None else None
     states = torch.cat([part.patch_states.half().cpu() for part in shown])
     said = encode.encode_texts(model, data.captions, ("token_states",), batch_size * 4)
     longest = max(part.mask.shape[1] for part in said)
@@ -82,7 +84,9 @@ def matcher(
         found = []
         pairs = zip(images.split(batch_size * 4), texts.split(batch_size * 4), strict=True)
         for i, t in tqdm(list(pairs), desc="pairs", unit="batch", disable=None):
-            image = ImageFeatures(None, None, states[i].to(device, model.mean.dtype))
+            given = None if regions is None else regions.rows(i).to(device)
+            seen = states[i].to(device, model.mean.dtype)
+            image = ImageFeatures(None, None, seen, regions=given)
             text = TextFeatures(None, None, masks[t].to(device), None, tokens[t].to(device))
             found.append(objective.match(image, text).float().cpu())
         return torch.cat(found)

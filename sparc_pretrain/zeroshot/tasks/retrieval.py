@@ -27,10 +27,19 @@ class Retrieval(Task):
             help="judge a query's best again, pair by pair (X-VLM: 256 of COCO, 128 of Flickr)",
         )
 
+        parser.add_argument(
+            "--boxes", help="COCO-like file of boxes, for models that read regions (UNITER, Oscar)"
+        )
+
     def read(self, options: Namespace) -> Any:
+        from dataclasses import replace
+
+        from sparc_pretrain.zeroshot.given_boxes import read_boxes
         from sparc_pretrain.zeroshot.retrieval import read_pairs
 
-        return read_pairs(options.images, options.captions, options.split, options.protocol)
+        pairs, folds = read_pairs(options.images, options.captions, options.split, options.protocol)
+        file = getattr(options, "boxes", None)
+        return replace(pairs, boxes=read_boxes(file)) if file else pairs, folds
 
     def evaluate(
         self, model: DualEncoder, objective: Objective, data: Any, options: Namespace
@@ -41,4 +50,6 @@ class Retrieval(Task):
         best = getattr(options, "rerank", 0)
         found = evaluate(model, objective, pairs, folds, options.resize, options.batch_size, best)
         found.protocol["karpathy"] = options.protocol
+        if pairs.boxes is not None:
+            found.protocol["boxes"] = str(options.boxes)
         return found

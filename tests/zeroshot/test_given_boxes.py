@@ -1,0 +1,93 @@
+"""Models of one stream read by boxes that are given, or by cells."""
+
+import json
+
+import pytest
+import torch
+from torchvision.io import encode_jpeg
+
+from sparc_pretrain.data.tokenizer import Tokenizer
+from sparc_pretrain.zeroshot import box_reading, encode, retrieval
+from sparc_pretrain.zeroshot.given_boxes import joined, read_boxes, regions_of
+from sparc_pretrain.zeroshot.patch_reader import PatchReader
+from tests.models import encoder, pretrainer
+from tests.zeroshot.test_reranking import phrase
+
+WORDS = ["a red star", "two blue fish", "a house"]
+FUSION = dict(layers=1, heads=2, dropout=0.0)
+
+
+@pytest.fixture
+def files(tmp_path):
+    g = torch.Generator().manual_seed(0)
+    for n in range(3):
+        pixels = torch.randint(0, 256, (3, 40, 60), generator=g, dtype=torch.uint8)
+        (tmp_path / f"{n}.jpg").write_bytes(encode_jpeg(pixels).numpy().tobytes())
+    boxes = [(0, [0, 0, 60, 40]), (0, [20, 10, 10, 10]), (0, [0, 0, 5, 40]), (1, [15, 5, 30, 30])]
+    content = dict(
+        images=[dict(id=n, file_name=f"{n}.jpg", width=60, height=40) for n in range(3)],
+        annotations=[
+            dict(id=i, image_id=n, category_id=1, bbox=box) for i, (n, box) in enumerate(boxes)
+        ],
+        categories=[dict(id=1, name="star")],
+    )
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_boxes_are_those_of_the_picture_as_it_is_read_and_cells_where_none_is_seen(files):
+    given, paths = read_boxes(files / "boxes.json"), [files / f"{n}.jpg" for n in range(3)]
+    assert given["0.jpg"][0].tolist() == [0, 0, 60, 40]  # the largest first
+    found = regions_of(paths, [(40, 60)] * 3, given, "squash")
+    assert found.valid.sum(dim=1).tolist() == [3, 1, 16]
+    assert found.box[1, 0].tolist() == pytest.approx([0.25, 0.125, 0.75, 0.875])
+    found = regions_of(paths, [(40, 60)] * 3, given, "crop")  # 10..50 x 0..40
+    assert found.valid.sum(dim=1).tolist() == [2, 1, 16]  # the strip at the edge is not seen
+    assert found.box[0, 1].tolist() == pytest.approx([0.25, 0.25, 0.5, 0.5])
+    both = joined([found.rows(slice(0, 1)), found.rows(slice(1, 3))])
+    assert torch.equal(both.box, found.box) and torch.equal(both.valid, found.valid)
+
+
+@pytest.mark.parametrize("kind", ["Uniter", "Oscar", "Kaleido"])
+def test_retrieval_reads_all_pairs_with_and_without_boxes(files, kind):
+    words = Tokenizer.train(WORDS * 3, 290).with_mask()
+    options = dict(mask_id=words.mask_id, word_ids=list(words.word_ids), fusion=FUSION)
+    objective = pretrainer(
+        dict(type=kind, **options, **(dict(length=9) if kind == "Oscar" else {})), layers=0
+    ).objective.eval()
+    model = encoder(words).eval()
+    paths = [files / f"{n}.jpg" for n in range(3)]
+    plain = encode.CaptionedImages(paths, WORDS, [0, 1, 2])
+    boxed = encode.CaptionedImages(paths, WORDS, [0, 1, 2], read_boxes(files / "boxes.json"))
+    scores = [encode.scores(model, objective, data, batch_size=2) for data in (plain, boxed)]
+    assert scores[0].shape == (3, 3)
+    moved = (scores[0] - scores[1]).abs().amax(dim=1) > 1e-6
+    assert moved.tolist() == ([False] * 3 if kind == "Kaleido" else [True, True, False])
+    found = retrieval.evaluate(model, objective, boxed, best=2, batch_size=2)
+    assert not any("pooled_" in name for name in found.metrics) and "i2t_R@1" in found.metrics
+    assert found.protocol["fused_pairs"] >= 3 and kind in found.protocol["read_by"]
+    with pytest.raises(ValueError, match="no space that both share"):
+        PatchReader.of(objective)
+
+
+def test_grounding_of_one_stream_is_what_it_can_tell(files):
+    from sparc_pretrain.data.sets.phrases import PhraseImage
+    from sparc_pretrain.zeroshot.grounding_run import evaluate
+
+    words = Tokenizer.train(WORDS * 3, 290).with_mask()
+    options = dict(mask_id=words.mask_id, word_ids=list(words.word_ids), fusion=FUSION)
+    model = encoder(words).eval()
+    data = [PhraseImage(files / f"{n}.jpg", 60, 40, [phrase(10, 10, 50, 30)]) for n in range(2)]
+    for kind, keys in (
+        ("Uniter", {"box_pointing", "other_image_pointing", "attention_pointing"}),
+        ("Oscar", {"attention_pointing"}),
+    ):
+        objective = pretrainer(dict(type=kind, **options), layers=0).objective.eval()
+        found = evaluate(model, data, objective=objective)
+        pointing = {name for name in found.metrics if name.endswith("pointing")}
+        assert keys <= pointing and "chance_random_patch_pointing" in pointing
+        assert not any(name.startswith(("local", "phrase")) for name in pointing)
+        assert ("box_pointing" in pointing) == (kind == "Uniter")
+    kaleido = pretrainer(dict(type="Kaleido", **options), layers=0).objective.eval()
+    with pytest.raises(ValueError, match="Kaleido neither predicts boxes nor tells"):
+        box_reading.outcome(model, kaleido, data)
