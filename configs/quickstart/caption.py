@@ -24,8 +24,8 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(resamples=1000, scenes=True)
 test_evaluator = val_evaluator
-train_cfg = dict(max_iters=240, val_interval=240)
+train_cfg = dict(max_iters=600, val_interval=600)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=240),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=600),
 ]

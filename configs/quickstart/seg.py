@@ -32,8 +32,8 @@ dataset = dict(
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline, **dataset))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline, **dataset))
 test_dataloader = val_dataloader
-train_cfg = dict(max_iters=220, val_interval=220)
+train_cfg = dict(max_iters=500, val_interval=500)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=220),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=500),
 ]
