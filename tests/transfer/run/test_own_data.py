@@ -89,7 +89,7 @@ def test_annotations_of_unlisted_images_count_nowhere_and_are_counted(
 def test_an_image_id_spelt_as_another_type_is_refused_at_the_start(tmp_path: Path) -> None:
     contents = coco()
     contents["annotations"][-1]["image_id"] = "4"
-    assert "image_id '4'" in validated_by(tmp_path, contents)
+    assert "is '4', listed is 4" in validated_by(tmp_path, contents)
 
 
 def test_boxes_without_an_area_are_refused_at_the_start(tmp_path: Path) -> None:
