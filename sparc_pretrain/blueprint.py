@@ -96,6 +96,13 @@ def materialise(drawn: nn.Module, weights: Mapping[str, Tensor], made: Iterable[
     drawn.load_state_dict(weights, assign=True)
     own = {id(module) for module in made}
     for module in drawn.modules():
+        computed = getattr(module, "init_non_persistent_buffers", None)  # timm's way to say how
+        if computed is not None and id(module) not in own:
+            for name in module._non_persistent_buffers_set:
+                if (buffer := getattr(module, name)) is not None:
+                    setattr(module, name, torch.empty_like(buffer, device="cpu"))
+            computed()
+            continue
         for name in module._non_persistent_buffers_set:
             buffer = getattr(module, name)
             if name == "position_ids":  # of transformers: 0, 1, 2, ...

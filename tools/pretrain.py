@@ -7,8 +7,6 @@ torchrun --nproc-per-node 8 tools/pretrain.py configs/sparc.py --launcher pytorc
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     """Build what the config says and train it; exit code 0, or 75 when stopped by a signal."""
     args = parse(argv)
     if args.compile:
-        need_compiler()
+        flags.need_compiler()
     from mmengine.model import is_model_wrapper
     from mmengine.runner import Runner
 
@@ -62,16 +60,6 @@ def main(argv: list[str] | None = None) -> int:
             model.encoder.text.compile(dynamic=True)
         runner.train()
     return 0
-
-
-def need_compiler() -> None:
-    """Raises ValueError when `torch.compile` would fail in the first step."""
-    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
-    if not any(name and shutil.which(name) for name in names):
-        raise ValueError(
-            "--compile needs a C++ compiler (g++, clang++ or what CXX names): install one, or "
-            "leave --compile out"
-        )
 
 
 def load(args: argparse.Namespace) -> Config:

@@ -17,6 +17,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     flags.config(parser, "config file, mmdet::NAME, or the copy in the work dir")
     parser.add_argument("checkpoint", help="checkpoint file")
     flags.backbone(parser, "run folder the checkpoint was made from")
+    flags.data(parser)
     flags.work_dir(parser, "metrics.json and pictures go there")
     parser.add_argument("--tta", action="store_true", help="the config's test-time augmentation")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     if not Path(args.checkpoint).is_file():
         raise FileNotFoundError(f"no checkpoint {args.checkpoint}")
     work_dir = args.work_dir or str(Path(args.checkpoint).parent / "test")
-    cfg = recipe.load(args.config, args.cfg_options, work_dir, args.backbone)
+    cfg = recipe.load(args.config, args.cfg_options, work_dir, args.backbone, data=args.data)
     if args.tta:
         augment_tests(cfg)
     recipe.check_files(cfg, ("test_dataloader",))

@@ -1,7 +1,8 @@
 """Fine-tune a detector, segmentor or captioner with a SPARC backbone; mmdet's flags, plus
---backbone.
+--backbone and --data.
 
     python tools/train.py configs/quickstart/det.py --backbone work_dirs/sparc/run
+    python tools/train.py configs/my/det.py --backbone RUN --data DIR --amp
     python tools/train.py mmdet::retinanet/retinanet_r50_fpn_1x_coco.py --backbone RUN --dry-run
     torchrun --nproc-per-node 8 tools/train.py configs/det/sparc_lvis.py --backbone RUN \\
         --launcher pytorch --amp
@@ -19,6 +20,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = flags.parser(__doc__)
     flags.config(parser, "config file, or mmdet::NAME / mmseg::NAME")
     flags.backbone(parser, "run folder whose backbone is used")
+    flags.data(parser)
     parser.add_argument(
         "--from-scratch",
         action="store_true",
@@ -38,8 +40,19 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="with --backbone: print what it changes in the config, and why; train nothing",
+        help="print what --backbone and --data change in the config, and why; train nothing",
     )
+    parser.add_argument(
+        "--freeze", type=int, metavar="N", help="train neither the embedding nor the first N blocks"
+    )
+    parser.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        metavar="N",
+        help="the config's batch in N parts, one after the other: the memory of a part",
+    )
+    parser.add_argument("--compile", action="store_true", help="torch.compile the backbone")
     flags.work_dir(parser, "checkpoints, logs and metrics.json go there")
     flags.amp(parser)
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale lr to the batch size")
@@ -63,10 +76,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Train, validating as the config says; metrics.json holds the last validation."""
     args = parse(argv)
-    if args.dry_run and not args.backbone:
-        raise ValueError("--dry-run shows what --backbone RUN changes: give it one")
+    if args.dry_run and not (args.backbone or args.data):
+        raise ValueError("--dry-run shows what --backbone RUN and --data DIR change: give it one")
+    if args.compile:
+        flags.need_compiler()
     from transfer.run import recipe  # first: it mends mmcv before mmcv is imported
-    from transfer.run.build import naming_parts  # isort: split
+    from transfer.run.build import naming_parts
+    from transfer.run.means import accumulate, compile_backbones, freeze  # isort: split
 
     from mmengine.runner import Runner
 
@@ -85,6 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         args.layer_decay,
         args.dry_run,
         args.adamw,
+        args.data,
     )
     if args.dry_run:
         return 0
@@ -92,6 +109,9 @@ def main(argv: list[str] | None = None) -> int:
     cfg.launcher = args.launcher
     if args.launcher == "none":
         recipe.single_process_norms(cfg.model)
+    if args.freeze is not None:
+        freeze(cfg, args.freeze)
+    accumulate(cfg, args.accumulate)
     cfg.optim_wrapper.amp = cfg.optim_wrapper.get("amp") or args.amp
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
@@ -106,7 +126,10 @@ def main(argv: list[str] | None = None) -> int:
         recipe.set_hook(cfg, "sparc.LoadedWeightsHook", partial=args.load_partially)
         recipe.set_hook(cfg, "sparc.ResumedScheduleHook", new=args.resume_schedule == "new")
         with naming_parts(cfg):
-            Runner.from_cfg(cfg).train()
+            runner = Runner.from_cfg(cfg)
+            if args.compile:
+                compile_backbones(runner.model)
+            runner.train()
     return 0
 
 

@@ -7,6 +7,8 @@ mistyped flag are answered at once.
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,7 +79,27 @@ def backbone(to: argparse.ArgumentParser, words: str) -> None:
     to.add_argument("--backbone", metavar="RUN", help=words)
 
 
+def data(to: argparse.ArgumentParser) -> None:
+    """A folder of a person's own boxes, masks or label maps."""
+    to.add_argument(
+        "--data",
+        metavar="DIR",
+        help="a folder of your boxes, masks (COCO's JSON) or label maps in the place of the "
+        "config's data; classes are read from it, see docs/your_data.md",
+    )
+
+
 def launcher(to: argparse.ArgumentParser) -> None:
     """What started the processes; torch.distributed.launch adds --local_rank by itself."""
     to.add_argument("--launcher", choices=LAUNCHERS, default="none")
     to.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def need_compiler() -> None:
+    """Raises ValueError when `torch.compile` would fail in the first step."""
+    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    if not any(name and shutil.which(name) for name in names):
+        raise ValueError(
+            "--compile needs a C++ compiler (g++, clang++ or what CXX names): install one, or "
+            "leave --compile out"
+        )

@@ -7,11 +7,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparc_pretrain.convert import hf_processor, layout, names
+from sparc_pretrain.convert.from_dinov3 import dinov3_tower
 from sparc_pretrain.convert.parts import Parts, load
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.towers.text import TextStyle, TextTower
 from sparc_pretrain.towers.vision import VisionTower
 
+CLIPS = ("clip", "metaclip_2")  # one architecture
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -22,8 +24,22 @@ STATISTICS = {
     "dinov2": IMAGENET,
     "dinov2_with_registers": IMAGENET,
     "vit": HALF,
+    "metaclip_2": OPENAI,
+    "dinov3_vit": IMAGENET,
 }
-NAMES = {"clip": "clip_quickgelu", "dinov2_with_registers": "reg4_dinov2", "vit": "none"}
+# What is not read, and why: names that people take for one of those that are.
+REFUSED = {
+    "siglip2": "SigLIP 2's NaFlex reads patches of any aspect; its fixed-size models "
+    "(google/siglip2-base-patch16-224) are converted",
+    "dinov3_convnext": "a convolutional network",
+    "pe_video": "a model of videos; timm's vit_pe_* of images are converted",
+}
+NAMES = {
+    "clip": "clip_quickgelu",
+    "metaclip_2": "clip_quickgelu",
+    "dinov2_with_registers": "reg4_dinov2",
+    "vit": "none",
+}
 
 
 def from_hf(
@@ -33,23 +49,20 @@ def from_hf(
     tokenizer: Tokenizer | None = None,
     vision_only: bool = False,
 ) -> Parts:
-    """A CLIP, SigLIP, DINOv2 (with registers) or ViT model of transformers.
+    """A CLIP (MetaCLIP 1, 2), SigLIP (1; 2 of fixed size), DINOv2 (with registers), DINOv3 or ViT
+    model of transformers.
 
     Args:
         model: CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection, SiglipModel,
-            SiglipVisionModel, Dinov2Model, Dinov2WithRegistersModel or ViTModel, with its weights.
-            name: where it came from.
+            SiglipVisionModel, Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel, ViTModel or
+            MetaClip2's, with its weights. name: where it came from.
         processor: what its files say of pixels (`hf_processor`). tokenizer: for the text tower.
         vision_only: leave the text tower out.
 
     Raises:
         ValueError: another architecture.
     """
-    kind = model.config.model_type.removesuffix("_vision_model")
-    if kind not in names.FAMILIES:
-        raise ValueError(
-            f"{name} is a {model.config.model_type}; converted are {sorted(names.FAMILIES)}"
-        )
+    kind = kind_of(model.config, name)
     model = model.eval()
     both = hasattr(model, "text_model")
     vision = getattr(model, "vision_model", model)
@@ -82,7 +95,7 @@ def from_hf(
         parts.image_projection = (model.visual_projection.weight.detach(), None)
     if both and not vision_only:
         parts.text = text_tower(kind, model.text_model, model.config.text_config, name)
-        projection = model.text_projection if kind == "clip" else model.text_model.head
+        projection = model.text_projection if kind in CLIPS else model.text_model.head
         bias = None if projection.bias is None else projection.bias.detach()
         parts.text_projection = (projection.weight.detach(), bias)
         parts.embed_text = lambda ids: model.get_text_features(input_ids=ids).pooler_output
@@ -91,11 +104,26 @@ def from_hf(
     return parts
 
 
+def kind_of(config: Any, name: str) -> str:
+    """The family of a model by its config. Raises ValueError for one that is not read."""
+    kind = config.model_type.removesuffix("_vision_model")
+    if kind not in STATISTICS:
+        why = f" ({REFUSED[kind]})" if kind in REFUSED else ""
+        raise ValueError(
+            f"{name} is a {config.model_type}{why}; converted are {sorted(STATISTICS)}"
+        )
+    return kind
+
+
 def vision_tower(kind: str, weights: dict[str, Tensor], config: Any, name: str) -> VisionTower:
     """The VisionTower of transformers' vision weights and config.
 
     Raises ValueError for images that are not square and for weights that do not fit.
     """
+    if kind == "dinov3_vit":
+        return dinov3_tower(weights, config, name)
+    if kind == "metaclip_2":  # CLIP's towers
+        kind = "clip"
     width, depth = config.hidden_size, config.num_hidden_layers
     swiglu = getattr(config, "use_swiglu_ffn", False)
     converted = names.to_timm(weights, names.table(kind, depth, swiglu))
@@ -169,10 +197,12 @@ def tokens_and_positions(
 def text_tower(kind: str, model: nn.Module, config: Any, name: str) -> TextTower:
     """The TextTower of a CLIP or SigLIP text model of transformers."""
     pool, eos = "last", None
-    if kind == "clip":  # CLIPTextModel: an end token of 2 means a config from before it was read
+    if kind == "metaclip_2":
+        pool, eos = "eos", config.eos_token_id
+    elif kind == "clip":  # CLIPTextModel: an end token of 2 means a config from before it was read
         pool, eos = ("argmax", None) if config.eos_token_id == 2 else ("eos", config.eos_token_id)
     style = TextStyle(
-        causal=kind == "clip",
+        causal=kind in CLIPS,
         pool=pool,
         act=config.hidden_act,
         norm_eps=config.layer_norm_eps,

@@ -9,8 +9,9 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import is_model, split_model_name_tag
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models import eva, is_model, split_model_name_tag, vision_transformer
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from sparc_pretrain.blueprint import REFUSALS, at_most
@@ -19,6 +20,7 @@ from sparc_pretrain.convert.files import WEIGHT_FILES, read_weights
 from sparc_pretrain.convert.parts import Parts, load
 from sparc_pretrain.json_file import read_object
 from sparc_pretrain.towers.overrides import check_overrides, timm_named
+from sparc_pretrain.towers.rotary import check_rotary, described
 from sparc_pretrain.towers.vision import VisionTower, check_arch
 
 HEADS = ("head.", "head_dist.", "head_drop.")
@@ -67,15 +69,19 @@ def from_timm(model: VisionTransformer, name: str, arch: str | None = None) -> P
     )
 
 
-def tower_of(net: VisionTransformer, arch: str) -> VisionTower:
+def tower_of(net: VisionTransformer | Eva, arch: str) -> VisionTower:
     """The VisionTower with the architecture and weights of a timm model.
 
     Raises:
         ValueError: a part that a VisionTower does not have.
     """
-    if not isinstance(net, VisionTransformer):
+    if isinstance(net, Eva):
+        check_rotary(net, arch)
+        overrides = described(net)
+    elif isinstance(net, VisionTransformer):
+        overrides = layout.arguments(net)
+    else:
         raise ValueError(f"{type(net).__name__} is not a plain Vision Transformer")
-    overrides = layout.arguments(net)
     tower = VisionTower(arch, net.patch_embed.img_size[0], overrides=overrides)
     weights = {k: v for k, v in net.state_dict().items() if not k.startswith(HEADS)}
     load(tower.net, weights, arch, "this model is not a plain Vision Transformer")
@@ -171,7 +177,8 @@ def _from_file(
             size = side * model.patch_embed.patch_size[0]
             model = timm.create_model(arch, num_classes=0, img_size=size, **options)
     try:
-        converted = checkpoint_filter_fn(weights, model)
+        library = eva if isinstance(model, Eva) else vision_transformer
+        converted = library.checkpoint_filter_fn(weights, model)
     except (RuntimeError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:150]
         raise ValueError(

@@ -13,9 +13,9 @@ from transformers import AutoModel, CLIPVisionModelWithProjection
 from transformers.utils import cached_file
 
 from sparc_pretrain.blueprint import at_most
-from sparc_pretrain.convert import hf_processor, names
+from sparc_pretrain.convert import hf_processor
 from sparc_pretrain.convert.files import WEIGHT_FILES
-from sparc_pretrain.convert.from_hf import from_hf
+from sparc_pretrain.convert.from_hf import from_hf, kind_of
 from sparc_pretrain.convert.from_timm import load_timm
 from sparc_pretrain.convert.hf_config import read_config
 from sparc_pretrain.convert.parts import Parts
@@ -60,10 +60,7 @@ def load_hf(source: str, vision_only: bool = False) -> Parts:
     if config.model_type == "timm_wrapper":
         path = Path(source)
         return load_timm(source if path.is_dir() else f"hf-hub:{source}")
-    if config.model_type.removesuffix("_vision_model") not in names.FAMILIES:
-        raise ValueError(
-            f"{source} is a {config.model_type}; converted are {sorted(names.FAMILIES)}"
-        )
+    kind_of(config, source)
     projected = PROJECTED.__name__ in (config.architectures or ())
     try:
         with quiet(), as_large_as(source):

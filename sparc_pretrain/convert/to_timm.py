@@ -9,10 +9,12 @@ from typing import Any
 import timm
 import torch
 from timm.models._hub import save_for_hf
+from timm.models.eva import Eva
 from torch import nn
 
 from sparc_pretrain.convert import layout
 from sparc_pretrain.convert.export import Exported, Opened, proved
+from sparc_pretrain.towers.rotary import described
 
 # Archs that bring what cannot be said in JSON: an epsilon of 1e-6, one of 1e-5, SwiGLU.
 STEMS = (layout.SMALLEST, "vit_base_patch16_clip_224", "vit_giant_patch14_dinov2")
@@ -68,6 +70,8 @@ def stem(net: nn.Module, arch: str) -> tuple[str, dict[str, Any]]:
     Raises:
         ValueError: none has its kind of MLP; an epsilon may be another (the features tell).
     """
+    if isinstance(net, Eva):  # rotary positions: the arch says the rest
+        return arch, described(net)
     wanted = layout.arguments(net)
     said = {k: v for k, v in wanted.items() if k not in ("norm_eps", "mlp_layer") and v is not None}
     close = None

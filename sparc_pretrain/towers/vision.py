@@ -17,15 +17,17 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sparc_pretrain.towers.overrides import MOST, TRAINING, timm_arguments
+from sparc_pretrain.towers.rotary import check_rotary, is_rotary, of_windows, rotary_arguments
 from sparc_pretrain.towers.windows import windowed
 
 # Above this many patches the fused kernel is used on a CPU as well: the plain one needs P*P memory
 # per head.
 PLAIN_ATTENTION_PATCHES = 1024
-# Modules of timm whose models are plain Vision Transformers: blocks over patch tokens with learned
-# absolute positions. EVA, DINOv3 (rotary positions), BEiT and hierarchical ones are not.
+# Modules of timm whose models are plain Vision Transformers: blocks over patch tokens, with learned
+# absolute positions or rotary ones (`towers.rotary`). BEiT and hierarchical ones are not.
 PLAIN_VIT = tuple(
-    f"timm.models.{name}" for name in ("vision_transformer", "vision_transformer_hybrid", "deit")
+    f"timm.models.{name}"
+    for name in ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")
 )
 POOLS = {"token": "cls"}  # timm's name -> the run folder's, where they differ
 DESCRIBED = (  # the keys of `VisionTower.config`
@@ -80,7 +82,8 @@ class VisionTower(nn.Module):
         self.arch = arch
         self.img_size = int(img_size)
         self.overrides = dict(overrides or {})
-        options = timm_arguments(self.overrides)
+        rotary = is_rotary(arch)
+        options = (rotary_arguments if rotary else timm_arguments)(self.overrides)
         self.net = timm.create_model(
             arch,
             pretrained=False,
@@ -91,6 +94,8 @@ class VisionTower(nn.Module):
             dynamic_img_size=True,
             **options,
         )
+        if rotary:
+            check_rotary(self.net, arch)
         if self.img_size % self.patch:
             raise ValueError(
                 f"images of {self.img_size} px do not divide into patches of {self.patch}"
@@ -132,8 +137,8 @@ class VisionTower(nn.Module):
             "width": self.width,
             "patch": self.patch,
             "img_size": self.img_size,
-            "class_token": self.net.has_class_token,
-            "reg_tokens": self.net.num_reg_tokens,
+            "class_token": self.net.cls_token is not None,
+            "reg_tokens": self.prefix - (self.net.cls_token is not None),
             "pool": POOLS.get(self.net.global_pool, self.net.global_pool),
             "pre_norm": not isinstance(self.net.norm_pre, nn.Identity),
             "act": type(self.net.blocks[0].mlp.act).__name__,
@@ -174,10 +179,12 @@ class VisionTower(nn.Module):
         `prefix` keeps the class and register tokens before the patches: [B,N+P,Dv], which is what
         `pool` reads.
         """
-        x, _ = self._embed(image)
-        x = self.net.norm_pre(self.net.patch_drop(x))
+        x, _, rope = self._embed(image)
+        if rope is None:  # with angles, timm drops patches where it knows theirs
+            x = self.net.patch_drop(x) if self.net.patch_drop is not None else x
+        x = self.net.norm_pre(x)
         for block in self.net.blocks:
-            x = self._run(block, x)
+            x = self._run(block, x, rope)
         x = self.net.norm(x)
         return x if prefix else x[:, self.prefix :]
 
@@ -210,21 +217,24 @@ class VisionTower(nn.Module):
         wanted = [i % self.depth if -self.depth <= i < self.depth else None for i in indices]
         if None in wanted:
             raise ValueError(f"out_indices {list(indices)}: the tower has {self.depth} blocks")
-        x, (h, w) = self._embed(image)
+        x, (h, w), rope = self._embed(image)
         x = self.net.norm_pre(x)  # every patch has its place in a map: none is dropped
         maps: dict[int, Tensor] = {}
         for i, block in enumerate(self.net.blocks[: max(wanted) + 1]):
             if window and i not in global_blocks:
-                x = self._run(lambda y, b=block: windowed(b, y, h, w, window), x)
+                turned = of_windows(rope, h, w, window)
+                x = self._run(lambda y, r=None, b=block: windowed(b, y, h, w, window, r), x, turned)
             else:
-                x = self._run(block, x)
+                x = self._run(block, x, rope)
             if i in wanted:
                 patches = self.net.norm(x)[:, self.prefix :]
                 maps[i] = patches.transpose(1, 2).unflatten(2, (h, w))  # fails if one is missing
         return [maps[i] for i in wanted]
 
-    def _embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Embedded patches behind the prefix [B,N+h*w,Dv], and (h, w)."""
+    def _embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int], Tensor | None]:
+        """Embedded patches behind the prefix [B,N+h*w,Dv], (h, w), and the angles of rotary
+        positions [h*w,C].
+        """
         x = self._patches(image)
         h, w = x.shape[1:3]
         # CPU flash attention's backward is a third of a bf16 step; plain attention is 1.25-1.3x
@@ -232,7 +242,9 @@ class VisionTower(nn.Module):
         fused = image.is_cuda or h * w > PLAIN_ATTENTION_PATCHES
         for block in self.net.blocks:
             block.attn.fused_attn = fused
-        return self.net._pos_embed(x), (h, w)
+        found = self.net._pos_embed(x)
+        states, rope = found if isinstance(found, tuple) else (found, None)
+        return states, (h, w), rope
 
     def _patches(self, image: Tensor) -> Tensor:
         """image [B,3,H,W] -> embedded patches [B,h,w,Dv]: timm's convolution, whose windows do not
@@ -246,10 +258,11 @@ class VisionTower(nn.Module):
         x = x.permute(0, 2, 4, 1, 3, 5).flatten(3)
         return embed.norm(F.linear(x, embed.proj.weight.flatten(1), embed.proj.bias))
 
-    def _run(self, block: Any, x: Tensor) -> Tensor:
+    def _run(self, block: Any, x: Tensor, rope: Tensor | None) -> Tensor:
+        given = (x,) if rope is None else (x, rope)
         if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(block, x, use_reentrant=False)
-        return block(x)
+            return checkpoint(block, *given, use_reentrant=False)
+        return block(*given)
 
 
 def check_arch(arch: str) -> None:

@@ -80,6 +80,22 @@ TIMM: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+ROTARY = {  # name of a row -> timm's name
+    "eva02": "eva02_base_patch14_224",
+    "eva02_clip": "eva02_base_patch16_clip_224",
+    "dinov3": "vit_small_patch16_dinov3",
+    "dinov3_gated": "vit_small_plus_patch16_dinov3_qkvb",
+    "pe_core": "vit_pe_core_base_patch16_224",
+    "pe_spatial": "vit_pe_spatial_small_patch16_512",
+    "rope": "vit_small_patch16_rope_224",
+}
+TIMM |= {
+    name: lambda arch=arch: timm_model(arch, img_size=56 if "14" in arch else 64, **SMALL)
+    for name, arch in ROTARY.items()
+}
+TIMM["siglip2"] = lambda: timm_model("vit_base_patch16_siglip_gap_224", img_size=64, **SMALL)
+
+
 def clip(act: str = "quick_gelu") -> nn.Module:
     config = transformers.CLIPConfig(
         text_config={**TEXT, "hidden_act": act},
@@ -102,6 +118,33 @@ def hf(kind: str, **options) -> nn.Module:
     return randomised(model(config(**VISION, **options)))
 
 
+def metaclip_2() -> nn.Module:
+    config = transformers.MetaClip2Config(
+        text_config={**TEXT, "hidden_act": "gelu", "pad_token_id": 1},
+        vision_config={**VISION, "intermediate_size": 50, "hidden_act": "gelu"},
+        projection_dim=16,
+    )
+    return randomised(transformers.MetaClip2Model(config))
+
+
+def siglip2() -> nn.Module:
+    """As google/siglip2-base-patch16-224 is read: Gemma's words, padded with 0."""
+    config = transformers.SiglipConfig(
+        text_config={**TEXT, "projection_size": 24, "pad_token_id": 0, "eos_token_id": 1},
+        vision_config={**VISION, "intermediate_size": 50, "hidden_act": "gelu_pytorch_tanh"},
+    )
+    return randomised(transformers.SiglipModel(config))
+
+
+def dinov3(**options) -> nn.Module:
+    vision = {**VISION, "hidden_size": 32, "intermediate_size": 48, "image_size": 64}
+    return randomised(
+        transformers.DINOv3ViTModel(
+            transformers.DINOv3ViTConfig(**vision, num_register_tokens=4, **options)
+        )
+    )
+
+
 HF: dict[str, Callable[[], nn.Module]] = {
     "clip": clip,
     "clip_gelu": lambda: clip("gelu"),
@@ -109,6 +152,10 @@ HF: dict[str, Callable[[], nn.Module]] = {
     "dinov2": lambda: hf("Dinov2"),
     "dinov2_swiglu": lambda: hf("Dinov2", use_swiglu_ffn=True),
     "dinov2_with_registers": lambda: hf("Dinov2WithRegisters"),
+    "dinov3": dinov3,
+    "dinov3_gated": lambda: dinov3(use_gated_mlp=True, hidden_act="silu"),
+    "metaclip_2": metaclip_2,
+    "siglip2": siglip2,
     "vit": lambda: hf("ViT", intermediate_size=50, qkv_bias=False),
 }
 
@@ -118,9 +165,9 @@ def say_hf(model: nn.Module, image: Tensor) -> Said:
     vision = getattr(model, "vision_model", model)
     found = vision(pixel_values=image)
     states, pooled = found.last_hidden_state, found.pooler_output
-    if kind == "clip":
+    if kind in ("clip", "metaclip_2"):
         states = vision.post_layernorm(states)
-    prefix = {"siglip": 0, "dinov2_with_registers": 5}.get(kind, 1)
+    prefix = {"siglip": 0, "dinov2_with_registers": 5, "dinov3_vit": 5}.get(kind, 1)
     if kind == "vit":  # its pooler, a tanh layer on top, is not part of a run folder
         pooled = states[:, 0]
     embedding = pooled
@@ -139,11 +186,24 @@ def open_clip_linear() -> nn.Module:
     return randomised(CustomTextCLIP(16, trunk, {**OPEN_TEXT, "pool_type": "eos", "eos_id": 7}))
 
 
+def open_clip_pe() -> nn.Module:
+    """As open_clip's PE-Core-B-16: a timm trunk that pools and projects by itself."""
+    trunk = dict(
+        image_size=224,
+        timm_model_name="vit_pe_core_tiny_patch16_384",
+        timm_pool="map",
+        timm_proj=None,
+        timm_model_pretrained=False,
+    )
+    return randomised(CustomTextCLIP(16, trunk, {**OPEN_TEXT, "pool_type": "argmax"}))
+
+
 def open_clip_vit(quick_gelu: bool = False, **vision) -> nn.Module:
     return randomised(CLIP(16, {**OPEN_VISION, **vision}, OPEN_TEXT, quick_gelu=quick_gelu))
 
 
 OPEN_CLIP: dict[str, Callable[[], nn.Module]] = {
+    "pe_core": open_clip_pe,
     "openai": lambda: open_clip_vit(quick_gelu=True),
     "laion": open_clip_vit,
     "layer_scale": lambda: open_clip_vit(ls_init_value=0.1),

@@ -66,6 +66,7 @@ def everything(folder: Path) -> dict[str, Path]:
 TO_TIMM = [
     "own",
     *(f"timm {name}" for name in ("deit3", "registers", "swiglu", "siglip", "norm_after_pool")),
+    *("timm dinov3", "timm eva02", "timm pe_core"),
     *("hf clip", "hf siglip", "hf vit", "oc avg_no_pre_norm"),
 ]
 

@@ -191,7 +191,7 @@ def test_one_window_is_global_attention_for_class_and_register_tokens_too(regist
 
 def test_prefix_tokens_are_updated_by_the_mean_over_windows(registers):
     image = torch.randn(1, 3, 64, 64)
-    x, (h, w) = registers._embed(image)
+    x, (h, w), _ = registers._embed(image)
     block = registers.net.blocks[0]
     tokens, y = x[:, :3], x[:, 3:].reshape(1, 4, 4, 32)
     updates = []
@@ -214,9 +214,16 @@ def test_norm_epsilon_and_packed_swiglu_are_said_in_json():
     again.load_state_dict(tower.state_dict())
 
 
-@pytest.mark.parametrize("arch", ["vit_base_patch16_dinov3", "eva02_tiny_patch14_224"])
-def test_a_transformer_of_another_kind_is_refused(arch):
-    with pytest.raises(ValueError, match=r"timm.models.eva\) is not a plain Vision Transformer"):
+@pytest.mark.parametrize(
+    ("arch", "words"),
+    [
+        ("beit_base_patch16_224", r"timm.models.beit\) is not a plain Vision Transformer"),
+        ("vit_small_patch16_rope_mixed_224", "angles of its own"),
+        ("eva02_enormous_patch14_clip_224", "EvaBlockPostNorm"),
+    ],
+)
+def test_a_transformer_of_another_kind_is_refused(arch, words):
+    with pytest.raises(ValueError, match=words), torch.device("meta"):
         VisionTower(arch)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import hotcoco
 import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
@@ -16,13 +15,14 @@ from mmengine.logging import print_log
 from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.data.coco_file import CocoFile, read_coco
 from sparc_pretrain.registry import METRICS
+from transfer.detection.detections import Detections, average_precision
 from transfer.detection.metrics import (
     DECLARED,
     DEFAULT_MAX_DETS,
     check_ground_truth,
     collector_paused,
-    evaluate,
 )
+from transfer.detection.run_lengths import Shelf, encode
 from transfer.mm.annotations import names_once
 
 
@@ -68,6 +68,7 @@ class DetectionMetric(BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix or style)
         self.ann_file, self.style, self.iou_types = ann_file, style, iou_types
         self.max_dets, self.outfile_prefix = max_dets, outfile_prefix
+        self.shelf = Shelf()
         self._truth: CocoFile | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
@@ -78,17 +79,18 @@ class DetectionMetric(BaseMetric):
             found = sample["pred_instances"]
             entry = {
                 "image_id": _plain(sample["img_id"]),
-                "labels": found["labels"].detach().cpu().numpy(),
-                "scores": found["scores"].detach().cpu().double().numpy(),
-                "bboxes": found["bboxes"].detach().cpu().double().numpy().reshape(-1, 4),
+                "labels": found["labels"].detach().cpu().numpy().astype(np.int32),
+                "scores": _floats(found["scores"]),
+                "bboxes": _floats(found["bboxes"]).reshape(-1, 4),
             }
             if "segm" in self.iou_types:
                 if "masks" not in found:
                     raise ValueError("the model predicts no masks: use iou_types=('bbox',)")
-                entry["masks"] = encode(found["masks"])
+                boxes = found["bboxes"]
+                entry["masks"] = self.shelf.pack(encode(found["masks"], boxes))
                 # some heads score the mask apart from the box (Mask Scoring R-CNN)
                 mask_scores = found.get("mask_scores", found["scores"])
-                entry["mask_scores"] = mask_scores.detach().cpu().double().numpy()
+                entry["mask_scores"] = _floats(mask_scores)
             self.results.append(entry)
 
     def check(self) -> None:
@@ -135,14 +137,33 @@ class DetectionMetric(BaseMetric):
             )
         values = {}
         for iou_type in self.iou_types:
-            rows = coco_rows(results, category_ids, iou_type)
+            found = Detections(results, category_ids, iou_type)
+            check(found, truth, self.ann_file)
             if self.outfile_prefix is not None:
-                path = Path(f"{self.outfile_prefix}.{iou_type}.json")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(rows))
-            found = evaluate(truth, rows, iou_type, self.style, self.max_dets)
-            values.update({f"{iou_type}_{name}": value for name, value in found.items()})
+                write_rows(found, Path(f"{self.outfile_prefix}.{iou_type}.json"))
+            told = average_precision(truth, found, self.style, self.protocols(found))
+            values.update(
+                {
+                    f"{iou_type}_{protocol}{name}": value
+                    for protocol, numbers in told.items()
+                    for name, value in numbers.items()
+                }
+            )
         return values
+
+    def protocols(self, found: Detections) -> dict[str, tuple[np.ndarray, int]]:
+        """Prefix of a protocol's numbers -> which detections it counts, and its limit."""
+        limit = DEFAULT_MAX_DETS[self.style] if self.max_dets is None else self.max_dets
+        everything = np.ones(len(found), dtype=bool)
+        kept = found.best_of_each_image(limit) if self.style == "lvis" else everything
+        return {"": (kept, limit)}
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """As BaseMetric does, and what waits on disk goes."""
+        try:
+            return super().evaluate(size)
+        finally:
+            self.shelf.clear()
 
     def category_ids(self) -> list[int]:
         """Label -> category id, by name.
@@ -171,45 +192,53 @@ class DetectionMetric(BaseMetric):
         return [ids[name] for name in classes]
 
 
+def _floats(values: torch.Tensor) -> np.ndarray:
+    """As float32, or as they are in float64."""
+    values = values.detach().cpu()
+    return (values if values.dtype == torch.float64 else values.float()).numpy()
+
+
 def _plain(image: Any) -> int | str:
     """An image id as the annotation file has it: a number, or a text."""
     return image if isinstance(image, str) else int(image)
 
 
-def encode(masks: torch.Tensor | Sequence[dict]) -> list[dict]:
-    """Masks [N,H,W], or RLEs, -> RLEs whose counts are text, as JSON needs them."""
-    if isinstance(masks, torch.Tensor):
-        masks = masks.detach().bool()
-        covered = masks.any(dim=1).cpu().numpy()
-        masks = [_encoded(mask, row) for mask, row in zip(masks, covered, strict=True)]
-    return [
-        {**rle, "counts": c.decode() if isinstance(c := rle["counts"], bytes) else c}
-        for rle in masks
-    ]
+def check(found: Detections, truth: dict[str, Any], name: str) -> None:
+    """Raises ValueError for detections that would give a wrong number."""
+    listed = {row["id"]: row for row in truth["images"]}
+    if not np.isfinite(found.score).all():
+        raise ValueError(f"a detection has score {found.score[~np.isfinite(found.score)][0]}")
+    for entry in found.entries:
+        image = listed.get(entry["image_id"])
+        if image is None:
+            raise ValueError(
+                f"image {entry['image_id']!r} was predicted, which {name} does not list; is it of "
+                "another split?"
+            )
+        if found.iou_type == "bbox":
+            if not np.isfinite(entry["bboxes"]).all():
+                raise ValueError(f"image {entry['image_id']!r}: a box is not four numbers")
+        elif len(entry["labels"]) and "height" in image:
+            size = list(entry["masks"].size)
+            if size != [image["height"], image["width"]]:
+                raise ValueError(
+                    f"image {entry['image_id']!r} has masks of {size}, {name} says "
+                    f"{[image['height'], image['width']]} (height, width)"
+                )
 
 
-def _encoded(mask: torch.Tensor, covered: np.ndarray) -> dict:
-    """The RLE of a mask [H,W], whose columns `covered` [W] have a pixel: runs go down the columns,
-    so that only those between the first and the last need be looked at.
-    """
-    height, width = mask.shape
-    columns = np.flatnonzero(covered)
-    if not len(columns):
-        runs = [height * width]
-    else:
-        first, last = int(columns[0]), int(columns[-1]) + 1
-        part = mask[:, first:last].T.contiguous().cpu().numpy().ravel()
-        ends = np.flatnonzero(part[1:] != part[:-1]) + 1
-        runs = np.diff(ends, prepend=0, append=len(part)).tolist()
-        before, after = first * height, (width - last) * height
-        runs = [before, *runs] if part[0] else [before + runs[0], *runs[1:]]  # zeros come first
-        if after:
-            runs = [*runs, after] if part[-1] else [*runs[:-1], runs[-1] + after]
-    return hotcoco.mask.fr_py_objects({"size": [height, width], "counts": runs}, height, width)
+def write_rows(found: Detections, path: Path) -> None:
+    """All detections in COCO's result format, image by image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        file.write("[")
+        for i, row in enumerate(found.rows(np.arange(len(found)))):
+            file.write(("," if i else "") + "\n" + json.dumps(row))
+        file.write("\n]\n")
 
 
 def coco_rows(results: Sequence[dict], category_ids: Sequence[int], iou_type: str) -> list[dict]:
-    """The results of all images in COCO's format: boxes [x, y, width, height] or RLE masks."""
+    """Entries in COCO's format: boxes [x, y, width, height] or RLE masks, a list of them each."""
     rows = []
     for entry in results:
         image = entry["image_id"]

@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
+
 from sparc_pretrain.registry import METRICS
-from transfer.detection.evaluator import DetectionMetric, coco_rows
+from transfer.detection.detections import Detections
+from transfer.detection.evaluator import DetectionMetric
 from transfer.detection.metrics import evaluate
 
 PER_CLASS = 10_000
@@ -61,12 +64,7 @@ class FixedDetectionMetric(DetectionMetric):
             raise ValueError("Fixed AP is defined for style='lvis': use sparc.DetectionMetric")
         self.per_class = per_class
 
-    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        """Both protocols' numbers."""
-        values = super().compute_metrics(results)
-        truth, ids = self.of_classes(), self.category_ids()
-        for iou_type in self.iou_types:
-            rows = coco_rows(results, ids, iou_type)
-            found = fixed_ap(truth, rows, iou_type, self.per_class)
-            values.update({f"{iou_type}_fixed_{name}": value for name, value in found.items()})
-        return values
+    def protocols(self, found: Detections) -> dict[str, tuple[np.ndarray, int]]:
+        """Both, of one pass over the detections."""
+        kept = found.best_of_each_class(self.per_class)
+        return {**super().protocols(found), "fixed_": (kept, max(int(kept.sum()), 1))}

@@ -87,22 +87,40 @@ def evaluate(
     rows = [
         {key: row[key] for key in ("image_id", "category_id", "score", field)} for row in results
     ]
+    if style == "lvis":  # lvis-api keeps the best of an image first
+        rows = _best_per_image(rows, limit)
+    precision, categories = matched(truth, rows, iou_type, style, limit)
+    return summary(precision, categories, truth, style)
+
+
+def matched(
+    truth: Json, rows: list[Json], iou_type: str, style: str, limit: int
+) -> tuple[np.ndarray, list[int]]:
+    """Precision [IoU, recall, category, area, 1] of checked `rows`, -1 where nothing is annotated,
+    and the categories' ids. In LVIS's style the limit of an image has been applied.
+    """
+    field = "bbox" if iou_type == "bbox" else "segmentation"
     truth, rows = _numbered(truth, rows)
     if style == "lvis":
-        # lvis-api keeps the best of an image first, and only then drops what has no area
-        rows = [row for row in _best_per_image(rows, limit) if _area(row, field) > 0]
+        # what has no area is dropped after the limit
+        rows = [row for row in rows if _area(row, field) > 0]
         annotations = [row for row in truth["annotations"] if row["area"] > 0]
         truth = {**truth, "annotations": annotations}
         loaded = hotcoco.LVISResults(index := hotcoco.COCO(truth), rows, max_dets=None)
         evaluation = hotcoco.LVISeval(index, loaded, iou_type)
-        evaluation.params.max_dets = [limit]  # else 300 per category, whatever was asked for
     else:
         loaded = (index := hotcoco.COCO(truth)).load_res(rows)
         evaluation = hotcoco.COCOeval(index, loaded, iou_type)
-        evaluation.params.max_dets = [limit]
+    evaluation.params.max_dets = [limit]  # else 300 per category in LVIS, whatever was asked for
     evaluation.evaluate()
     evaluation.accumulate()
-    precision_TRKAM = evaluation.eval["precision"]  # IoU, recall, category, area, max_dets
+    return evaluation.eval["precision"], list(evaluation.params.cat_ids)
+
+
+def summary(
+    precision_TRKAM: np.ndarray, categories: list[int], truth: Json, style: str
+) -> dict[str, float]:
+    """What `evaluate` returns, of the precision of all categories."""
     values = {
         "AP": _mean(precision_TRKAM[:, :, :, 0, -1]),
         "AP50": _mean(precision_TRKAM[0, :, :, 0, -1]),
@@ -112,7 +130,7 @@ def evaluate(
         values[name] = _mean(precision_TRKAM[:, :, :, AREAS[name], -1])
     if style == "lvis":
         group = {row["id"]: row["frequency"] for row in truth["categories"]}
-        groups = np.array([group[i] for i in evaluation.params.cat_ids])
+        groups = np.array([group[i] for i in categories])
         for letter, name in LVIS_GROUPS.items():
             values[name] = _mean(precision_TRKAM[:, :, groups == letter, 0, -1])
     return values

@@ -15,12 +15,14 @@ from sparc_pretrain.command import cli
 from sparc_pretrain.config_tree import dicts
 from transfer import mm
 from transfer.mm.norms import single_process_norms
+from transfer.own_data import take_data
 from transfer.plug import adopt_own, explain, layer_wise
 from transfer.plug.config import BACKBONE
 from transfer.plug.replace import Ledger
 
 __all__ = ["check_files", "harden", "load", "set_hook", "single_process_norms"]
 
+JUDGES = ("sparc.DetectionMetric", "sparc.FixedDetectionMetric")
 # The engine's rules for any mm config: random state in checkpoints, signals, non-finite steps,
 # records.
 ENGINE_HOOKS = (
@@ -43,10 +45,12 @@ def load(
     layer_decay: float | None = None,
     dry: bool = False,
     adamw: bool = False,
+    data: str | None = None,
 ) -> Config:
-    """Read a config (a path, or ``mmdet::...`` / ``mmseg::...``), put the backbone in, check it.
+    """Read a config (a path, or ``mmdet::...`` / ``mmseg::...``), put the backbone and a folder of
+    `data` in, check it.
 
-    With `dry`, print what the backbone changed and why, and neither check nor touch the disk.
+    With `dry`, print what these changed and why, and neither check nor touch the disk.
 
     Raises:
         FileNotFoundError: config or data are missing. ValueError: typos (the nearest name is
@@ -69,19 +73,24 @@ def load(
         raise ValueError("--from-scratch needs --backbone RUN, whose architecture it takes")
     if "schedule" in cfg and "train_dataloader" not in cfg:
         raise ValueError(f"{config} is a pre-training config: use tools/pretrain.py")
-    if backbone:
-        changes = explain(cfg, backbone, scratch, layer_decay, adamw)
-        cfg.merge_from_dict(later)
-        if dry:
-            print("\n".join(map(str, changes)) or f"{config}: nothing to change")
-            return cfg
-        if cfg.get("custom_imports"):
-            import_modules_from_strings(**cfg.custom_imports)
-    else:
+    changes = explain(cfg, backbone, scratch, layer_decay, adamw) if backbone else []
+    cfg.merge_from_dict(later)
+    if backbone and cfg.get("custom_imports") and (data or not dry):
+        import_modules_from_strings(**cfg.custom_imports)
+    if not backbone:
         if layer_decay is not None:
             layer_wise(cfg, layer_decay, Ledger())
         for change in adopt_own(cfg):
             print_log(f"backbone.run: {change}", "current")
+    if data:
+        if cfg.get("default_scope", "mmdet") in mm.SCOPES:
+            mm.register(cfg.get("default_scope", "mmdet"))
+        take_data(cfg, data, ledger := Ledger())
+        changes += ledger.changes
+    if dry:
+        print("\n".join(map(str, changes)) or f"{config}: nothing to change")
+        return cfg
+    name_truth(cfg)
     cfg.config_name = _name(Path(config), cfg)
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(config).stem}"
     scope = cfg.get("default_scope", "mmdet")
@@ -105,6 +114,19 @@ def _name(config: Path, cfg: Config) -> str:
         if config.is_relative_to(root):
             return str(config.relative_to(root))
     return str(config)
+
+
+def name_truth(cfg: Config) -> None:
+    """An evaluator of ours that names no annotation file judges by that of its data set, in place:
+    the file is said once.
+    """
+    for key in ("val", "test"):
+        told = cfg.get(f"{key}_evaluator") or []
+        for metric in told if isinstance(told, (list, tuple)) else [told]:
+            sources = [d for d in _datasets(cfg.get(f"{key}_dataloader")) if d.get("ann_file")]
+            if metric.get("type") in JUDGES and not metric.get("ann_file") and len(sources) == 1:
+                root = Path(sources[0].get("data_root") or "")
+                metric["ann_file"] = str(root / sources[0]["ann_file"])
 
 
 def follow_move(cfg: Config, config: str | Path) -> None:

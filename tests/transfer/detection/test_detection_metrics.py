@@ -15,8 +15,8 @@ import torch
 from pycocotools import mask as coco_mask
 
 from sparc_pretrain.registry import METRICS
-from transfer.detection.evaluator import encode
 from transfer.detection.metrics import evaluate
+from transfer.detection.run_lengths import encode
 
 REFERENCES = Path(__file__).parents[4] / "shared" / "data" / "eval_refs"
 real = pytest.mark.skipif(

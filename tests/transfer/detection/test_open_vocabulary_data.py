@@ -371,3 +371,38 @@ def test_the_whole_pipeline_packs_what_the_loss_reads(tmp_path: Path) -> None:
         assert len(truth.bboxes) == len(truth.labels)
         assert (truth.labels < len(item.query_names)).all()
         assert isinstance(truth.labels, torch.Tensor)
+
+
+@pytest.mark.parametrize(
+    ("row", "key", "value", "words"),
+    [
+        ("images", "width", None, "image 1 has the width None"),
+        ("images", "height", 0, "image 1 has the height 0"),
+        ("annotations", "image_id", 99, r"annotations\[0\] is of image 99.*\(1 such\)"),
+        ("annotations", "bbox", None, r"annotations\[0\] has the box None"),
+        ("annotations", "bbox", [1, 2, float("nan"), 4], r"annotations\[0\] has the box .*nan"),
+    ],
+)
+def test_rows_that_cannot_be_trained_on_are_refused_by_name(
+    row: str, key: str, value: Any, words: str, tmp_path: Path
+) -> None:
+    content = json.loads(lvis(tmp_path).read_text())
+    content[row][0][key] = value
+    with pytest.raises(ValueError, match=words) as error:
+        open_set(write(tmp_path / "mine.json", content))
+    assert "mine.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("width", "x", "words"),
+    [(None, 1, "image_data.json: image 7 has the width None"), (40, None, "object 3 of image 7")],
+)
+def test_what_visual_genome_lacks_is_named(
+    width: int | None, x: int | None, words: str, tmp_path: Path
+) -> None:
+    thing = dict(object_id=3, names=["cat"], x=x, y=2, w=3, h=4)
+    path = write(tmp_path / "objects.json", [dict(image_id=7, objects=[thing])])
+    known = dict(image_id=7, width=width, height=30, url="https://x/VG_100K/7.jpg")
+    write(tmp_path / "image_data.json", [known])
+    with pytest.raises(ValueError, match=words):
+        read_truth(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ def read_truth(path: str | Path) -> Json:
     """COCO, LVIS or Objects365 JSON, or Visual Genome's objects.json (with image_data.json beside
     it) -> a dict of `images`, `categories`, `annotations` as in COCO.
 
-    Raises FileNotFoundError; ValueError for JSON of another kind.
+    Raises FileNotFoundError; ValueError for JSON of another kind, an image without width and
+    height, an annotation of an image that is not listed, a box that is missing or not finite.
     """
     path = Path(path)
     found = json_file.read(path, what="annotation file")
@@ -32,7 +34,28 @@ def read_truth(path: str | Path) -> Json:
             f"{path} has no {missing[0]!r}: give COCO, LVIS or Objects365 annotations, or Visual"
             " Genome's objects.json"
         )
-    return {**found, **coco_rows(found, path).content}
+    checked = coco_rows(found, path)
+    if checked.unlisted:
+        first = checked.unlisted[0]
+        raise ValueError(
+            f"{path}: annotations[{first}] is of image {found['annotations'][first]['image_id']!r},"
+            f" which it does not list ({len(checked.unlisted)} such): list the images, or remove "
+            "their annotations"
+        )
+    _sized(checked.images, path)
+    return {**found, **checked.content}
+
+
+def _sized(images: Sequence[Json], path: Path) -> None:
+    """Raises ValueError for an image without a width and height above 0."""
+    for image in images:
+        for key in ("width", "height"):
+            side = image.get(key)
+            if isinstance(side, bool) or not isinstance(side, (int, float)) or not side > 0:
+                raise ValueError(
+                    f"{path}: image {image['id']!r} has the {key} {side!r}: boxes are cut off where"
+                    " the image ends, so it must say its width and height in pixels"
+                )
 
 
 def visual_genome(objects: list[Json], path: Path) -> Json:
@@ -56,8 +79,8 @@ def visual_genome(objects: list[Json], path: Path) -> Json:
         images.append(
             {
                 "id": row["image_id"],
-                "width": image["width"],
-                "height": image["height"],
+                "width": image.get("width"),
+                "height": image.get("height"),
                 "file_name": "/".join(image["url"].split("/")[-2:]),  # VG_100K/1.jpg
                 "neg_category_ids": [],  # nobody says what is not there
                 "not_exhaustive_category_ids": [],
@@ -65,6 +88,10 @@ def visual_genome(objects: list[Json], path: Path) -> Json:
         )
         for one in row["objects"]:
             label = ids.get(_name(one))
+            box = [one.get(key) for key in "xywh"]
+            if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in box):
+                told = f"object {one.get('object_id')!r} of image {row['image_id']!r}"
+                raise ValueError(f"{path}: {told} has the box {box}, not x, y, w and h")
             if label is not None:
                 annotations.append(
                     {
@@ -75,6 +102,7 @@ def visual_genome(objects: list[Json], path: Path) -> Json:
                         "area": one["w"] * one["h"],
                     }
                 )
+    _sized(images, beside)
     categories = [{"id": i, "name": name} for name, i in ids.items()]
     return {"images": images, "categories": categories, "annotations": annotations}
 
