@@ -124,7 +124,7 @@ def page() -> str:
     lines = [
         "# Backbones that people bring",
         "",
-        "`python tools/convert.py NAME runs/mine` makes a run folder of them; its features are "
+        "`sparc convert NAME runs/mine` makes a run folder of them; its features are "
         "compared with the source's before anything is written, and have to agree to 1e-5 of the "
         "largest. Made by `sparc_pretrain/convert/catalogue.py`; a test compares this page with it "
         "and converts each family's small model with random weights. We have not downloaded the "
