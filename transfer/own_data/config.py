@@ -75,10 +75,14 @@ def _no_stuff(cfg: Config) -> None:
 
 def _dataset(loader: Any, path: str) -> tuple[str, ConfigDict]:
     """The data set of a loader, inside those that wrap one, and its path."""
+    keys = ("ann_file", "data_prefix", "data_root", "pipeline")
     found = [
         (where, part)
         for where, part in dicts(loader, path)
-        if "type" in part and ("ann_file" in part or "data_prefix" in part or "data_root" in part)
+        if "type" in part
+        and any(key in part for key in keys)
+        # those that wrap others have steps of their own
+        and not any(key in part for key in ("dataset", "datasets"))
     ]
     if len(found) != 1:
         raise ValueError(f"{path} joins {len(found)} data sets; --data takes the place of one")

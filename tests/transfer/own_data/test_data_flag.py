@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def test_boxes_of_a_folder_are_all_that_a_detector_needs(name: str, tmp_path: Pa
         with DefaultScope.overwrite_default_scope("mmdet"):
             assert not MODELS.build(cfg.model).roi_head.with_mask
     recipe.check_files(cfg, ("train_dataloader", "val_dataloader", "test_dataloader"))
+
+
+@pytest.mark.parametrize("name", ["det", "instances", "seg"])
+def test_the_small_ones_take_a_folder_too(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    labelled(root) if name == "seg" else lay(root, "flat")
+    cfg = loaded(MY / "small" / f"{name}.py", root, tmp_path)
+    recipe.check_files(cfg, ("train_dataloader", "val_dataloader", "test_dataloader"))
+    counts = set(re.findall(r"'num_classes': (\d+)", str(cfg.model.to_dict())))
+    assert counts == {"3" if name == "seg" else "2"}
+    assert cfg.train_dataloader.dataset.data_root == f"{root}/"
 
 
 def test_label_maps_of_a_folder_are_all_that_a_segmentor_needs(tmp_path: Path) -> None:
