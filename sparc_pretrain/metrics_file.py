@@ -44,6 +44,7 @@ def write_metrics(
     data: str | None = None,
     seconds: float | None = None,
     declared: Sequence[Metric] = (),
+    per_class: dict[str, dict[str, float]] | None = None,
 ) -> dict[str, Any]:
     """Write one evaluation's record to `path` (atomically) and return it.
 
@@ -51,6 +52,7 @@ def write_metrics(
         task: e.g. 'retrieval', 'detection'. metrics: name -> number; NaN becomes null.
         protocol: how the numbers were made. backbone: see `ancestry`. data: what was evaluated on.
         declared: what the metrics are; written beside them as `described`.
+        per_class: metric -> class -> a share (0 to 1), where the task has classes.
     """
     numbers = {k: _number(v) for k, v in metrics.items() if _is_number(v)}
     record = {
@@ -66,6 +68,11 @@ def write_metrics(
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if per_class:
+        record["per_class"] = {
+            name: {key: _number(v) for key, v in values.items()}
+            for name, values in per_class.items()
+        }
     text = json.dumps(record, indent=1, default=str).encode()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, lambda file: file.write(text))

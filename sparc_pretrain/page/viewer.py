@@ -109,7 +109,7 @@ def told(found: dict[str, float] | None) -> str:
     if found is None:
         return (
             "How often this model's words point at the right place was not measured: "
-            "`sparc zeroshot RUN grounding` does."
+            "sparc zeroshot RUN grounding does."
         )
     of = f" of {found['phrases']:,}" if "phrases" in found else ""
     centre = f", the picture's centre in {found['centre']:.1%}" if "centre" in found else ""

@@ -15,7 +15,7 @@ from sparc_pretrain.report.figures import Album
 from sparc_pretrain.report.numbers import label, shown
 from sparc_pretrain.report.records import Evaluation
 from sparc_pretrain.report.samples import Images, spread
-from sparc_pretrain.report.sections import COLUMNS, named
+from sparc_pretrain.report.sections import named, side_by_side
 
 CAPTIONS = 12
 OF_A_CAPTION = ("CIDEr", "K-Precision")
@@ -32,15 +32,6 @@ def captions(
         if evaluation.captions:
             groups.setdefault(evaluation.setting, []).append(evaluation)
     return [_section(album, group, images) for group in groups.values()]
-
-
-def side_by_side(group: Sequence[Evaluation], columns: int = COLUMNS) -> list[Evaluation]:
-    """At most `columns` of a group, in its order: one of each start before a second of any."""
-    turns: list[tuple[int, int]] = []
-    for number, one in enumerate(group):
-        before = sum(other.start == one.start for other in group[:number])
-        turns.append((before, number))
-    return [group[number] for number in sorted(number for _, number in sorted(turns)[:columns])]
 
 
 def _section(album: Album, group: list[Evaluation], images: Images) -> dict[str, Any]:

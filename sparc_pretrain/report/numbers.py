@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from sparc_pretrain.metric import short
+from sparc_pretrain.report.certainty import apart, welch
 from sparc_pretrain.report.records import RANDOM, Evaluation
 
 MINUS = "\u2212"
@@ -75,13 +76,32 @@ class Cell:
     text: str
     runs: int
 
+    @property
+    def plain(self) -> str:
+        """Its text without the range of its runs."""
+        return self.text.partition(" (")[0]
+
+    @property
+    def rest(self) -> str:
+        """What of its text follows: 'mean of 3, 11.8 to 12.6'."""
+        return self.text.partition(" (")[2].removesuffix(")")
+
 
 @dataclass(frozen=True)
 class Difference:
-    """A start minus the baseline, in shown units."""
+    """A start minus the baseline, in shown units. `better`: None = equal, or not to be judged;
+    `sure`: whether it is outside its interval; `n`: what that is of, in words.
+    """
 
     text: str
-    better: bool | None  # None: equal, or not to be judged
+    better: bool | None
+    sure: bool = False
+    n: str = ""
+
+    @property
+    def colour(self) -> str:
+        """'up' or 'down' where it is judged and outside its interval, else nothing."""
+        return ("up" if self.better else "down") if self.sure and self.better is not None else ""
 
 
 @dataclass
@@ -151,7 +171,28 @@ class Comparison:
             return Difference("0" if how.digits is None else text, None)
         unit = " points" if how.unit == " %" else ""
         better = None if how.higher_is_better is None else (gap > 0) == how.higher_is_better
-        return Difference(f"{'+' if gap > 0 else MINUS}{text}{unit}", better)
+        sure, n = self._certainty(start, name)
+        return Difference(f"{'+' if gap > 0 else MINUS}{text}{unit}", better, sure, n)
+
+    def _certainty(self, start: str, name: str) -> tuple[bool, str]:
+        """Whether a difference is outside its interval, and what it is of."""
+        sides = [
+            [run for run in self.starts[one] if not absent(name, run.metrics.get(name))]
+            for one in (start, self.baseline)
+        ]
+        values = [[run.metrics[name] for run in runs] for runs in sides]
+        counts = " and ".join(str(len(runs)) for runs in sides)
+        if (ends := welch(*values)) is not None:
+            return ends[0] > 0 or ends[1] < 0, f"n = {counts} runs"
+        if len(sides[0]) == len(sides[1]) == 1:
+            found = [
+                tuple(runs[0].metrics.get(name + end) for end in ("_low", "_high"))
+                for runs in sides
+            ]
+            if None not in (*found[0], *found[1]):
+                return apart(*found), "n = 1 run each, over its items"
+            return False, "n = 1 run each"
+        return False, f"n = {counts} runs"
 
 
 def compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:
@@ -220,24 +261,3 @@ def _protocol(evaluation: Evaluation) -> dict[str, Any]:
             k: v for k, v in protocol["evaluator"].items() if k != "outfile_prefix"
         }
     return protocol
-
-
-def summary(comparisons: Sequence[Comparison]) -> list[str]:
-    """The headline numbers, a sentence for each start that is compared with a baseline."""
-    sentences: dict[tuple[str, str], list[str]] = {}
-    places = [(one.kind, one.place) for one in comparisons]
-    for one in comparisons:
-        name = one.headline()
-        for start in one.starts:
-            if start == one.baseline or name is None:
-                continue
-            cell, base = one.cell(start, name), one.cell(one.baseline, name)
-            gap = one.difference(start, name)
-            if cell and base and gap:
-                twice = places.count((one.kind, one.place)) > 1
-                where = f"{one.place} ({one.config_name})" if twice else one.place
-                what = f"{one.kind} on {where}, {label(name, one.starts[start][0])} {cell.text}"
-                sentences.setdefault((start, one.baseline), []).append(
-                    f"{what} against {base.text} ({gap.text})"
-                )
-    return [f"{s} instead of {base}: {'; '.join(p)}." for (s, base), p in sentences.items()]

@@ -16,7 +16,8 @@ retrieval.json      beside a metrics.json: {"images": [path], "examples": [{"que
 run folders         by their manifest.json.
 vis_data/scalars.json   the logs of MMEngine, below WORK_DIR/TIMESTAMP/.
 
-The page is self-contained: pictures inside, no scripts, no network. Text of data sets is escaped.
+The page is self-contained: pictures, styles and the viewer's script inside, no network. Text of
+data sets is escaped.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.metric import short
+from sparc_pretrain.page import viewer
 from sparc_pretrain.report import captions as caption_section
 from sparc_pretrain.report import samples, sections
 from sparc_pretrain.report.figures import Album
@@ -42,11 +44,13 @@ from sparc_pretrain.report.numbers import (
     scale,
     shown,
     starts_of,
-    summary,
 )
 from sparc_pretrain.report.records import Evaluation, gather, style
+from sparc_pretrain.report.verdict import next_steps, verdict
+from sparc_pretrain.zeroshot import readings
 
 TEMPLATE = "page.html"
+PARTS = ("design.css", "viewer.css", "viewer.js")
 TITLE = "SPARC: pre-training and transfer"
 
 
@@ -108,18 +112,21 @@ def build(
         .render(
             title=title,
             style=style,
-            summary=summary(comparisons),
-            single=all(one.one_run_each for one in comparisons),
+            verdict=verdict(comparisons, found),
+            next_steps=next_steps(comparisons, found),
+            parts={name: viewer.part(name) for name in PARTS},
             tiles=_tiles(found.evaluations, comparisons),
             way=way,
             curves=curves,
             alignment=alignment,
             run=samples.backbone_facts(run) if run else None,
+            measured=viewer.told(readings.measured(run)) if run else "",
             retrieval=retrieval,
             galleries=galleries,
             captioned=captioned,
             struck=any("false" in row for e in found.evaluations for row in e.captions),
             comparisons=[_comparison(one) for one in comparisons],
+            per_class=sections.per_class(_groups(found.evaluations, comparisons)),
             rows=[_row(evaluation) for evaluation in found.evaluations],
             missing=missing,
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -146,13 +153,7 @@ def _tiles(
     evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison]
 ) -> list[dict[str, Any]]:
     """Bars of the headline metric: one tile per comparison, then one per setting without any."""
-    compared = {(one.kind, one.config, one.data) for one in comparisons}
-    groups = list(comparisons)
-    for evaluation in evaluations:
-        if evaluation.setting not in compared:
-            compared.add(evaluation.setting)
-            alone = [e for e in evaluations if e.setting == evaluation.setting]
-            groups.append(Comparison(*_where(evaluation), starts_of(alone)))
+    groups = _groups(evaluations, comparisons)
     tiles = []
     for one in groups:
         name = one.headline()
@@ -183,6 +184,20 @@ def _tiles(
             }
         )
     return tiles
+
+
+def _groups(
+    evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison]
+) -> list[Comparison]:
+    """The comparisons, then the settings that have one start only."""
+    compared = {(one.kind, one.config, one.data) for one in comparisons}
+    groups = list(comparisons)
+    for evaluation in evaluations:
+        if evaluation.setting not in compared:
+            compared.add(evaluation.setting)
+            alone = [e for e in evaluations if e.setting == evaluation.setting]
+            groups.append(Comparison(*_where(evaluation), starts_of(alone)))
+    return groups
 
 
 def _where(evaluation: Evaluation) -> tuple[str, str, str, str]:

@@ -15,13 +15,15 @@ from torch import Tensor
 
 from sparc_pretrain.data.captions import read_captions
 from sparc_pretrain.data.image_folder import image_files
+from sparc_pretrain.page import viewer
 from sparc_pretrain.report.figures import Album, halves, read
 from sparc_pretrain.report.records import Evaluation, Found, called
 from sparc_pretrain.run_folder import RunFolder
-from sparc_pretrain.zeroshot import encode
-from sparc_pretrain.zeroshot.alignment import ARTICLES, FUNCTION_WORDS, align, overlay
+from sparc_pretrain.zeroshot import encode, readings
+from sparc_pretrain.zeroshot.alignment import ARTICLES, FUNCTION_WORDS, overlay
 
 SAMPLES, WORDS = 4, 9
+OTHERS, VIEWED = 2, 420  # images that words are held against; pixels of a picture in the viewer
 
 
 @dataclass(frozen=True)
@@ -137,33 +139,36 @@ def backbone_facts(run: RunFolder) -> dict[str, Any]:
 
 
 def alignment(album: Album, run: RunFolder, some: Sequence[Sample]) -> list[dict[str, Any]]:
-    """Per sample: the photo, its caption and the heat of each telling word."""
+    """Per sample: the photo, its caption, the heat of each telling word with what it finds more
+    than in the other samples, and the viewer of all that.
+    """
     (model, objective), rows = encode.load(run.path), []
-    for sample in some:
-        if not sample.captions:
+    captioned = [sample for sample in some if sample.captions]
+    photos = [read(sample.file) for sample in captioned]
+    for number, sample in enumerate(captioned):
+        photo, caption = photos[number], sample.telling
+        others = [other for other in photos if other is not photo][:OTHERS]
+        found = readings.read(model, objective, photo, others, caption)
+        if not found:
             continue
-        photo = read(sample.file)
-        pixels = _fit(photo, 320)
-        words, seen = [], set()
-        for word in align(model, photo, sample.telling, objective=objective):
+        pixels, words, seen = _fit(photo, 320), [], set()
+        for at, word in enumerate(found[0].own):
             name = word.word.lower()
-            plain = not any(letter.isalpha() for letter in name) or name in (
-                *ARTICLES,
-                *FUNCTION_WORDS,
-            )
+            plain = not any(map(str.isalpha, name)) or name in (*ARTICLES, *FUNCTION_WORDS)
             if plain or name in seen or len(words) == WORDS:
                 continue
             seen.add(name)
             alt = f"Patches that the word {word.word} gathers"
             picture = album.picture(overlay(pixels, word.weights), alt, 220)
-            words.append({"word": word.word, "peak": f"{word.peak:.1f}", "picture": picture})
-        rows.append(
-            {
-                "photo": album.picture(photo, sample.telling, 260),
-                "caption": sample.telling,
-                "words": words,
-            }
-        )
+            gap = found[0].gap(at)
+            told = f"\N{MULTIPLICATION SIGN}{word.peak:.1f}" if gap is None else f"{gap:+.2f}"
+            out = found[0].stands_out(at)
+            told = told.replace("-", "\N{MINUS SIGN}")
+            words.append({"word": word.word, "told": told, "out": out, "picture": picture})
+        names = [sample.file.name, *("another sample" for _ in others)]
+        row = {"photo": album.picture(photo, caption, 260), "caption": caption, "words": words}
+        row["viewer"] = viewer.fragment(caption, photo, others, found, names, VIEWED)
+        rows.append(row)
     return rows
 
 
@@ -182,8 +187,11 @@ def way(album: Album, found: Found, some: Sequence[Sample], rows: Sequence[dict]
         shown = [e for e in found.evaluations if e.kind == kind and e.pictures]
         if shown:
             best = next((e for e in shown if e.start == "SPARC"), shown[0])
-            prediction = halves(best.pictures[0])[1]
-            ends[kind] = album.picture(prediction, f"A {kind} ({best.start})", 240)
+            truth, predicted = halves(best.pictures[0])
+            ends[kind] = {
+                "truth": album.picture(truth, f"A {kind}: the truth", 300),
+                "predicted": album.picture(predicted, f"A {kind}: predicted, {best.start}", 300),
+            }
     for evaluation in found.evaluations:
         if evaluation.captions and "captioning" not in ends:
             text = " ".join(str(evaluation.captions[0]["caption"]).split())

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from sparc_pretrain.report.figures import Album, Curve, alike, chart, halves
+from sparc_pretrain.report.numbers import Comparison
 from sparc_pretrain.report.records import Evaluation, Found, TrainingLog, style
 from sparc_pretrain.report.samples import Images, backbone_facts
 
 QUERIES, ANSWERS, PICTURES, COLUMNS = 6, 5, 6, 4
+WIDE = 460  # longer side of a picture with labels, pixels: they must be read
 TERMS = {
     "loss": "Total loss",
     "global_loss": "Global loss: image against caption",
@@ -109,6 +112,10 @@ def retrieval(
                     answers.append({"picture": picture, "right": right, "name": alt})
                 rank = next((n for n, a in enumerate(answers, start=1) if a["right"]), None)
                 row = {"start": named(evaluation, group), "answers": answers, "rank": rank}
+                wanted = images.find(told["images"][example["correct"]])
+                if rank is None and wanted is not None:  # what should have been among them
+                    alt = about.get(example["correct"], "the right image")
+                    row["wanted"] = album.picture(wanted, f"{alt} (the right image)", 150)
                 queries.setdefault(example["query"], []).append(row)
         if any(a["picture"] for rows in queries.values() for row in rows for a in row["answers"]):
             sections.append({"place": group[0].place, "queries": queries})
@@ -123,7 +130,7 @@ def galleries(album: Album, kind: str, evaluations: Sequence[Evaluation]) -> lis
             groups.setdefault(evaluation.setting, []).append(evaluation)
     sections = []
     for group in groups.values():
-        group, rows = group[:COLUMNS], []
+        group, rows = side_by_side(group, len({e.start for e in group})), []
         for file in group[0].pictures[:PICTURES]:
             truth, _ = halves(file)
             number = len(rows) + 1
@@ -132,11 +139,70 @@ def galleries(album: Album, kind: str, evaluations: Sequence[Evaluation]) -> lis
                 own = evaluation.file.parent / "pictures" / file.name
                 same = own.exists() and alike(truth, halves(own)[0])
                 alt = f"Image {number}: predicted, {named(evaluation, group)}"
-                cells.append(album.picture(halves(own)[1], alt, 340) if same else None)
-            rows.append([album.picture(truth, f"Image {number}: the truth", 340), *cells])
+                cells.append(album.picture(halves(own)[1], alt, WIDE) if same else None)
+            rows.append([album.picture(truth, f"Image {number}: the truth", WIDE), *cells])
         heads = ["truth", *(named(e, group) for e in group)]
         sections.append({"place": group[0].place, "heads": heads, "rows": rows})
     return sections
+
+
+def side_by_side(group: Sequence[Evaluation], columns: int = COLUMNS) -> list[Evaluation]:
+    """At most `columns` of a group, in its order: one of each start before a second of any."""
+    turns: list[tuple[int, int]] = []
+    for number, one in enumerate(group):
+        before = sum(other.start == one.start for other in group[:number])
+        turns.append((before, number))
+    return [group[number] for number in sorted(number for _, number in sorted(turns)[:columns])]
+
+
+def per_class(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """Per setting and metric: the classes, each with its mean over the runs of each start; sorted
+    by the first start's, the best first.
+    """
+    tables = []
+    for one in comparisons:
+        told = {
+            start: [run.record.get("per_class") or {} for run in runs]
+            for start, runs in one.starts.items()
+        }
+        for name in dict.fromkeys(key for runs in told.values() for run in runs for key in run):
+            means = {
+                start: _means([run[name] for run in runs if name in run])
+                for start, runs in told.items()
+            }
+            means = {start: values for start, values in means.items() if values}
+            first = next(iter(means.values()))
+            classes = sorted(first, key=lambda c: -first[c])
+            rows = [
+                (
+                    c,
+                    [
+                        f"{100 * v:.1f}" if (v := values.get(c)) is not None else "n/a"
+                        for values in means.values()
+                    ],
+                )
+                for c in classes
+            ]
+            tables.append(
+                {
+                    "kind": one.kind,
+                    "place": one.place,
+                    "starts": list(means),
+                    "metric": name.replace("bbox_", "box ").replace("segm_", "mask "),
+                    "rows": rows,
+                }
+            )
+    return tables
+
+
+def _means(runs: Sequence[dict[str, float | None]]) -> dict[str, float]:
+    """Class -> the mean over the runs that have it."""
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        for name, value in run.items():
+            if value is not None:
+                values.setdefault(name, []).append(value)
+    return {name: fmean(found) for name, found in values.items()}
 
 
 def named(evaluation: Evaluation, group: Sequence[Evaluation]) -> str:

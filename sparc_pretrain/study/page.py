@@ -5,29 +5,12 @@ from __future__ import annotations
 import html
 from typing import Any
 
+from sparc_pretrain.page import viewer
 from sparc_pretrain.study.catalogue import described
 from sparc_pretrain.study.plan import Plan
 from sparc_pretrain.study.protocol import about, how_to_read, protocol
 from sparc_pretrain.study.sheets import Entry, Line, Sheet, number, sheets
 
-CSS = """
-body{font:15px/1.5 system-ui,sans-serif;color:#20242c;max-width:1240px;margin:32px auto;
-padding:0 20px}
-h1{font-size:26px;margin:0 0 4px}h2{font-size:19px;margin:40px 0 6px}p,li{max-width:860px}
-p{margin:6px 0}table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
-th,td{text-align:right;padding:5px 10px;border-bottom:1px solid #e4e6ea;white-space:nowrap;
-vertical-align:top}
-th{color:#5c6370;font-weight:600;vertical-align:bottom}
-th:first-child,td:first-child{text-align:left;white-space:normal;min-width:150px;max-width:230px}
-tr.task td{font-weight:600;background:#f3f4f6;white-space:nowrap;max-width:none}
-small{color:#6a7180;font-size:11.5px;line-height:1.35}td small{display:block}
-td.up{background:#cdebd3}td.down{background:#f8d5cd}td.same{background:#e3ecf8}
-td.best .mean{font-weight:700}
-.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(370px,1fr));gap:18px}
-figure{margin:0;border:1px solid #e4e6ea;border-radius:6px;padding:10px}figcaption{font-weight:600}
-figcaption small{font-weight:400}.scroll{overflow-x:auto}
-svg text{font:12px system-ui,sans-serif;fill:#20242c}
-"""
 WIDTH, ROW, LEFT, RIGHT = 400, 22, 152, 50
 MARKS = {1: "▲", -1: "▼", 0: ""}
 
@@ -36,8 +19,9 @@ def render(plan: Plan, study: dict[str, Any]) -> str:
     """The HTML page of a study.json (see `tools/study.py`)."""
     parts = [
         '<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width='
-        'device-width">',
-        f"<title>Study: {_text(study['name'])}</title><style>{CSS}</style>",
+        'device-width,initial-scale=1"><meta name=color-scheme content="light dark">',
+        f"<title>Study: {_text(study['name'])}</title>",
+        f"<style>{viewer.part('design.css')}{viewer.part('study.css')}</style>",
         f"<h1>Study: {_text(study['name'])}</h1>",
         *(f"<p>{_text(line)}</p>" for line in about(plan, study)),
         "<h2>How to read the tables</h2><ul>",
@@ -87,11 +71,12 @@ def _mark(entry: Entry) -> str:
 
 
 def _table(sheet: Sheet) -> str:
-    head = "".join(f"<th>{_text(column)}</th>" for column in sheet.columns)
+    head = "".join(f"<th scope=col>{_text(column)}</th>" for column in sheet.columns)
     body = "".join(_line(line, len(sheet.columns)) for line in sheet.lines)
     return (
         f"<h2>{_text(sheet.title)}</h2><p>{_text(sheet.note)}</p>"
-        f"<div class=scroll><table><tr><th></th>{head}</tr>{body}</table></div>"
+        f'<div class=scroll role=region aria-label="{_text(sheet.title)}" tabindex=0>'
+        f"<table><tr><th></th>{head}</tr>{body}</table></div>"
     )
 
 
@@ -142,26 +127,28 @@ def dots(
     if baseline is not None:
         marks.append(
             f'<line x1="{x(baseline):.1f}" x2="{x(baseline):.1f}" y1="2" y2="{height - 2}" '
-            'stroke="#9aa1ad" stroke-dasharray="3 3"/>'
+            'class="base"/>'
         )
     for i, (label, row) in enumerate(points):
         y = ROW * i + ROW / 2 + 4
         marks.append(
             f'<text x="0" y="{y + 4:.0f}">{_text(label)}</text>'
-            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}" stroke="#eceef1"/>'
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}" class="row"/>'
             f'<line x1="{x(row["mean"]):.1f}" x2="{x(row["mean"]):.1f}" '
-            f'y1="{y - 7}" y2="{y + 7}" stroke="#2b6cb0" stroke-width="2"/>'
+            f'y1="{y - 7}" y2="{y + 7}" class="mean"/>'
             + "".join(
-                f'<circle cx="{x(value):.1f}" cy="{y}" r="3" fill="#2b6cb0" fill-opacity=".6"/>'
+                f'<circle cx="{x(value):.1f}" cy="{y}" r="3" class="seed"/>'
                 for value in row["values"]
             )
             + f'<text x="{WIDTH - RIGHT + 8}" y="{y + 4:.0f}">{number(row["mean"])}</text>'
         )
     task, words = described(metric)
     task = f"<small>{_text(task.partition(':')[0])}</small> " if words.words else ""
+    told = "; ".join(f"{label}: {number(row['mean'])}" for label, row in points)
     return (
         f"<figure><figcaption>{task}{_text(words.title)}</figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {height}" width="100%">{"".join(marks)}</svg></figure>'
+        f'<svg viewBox="0 0 {WIDTH} {height}" width="100%" role="img" '
+        f'aria-label="{_text(told)}">{"".join(marks)}</svg></figure>'
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from PIL import Image
 
 from sparc_pretrain import run_folder
@@ -19,18 +20,21 @@ from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.metric import describe
 from sparc_pretrain.metrics_file import ancestry, write_metrics
 from sparc_pretrain.objectives.sparc import Sparc
-from sparc_pretrain.report.captions import side_by_side, struck
+from sparc_pretrain.report.captions import struck
+from sparc_pretrain.report.certainty import welch
 from sparc_pretrain.report.figures import Album, Curve, chart, halves, ticks
-from sparc_pretrain.report.numbers import compare, scale, shown, summary
+from sparc_pretrain.report.numbers import compare, scale, shown
 from sparc_pretrain.report.page import build
 from sparc_pretrain.report.records import Evaluation, Found, _log, gather, place
 from sparc_pretrain.report.samples import spread
-from sparc_pretrain.report.sections import curves
+from sparc_pretrain.report.sections import curves, side_by_side
+from sparc_pretrain.report.verdict import verdict
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
 from sparc_pretrain.zeroshot.grounding_run import METRICS as GROUNDING
 from sparc_pretrain.zeroshot.retrieval import METRICS as RETRIEVAL
 from sparc_pretrain.zeroshot.segmentation import METRICS as SEGMENTATION
+from tests.browser import asked
 from tests.models import VISION, batch, pretrainer
 from transfer.captioning.metrics.declared import ANSWERS, CAPTIONS
 from transfer.detection.metrics import DECLARED
@@ -123,11 +127,13 @@ def page(tree) -> str:
 
 
 def test_the_page_needs_nothing_from_outside(page):
-    assert not re.search(r"<(script|link|iframe|object|embed)\b", page)
+    assert not re.search(r"<(link|iframe|object|embed)\b|<script[^>]*src", page)
     assert not re.search(r"(src|href)\s*=\s*[\"']?\s*(https?:|//|file:)", page)
     assert not re.search(r"@import|url\(", page)
     sources = re.findall(r'src="([^"]{0,30})', page)
     assert len(sources) > 10 and all(s.startswith("data:image/jpeg;base64,") for s in sources)
+    kinds = re.findall(r"<script([^>]*)>", page)  # the viewer and its data, nothing of a data set
+    assert kinds.count("") == 1 and set(kinds) == {"", ' type="application/json"'}
 
 
 def test_the_page_is_well_formed_and_accessible(page):
@@ -151,13 +157,15 @@ def test_the_backbone_is_named_by_its_run_and_hash(page, tree):
 
 
 def test_markup_in_captions_stays_text(page):
-    assert "<script" not in page
+    assert "<script>alert" not in page
     assert page.count("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &#34;a dog&#34;") >= 4
 
 
 def test_the_difference_is_signed_and_not_oversold(page):
     assert "+4.3 points" in page
-    assert "One run each: differences may be noise." in page
+    assert "Nothing is decided: no headline" in page and "One run each: differences may be" in page
+    table = page[page.index('<section id="beside">') :].partition("</section>")[0]
+    assert "n = 1 run each" in table and 'class="up">+' not in table  # no colour for one run
     assert "iterations 100 with SPARC and 90 with random initialisation" in page
 
 
@@ -301,10 +309,13 @@ def test_without_sparc_the_starts_are_compared_with_the_untrained_one_or_the_fir
     assert found.difference("SigLIP", "coco/bbox_AP").text == "+25.0 points"
     [found] = compare([clip, siglip])
     assert found.baseline == "CLIP" and list(found.starts) == ["SigLIP", "CLIP"]
-    assert summary([found]) == [
-        "SigLIP instead of CLIP: detection on unnamed data, box AP 35.0 % against 30.0 % "
-        "(+5.0 points)."
-    ]
+    first, how = verdict([found], Found([], [], []))
+    assert first == (
+        "Nothing is decided: no headline difference is outside an interval. As "
+        "measured, SigLIP against CLIP in detection on unnamed data, box AP 35.0 % against 30.0 % "
+        "(+5.0 points, n = 1 run each)."
+    )
+    assert how.startswith("One run each")
 
 
 def test_a_lower_median_rank_is_better():
@@ -332,7 +343,7 @@ def test_only_one_setting_is_compared_and_runs_of_one_backbone_are_averaged():
     (one,) = compare(runs)
     assert one.cell("SPARC", "bbox_AP").text == "25.0 % (mean of 2, 20.0 to 30.0)"
     assert one.difference("SPARC", "bbox_AP").text == "+15.0 points"
-    assert not one.one_run_each
+    assert not one.one_run_each and not one.difference("SPARC", "bbox_AP").sure
 
 
 def test_a_resumed_log_continues_and_a_fresh_start_replaces(tmp_path):
@@ -385,14 +396,14 @@ def test_captions_of_several_runs_stand_side_by_side_with_their_scores(tmp_path)
     captioned(tmp_path, "clip", {"objective": "Clip"}, [{**row, "caption": "a clip caption"}])
     captioned(tmp_path, "random", None, [{**row, "caption": " "}])
     page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
-    section = page[page.index('<section id="captions">') : page.index('<section id="beside">')]
+    section = page[page.index('<section id="captions">') :].partition("</section>")[0]
     assert section.count("<img") == 1 and "a red gear" in section
     for text in ("<s>a blue gear</s> and a star", "<s>no such words</s>", "an empty caption"):
         assert text in section, text
     assert "CIDEr 43.2, K-Precision 25.0 %" in section and "a clip caption" in section
     assert "10.0 to 15.0" in section and "50.0 %" in section and "BLEU-1" not in section
     assert "SPARC (s0/cap)" in section and "SPARC (s1/cap)" in section
-    table = page[page.index('<section id="beside">') : page.index('<section id="everything">')]
+    table = page[page.index('<section id="beside">') :].partition("</section>")[0]
     assert "CIDEr" in table and "low" not in table
 
 
@@ -443,7 +454,7 @@ def test_answers_to_questions_are_compared_in_percent(tmp_path):
         record["described"] = describe(record["metrics"], ANSWERS)
         (tmp_path / name / "metrics.json").write_text(json.dumps({**record, "backbone": backbone}))
     page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "51.2 % against 40.0 % (+11.2 points)" in page and "nothing is compared" not in page
+    assert "51.2 % against 40.0 % (+11.2 points" in page and "nothing is compared" not in page
 
 
 def test_the_left_half_of_a_picture_is_the_truth(tmp_path):
@@ -499,3 +510,66 @@ def test_a_data_set_is_called_by_its_folder():
     assert place("data/flickr8k/captions_val.json") == "flickr8k"
     assert place("/srv/data/scenes/ade/images/validation, data/x") == "scenes"
     assert place("val.json") == "val"
+
+
+def runs_of(objective: str | None, values: list[float], **more) -> list[Evaluation]:
+    start = {"objective": objective, "sha256": objective} if objective else None
+    return [
+        evaluation({"bbox_AP": v, **more}, "detection", DECLARED, backbone=start) for v in values
+    ]
+
+
+def test_a_difference_is_coloured_only_outside_its_interval():
+    """Against scipy's own Welch interval, and for intervals over items of single runs."""
+    clear = runs_of("Sparc", [0.30, 0.31, 0.32]) + runs_of(None, [0.10, 0.11, 0.12])
+    [one] = compare(clear)
+    gap = one.difference("SPARC", "bbox_AP")
+    assert gap.sure and gap.colour == "up" and gap.n == "n = 3 and 3 runs"
+    assert verdict([one], Found(clear, [], []))[0].startswith("1 of 1 headline difference is out")
+    [one] = compare(runs_of("Sparc", [0.1, 0.3, 0.2]) + runs_of(None, [0.1, 0.15, 0.2]))
+    assert one.difference("SPARC", "bbox_AP").colour == ""
+    first, second = [0.1, 0.3, 0.2], [0.1, 0.15, 0.21, 0.3]
+    theirs = scipy.stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    assert welch(first, second) == pytest.approx((theirs.low, theirs.high))
+    ends = {"bbox_AP_low": 0.28, "bbox_AP_high": 0.33}
+    [one] = compare(
+        runs_of("Sparc", [0.3], **ends) + runs_of(None, [0.2], bbox_AP_low=0.1, bbox_AP_high=0.27)
+    )
+    assert one.difference("SPARC", "bbox_AP").colour == "up"
+    [one] = compare(
+        runs_of("Sparc", [0.3], **ends) + runs_of(None, [0.2], bbox_AP_low=0.1, bbox_AP_high=0.29)
+    )
+    assert one.difference("SPARC", "bbox_AP").colour == ""
+
+
+def test_classes_stand_in_a_table_with_the_mean_of_the_runs_of_each_start(tmp_path):
+    ours = {"run": "a/run", "sha256": "a", "objective": "Sparc", "samples_seen": 1}
+    for n, (start, ap) in enumerate(((ours, 0.2), (ours, 0.4), (None, 0.1))):
+        told = {"bbox_AP": {"cat": ap, "dog": 0.9, "gnu": math.nan}}
+        write_metrics(
+            tmp_path / f"{n}/metrics.json", "detection", {"bbox_AP": ap}, {}, start, "c.py",
+            data="data/x/v.json", declared=DECLARED, per_class=told,
+        )  # fmt: skip
+    page = build([tmp_path], tmp_path / "out.html").read_text(encoding="utf-8")
+    table = page[page.index('<section id="classes">') :]
+    table = table[: table.index("</section>")]
+    rows = re.findall(r'<th scope="row">(\w+)</th>(.*?)</tr>', table)
+    numbers = {name: re.findall(r">([\d.]+)<", cells) for name, cells in rows}
+    assert list(numbers.items()) == [("dog", ["90.0", "90.0"]), ("cat", ["30.0", "10.0"])]
+
+
+def test_the_whole_page_fits_a_phone_and_its_viewer_runs(tree):
+    out = build([tree], tree / "out/phone.html")
+    script = """
+    const wide = [...document.querySelectorAll("main *, header *")].filter((e) => !e.closest(
+      ".scroll, .gallery, .wide") && e.getBoundingClientRect().right > innerWidth + 1);
+    document.querySelector(".viewer .word").click();
+    document.title = JSON.stringify([wide.map((e) => e.className || e.tagName).slice(0, 5),
+      document.querySelectorAll(".viewer[data-ready]").length,
+      document.querySelectorAll(".stage.lit").length])"""
+    wide, ready, lit = json.loads(asked(out, script, "--window-size=500,900"))
+    assert wide == [] and ready >= 1 and lit == 1
+
+
+def test_a_retrieval_that_missed_shows_the_right_image(page):
+    assert "(the right image)" in page

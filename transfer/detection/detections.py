@@ -104,8 +104,19 @@ def average_precision(
     style: str,
     protocols: Mapping[str, tuple[np.ndarray, int]],
 ) -> dict[str, dict[str, float]]:
-    """`metrics.evaluate`'s values for each of `protocols`: which detections count [M] bool, and how
-    many of an image (LVIS) or of a class in an image (COCO).
+    """`metrics.evaluate`'s values for each of `protocols`, see `precisions`."""
+    told = precisions(truth, found, style, protocols)
+    return {name: summary(*one, truth, style) for name, one in told.items()}
+
+
+def precisions(
+    truth: Json,
+    found: Detections,
+    style: str,
+    protocols: Mapping[str, tuple[np.ndarray, int]],
+) -> dict[str, tuple[np.ndarray, list[int]]]:
+    """`metrics.matched` of all categories for each of `protocols`: which detections count [M] bool,
+    and how many of an image (LVIS) or of a class in an image (COCO).
 
     Raises ValueError as `metrics.evaluate` does.
     """
@@ -133,10 +144,7 @@ def average_precision(
             values, categories_found = matched(part, rows, found.iou_type, style, limit)
             precision[name].append(values)
         order += categories_found
-    return {
-        name: summary(np.concatenate(parts, axis=2), order, truth, style)
-        for name, parts in precision.items()
-    }
+    return {name: (np.concatenate(parts, axis=2), order) for name, parts in precision.items()}
 
 
 def _joined(parts: list[np.ndarray], kind: type) -> np.ndarray:

@@ -15,12 +15,14 @@ from mmengine.logging import print_log
 from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.data.coco_file import CocoFile, read_coco
 from sparc_pretrain.registry import METRICS
-from transfer.detection.detections import Detections, average_precision
+from transfer.detection.detections import Detections, precisions
 from transfer.detection.metrics import (
     DECLARED,
     DEFAULT_MAX_DETS,
+    by_class,
     check_ground_truth,
     collector_paused,
+    summary,
 )
 from transfer.detection.run_lengths import Shelf, encode
 from transfer.mm.annotations import names_once
@@ -70,6 +72,7 @@ class DetectionMetric(BaseMetric):
         self.max_dets, self.outfile_prefix = max_dets, outfile_prefix
         self.shelf = Shelf()
         self._truth: CocoFile | None = None
+        self.per_class: dict[str, dict[str, float]] = {}  # of the last evaluation, for its record
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep one entry per image: `pred_instances` {bboxes [N,4] xyxy in pixels of the original
@@ -135,20 +138,17 @@ class DetectionMetric(BaseMetric):
                 "current",
                 level=30,
             )
-        values = {}
+        values, self.per_class = {}, {}
         for iou_type in self.iou_types:
             found = Detections(results, category_ids, iou_type)
             check(found, truth, self.ann_file)
             if self.outfile_prefix is not None:
                 write_rows(found, Path(f"{self.outfile_prefix}.{iou_type}.json"))
-            told = average_precision(truth, found, self.style, self.protocols(found))
-            values.update(
-                {
-                    f"{iou_type}_{protocol}{name}": value
-                    for protocol, numbers in told.items()
-                    for name, value in numbers.items()
-                }
-            )
+            told = precisions(truth, found, self.style, self.protocols(found))
+            for protocol, one in told.items():
+                numbers = summary(*one, truth, self.style)
+                values |= {f"{iou_type}_{protocol}{name}": v for name, v in numbers.items()}
+                self.per_class[f"{iou_type}_{protocol}AP"] = by_class(*one, truth)
         return values
 
     def protocols(self, found: Detections) -> dict[str, tuple[np.ndarray, int]]:

@@ -136,6 +136,13 @@ def summary(
     return values
 
 
+def by_class(precision_TRKAM: np.ndarray, categories: list[int], truth: Json) -> dict[str, float]:
+    """AP of each category that was annotated, by its name."""
+    names = {row["id"]: row["name"] for row in truth["categories"]}
+    found = [_mean(precision_TRKAM[:, :, k, 0, -1]) for k in range(len(categories))]
+    return {names[i]: ap for i, ap in zip(categories, found, strict=True) if ap >= 0}
+
+
 def _numbered(truth: Json, rows: list[Json]) -> tuple[Json, list[Json]]:
     """Both with images numbered from 0 where their ids are not numbers (hotcoco takes no texts)."""
     if all(isinstance(image["id"], int) for image in truth["images"]):

@@ -12,6 +12,7 @@ from typing import Any
 
 import mmcv
 import numpy as np
+import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
@@ -186,28 +187,43 @@ class RecordHook(Hook):
             data=_source(loop.dataloader.dataset),
             seconds=round(time.perf_counter() - self.started, 1),
             declared=[one for metric in loop.evaluator.metrics for one in declared_by(metric)],
+            per_class={
+                name: values
+                for metric in loop.evaluator.metrics
+                for name, values in getattr(metric, "per_class", {}).items()
+            },
         )
 
 
 def enlarged(image: np.ndarray, sample: Any) -> tuple[np.ndarray, Any]:
     """A small image [H,W,3] and its data sample, both scaled up so that labels drawn on it can be
-    read; unchanged when the image is large enough or has instance masks.
+    read; unchanged when the image is large enough.
     """
     factor = math.ceil(LEGIBLE / min(image.shape[:2]))
-    parts = [sample.get(name) for name in ("gt_instances", "pred_instances")]
-    if factor <= 1 or any(part is not None and "masks" in part for part in parts):
+    if factor <= 1:
         return image, sample
     sample = sample.clone()
     for name in ("gt_instances", "pred_instances"):
         if name in sample:
             instances = sample.get(name).clone()
             instances.bboxes = instances.bboxes * factor
+            if "masks" in instances:
+                instances.masks = _enlarged_masks(instances.masks, factor)
             sample.set_data({name: instances})
     for name in ("gt_sem_seg", "pred_sem_seg"):
         if name in sample:
             labels = sample.get(name).data.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
             sample.set_data({name: PixelData(data=labels)})
     return mmcv.imrescale(image, float(factor), interpolation="bicubic"), sample
+
+
+def _enlarged_masks(masks: Any, factor: int) -> Any:
+    """Masks [N,H,W]: a tensor or an array, as models give them, or mmdet's own, of annotations."""
+    if isinstance(masks, torch.Tensor):
+        return masks.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    if isinstance(masks, np.ndarray):
+        return masks.repeat(factor, 1).repeat(factor, 2)
+    return masks.resize((masks.height * factor, masks.width * factor))
 
 
 def _source(dataset: Any) -> str:

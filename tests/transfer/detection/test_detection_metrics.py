@@ -324,6 +324,16 @@ def test_the_metric_gives_what_evaluate_gives(style: str, tmp_path: Path) -> Non
         ours = {name: found[f"{style}/{iou_type}_{name}"] for name in expected}
         assert ours == pytest.approx(expected, abs=1e-9)
         assert evaluate(truth, f"{prefix}.{iou_type}.json", iou_type, style) == pytest.approx(ours)
+        # class by class: the mean over classes is the metric, and one class alone has its own AP
+        classes = metric.per_class[f"{iou_type}_AP"]
+        assert sum(classes.values()) / len(classes) == pytest.approx(expected["AP"], abs=1e-9)
+        name = next(iter(classes))
+        kept = {row["id"] for row in truth["categories"] if row["name"] == name}
+        alone = dict(truth, categories=[r for r in truth["categories"] if r["id"] in kept])
+        alone["annotations"] = [r for r in truth["annotations"] if r["category_id"] in kept]
+        rows = [row for row in results if row["category_id"] in kept]
+        if style == "coco":  # LVIS's limit per image counts all classes
+            assert evaluate(alone, rows, iou_type, style)["AP"] == pytest.approx(classes[name])
 
 
 def test_a_model_that_finds_nothing_scores_zero(tmp_path: Path) -> None:

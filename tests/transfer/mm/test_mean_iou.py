@@ -50,6 +50,9 @@ def test_the_metric_is_mmsegs_and_whole_beyond_what_float32_counts() -> None:
     counts = by_histograms(prediction, label, 3, 255)
     expected = (counts[0] / counts[1]).mean().item() * 100
     assert found["mIoU"] == pytest.approx(expected, abs=0.01)
+    # what a page shows class by class: the shares, of classes that occur at all
+    shares = (counts[0] / counts[1]).tolist()
+    assert metric.per_class["IoU"] == pytest.approx(dict(zip("abc", shares, strict=True)))
     one = torch.tensor([1.0], dtype=torch.float64)
     assert metric.intersect_and_union(label * 0, label * 0, 3, 255)[0].dtype == one.dtype
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
@@ -336,6 +337,24 @@ def test_boxes_and_maps_grow_with_a_picture_that_is_too_small_for_labels() -> No
     assert sample.gt_instances.bboxes.tolist() == [[1, 2, 30, 40]]  # the metric's stay
     large = np.zeros((320, 400, 3), np.uint8)
     assert enlarged(large, sample)[0] is large
+
+
+def test_masks_grow_with_their_picture() -> None:
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[0, 10:20, 30:50] = True
+    boxes = torch.tensor([[30.0, 10.0, 50.0, 20.0]])
+    drawn = BitmapMasks(mask.numpy().astype(np.uint8), 64, 64)
+    sample = DetDataSample(
+        gt_instances=InstanceData(bboxes=boxes, masks=drawn),
+        pred_instances=InstanceData(bboxes=boxes, masks=mask),
+    )
+    image, grown = enlarged(np.zeros((64, 64, 3), np.uint8), sample)
+    assert image.shape == (320, 320, 3)
+    truth, found = grown.gt_instances.masks.to_ndarray(), grown.pred_instances.masks.numpy()
+    assert truth.shape == found.shape == (1, 320, 320)
+    assert found.sum() == 25 * mask.sum() and found[0, 50:100, 150:250].all()
+    assert (truth.astype(bool) == found).mean() > 0.99
+    assert sample.pred_instances.masks is mask
 
 
 def test_random_weights_have_no_ancestry(tmp_path: Path) -> None:

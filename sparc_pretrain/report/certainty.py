@@ -1,0 +1,37 @@
+"""Whether a difference of two starts is more than chance: what may be coloured on a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, variance
+
+from scipy.stats import t
+
+LEVEL = 0.95
+
+
+def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of mean(first) - mean(second) of runs that differ by their seed (Welch
+    1947); None with fewer than two runs of one of them.
+    """
+    if min(len(first), len(second)) < 2:
+        return None
+    gap = fmean(first) - fmean(second)
+    parts = [variance(values) / len(values) for values in (first, second)]
+    spread = sum(parts)
+    if spread == 0:
+        return gap, gap
+    freedom = spread**2 / sum(
+        part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True)
+    )
+    reach = float(t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(spread)
+    return gap - reach, gap + reach
+
+
+def apart(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    """Whether two 95 % intervals of single runs, each over its items, do not touch: a stricter sign
+    than an interval of the difference, which would need the items in pairs. They say nothing of
+    another seed.
+    """
+    return first[0] > second[1] or second[0] > first[1]
