@@ -6,7 +6,9 @@ python tools/train.py configs/quickstart/caption.py --backbone work_dirs/quickst
 
 _base_ = "../_base_/caption_vit.py"
 
-model = dict(backbone=dict(vision=dict(overrides=dict(depth=4, embed_dim=96, num_heads=3))))
+model = dict(
+    backbone=dict(vision=dict(width=96, overrides=dict(depth=4, embed_dim=96, num_heads=3)))
+)
 train_dataloader = dict(
     dataset=dict(
         data_root="data/quickstart/",

@@ -9,7 +9,7 @@ python tools/train.py configs/quickstart/caption_flamingo.py \\
 _base_ = "../_base_/caption_flamingo.py"
 
 model = dict(
-    backbone=dict(vision=dict(overrides=dict(depth=4, embed_dim=96, num_heads=3))),
+    backbone=dict(vision=dict(width=96, overrides=dict(depth=4, embed_dim=96, num_heads=3))),
     language_model=dict(pretrained="work_dirs/lm_scenes"),
 )
 train_set = dict(

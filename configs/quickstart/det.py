@@ -7,7 +7,8 @@ python tools/train.py configs/quickstart/det.py --backbone work_dirs/quickstart/
 _base_ = ["../_base_/fcos_vit.py", "../_base_/scenes.py"]
 
 model = dict(
-    backbone=dict(vision=dict(overrides=dict(depth=4, embed_dim=96, num_heads=3))),
+    backbone=dict(vision=dict(width=96, overrides=dict(depth=4, embed_dim=96, num_heads=3))),
+    neck=dict(in_channels=96),
     bbox_head=dict(num_classes=12),
 )
 train_dataloader = dict(

@@ -6,7 +6,9 @@ python tools/train.py configs/quickstart/open_vocabulary.py --backbone work_dirs
 
 _base_ = ["../_base_/open_vocabulary_small.py", "../_base_/scenes.py"]
 
-model = dict(backbone=dict(vision=dict(overrides=dict(depth=4, embed_dim=96, num_heads=3))))
+model = dict(
+    backbone=dict(vision=dict(width=96, overrides=dict(depth=4, embed_dim=96, num_heads=3)))
+)
 metainfo = dict(classes={{_base_.scene_things}})
 scenes = dict(metainfo=metainfo, data_root="data/scenes/", data_prefix=dict(img="images/"))
 train_dataloader = dict(

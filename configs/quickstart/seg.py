@@ -8,7 +8,8 @@ _base_ = ["../_base_/upernet_vit.py", "../_base_/scenes.py"]
 
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
-    backbone=dict(vision=dict(overrides=dict(depth=4, embed_dim=96, num_heads=3))),
+    backbone=dict(vision=dict(width=96, overrides=dict(depth=4, embed_dim=96, num_heads=3))),
+    neck=dict(in_channels=96),
     decode_head=dict(num_classes=20),
 )
 metainfo = dict(classes={{_base_.easy_classes}}, palette={{_base_.easy_palette}})

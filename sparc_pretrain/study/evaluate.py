@@ -21,8 +21,8 @@ from sparc_pretrain.data.scenes import CATEGORIES, COLOURS
 from sparc_pretrain.data.sets import label_maps
 from sparc_pretrain.data.sets.phrases import read_phrases
 from sparc_pretrain.dual_encoder import DualEncoder
-from sparc_pretrain.objectives.contrastive import Temperature, token_contrast
-from sparc_pretrain.objectives.grouping import group_patches
+from sparc_pretrain.objectives.contrastive import Temperature
+from sparc_pretrain.study.dependence import image_dependence
 from sparc_pretrain.zeroshot import (
     classification,
     encode,
@@ -243,33 +243,16 @@ def ground(images: str, phrases: str, limit: int | None = None) -> Task:
 
 
 def depend(images: str, captions: str, limit: int = 100) -> Task:
-    """Image dependence: L_f (eq. 6) of each caption with the next image minus that with its own,
-    in nats, zero: the loss does not look; and ``own_image``, the share of a caption's tokens whose
-    cosine with what they gather in their own image is above that in the next. limit: images, the
-    first caption of each.
-    """
+    """Whether words look: see `image_dependence`, of the first captions of `limit` images."""
     data = encode.CaptionedImages.read(images, captions, per_image=1)
-    files, texts = data.files[:limit], data.captions[:limit]
 
     def of(subject: Subject) -> Measures:
-        model = subject.model
-        batches = encode.encode_images(model, files, ("patches",))
-        patches = torch.cat([batch.patches for batch in batches])
-        (text,) = encode.encode_texts(model, texts, ("tokens",), len(texts))
         temperature = getattr(subject.objective, "temperature", None)
         scale = temperature().detach() if isinstance(temperature, Temperature) else 1 / 0.07
-        losses, cosines = [], []
-        for shown in (patches, patches.roll(1, dims=0)):
-            grouped, _ = group_patches(text.tokens, shown)
-            cosines.append(torch.cosine_similarity(text.tokens, grouped, dim=-1))
-            parts = zip(grouped.split(1), text.tokens.split(1), text.mask.split(1), strict=True)
-            losses.append(torch.stack([token_contrast(*part, scale) for part in parts]))
-        words = text.mask & ~text.special
-        own = ((cosines[0] > cosines[1]) & words).sum(dim=1) / words.sum(dim=1)
-        return {
-            "image_dependence": Measure.of(losses[1] - losses[0]),
-            "own_image": Measure.of(own, None, {"a guess": 0.5}),
-        }
+        files, texts = data.files[:limit], data.captions[:limit]
+        nats, own = image_dependence(subject.model, files, texts, scale)
+        blind = {"a guess": 0.5}
+        return {"image_dependence": Measure.of(nats), "own_image": Measure.of(own, None, blind)}
 
     return of
 
