@@ -19,7 +19,7 @@ from tests.commands import ROOT, call, tool
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "docs" / "tutorials").glob("*.md"))
-SCENES = "data/scenes_easy"
+SCENES = "data/few_scenes"
 # What stands for the reader's own in a command that is run.
 OWN = {
     "IMAGES/": f"{SCENES}/images/val",
@@ -29,7 +29,7 @@ OWN = {
 # In this order, each in the folder where the ones before it have run.
 RUN = (
     "sparc doctor",
-    "sparc data scenes --out data/scenes_easy",
+    "sparc data scenes --out data/few_scenes",
     "sparc align sparc-scenes-tiny",
     "sparc data shards",
     "sparc data index",
