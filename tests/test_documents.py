@@ -46,7 +46,7 @@ NOT_RUN = {
     r"torchrun |srun ": "several processes: tests/pretraining run them under gloo",
     r"sparc pretrain sparc_pretrain::sparc\.py": "the paper's ViT-B/16: hours",
     r"sparc pretrain .*--objective mine": "the reader's own objective",
-    r"sparc train sparc_pretrain::my/small/": "downloaded data; tests/transfer/own_data",
+    r"sparc train sparc_pretrain::my/small/": "downloaded data; tests/transfer/run/own_data",
     r"sparc study ": "hours; tests/study run a small one",
     r"sparc convert (?!sparc-)": "downloads weights; tests/convert do it from random ones",
     r"sparc (zeroshot|train|test|predict) .*(RUN|WORK|CHECKPOINT|runs/|work_dirs/sparc)":

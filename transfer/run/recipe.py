@@ -15,10 +15,10 @@ from sparc_pretrain.command import cli
 from sparc_pretrain.config_tree import dicts
 from transfer import mm
 from transfer.mm.norms import single_process_norms
-from transfer.own_data import take_data
 from transfer.plug import adopt_own, explain, layer_wise
 from transfer.plug.config import BACKBONE
 from transfer.plug.replace import Ledger
+from transfer.run.own_data import take_data
 
 __all__ = ["check_files", "harden", "load", "set_hook", "single_process_norms"]
 
@@ -201,7 +201,8 @@ def check_files(cfg: Config, loaders: tuple[str, ...]) -> None:
             named += list((dataset.get("data_prefix") or {}).items())
             for key, value in named:
                 if isinstance(value, str) and value and not (root / value).exists():
-                    raise FileNotFoundError(f"{loader}: {key} {root / value} does not exist")
+                    hint = "; this config is for your own: --data DIR" if "own_data" in cfg else ""
+                    raise FileNotFoundError(f"{loader}: {key} {root / value} does not exist{hint}")
 
 
 def _datasets(node: Any) -> Iterator[dict]:

@@ -11,10 +11,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
 from sparc_pretrain.config_tree import dicts
-from transfer.own_data import folders
-from transfer.own_data.folders import Split
-from transfer.own_data.schedule import set_passes
 from transfer.plug.replace import Ledger
+from transfer.run.own_data import folders
+from transfer.run.own_data.folders import Split
+from transfer.run.own_data.schedule import set_passes
 
 LOADERS = {"train_dataloader": "train", "val_dataloader": "val", "test_dataloader": "val"}
 KEPT = ("pipeline", "test_mode", "filter_cfg", "backend_args")  # of a config's data set

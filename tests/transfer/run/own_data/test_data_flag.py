@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from tests.commands import ROOT, call, refusal
-from tests.transfer.own_data.test_folders import labelled, lay
+from tests.transfer.run.own_data.test_folders import labelled, lay
 from tests.transfer.small_sets import coco, detector, quick, write  # noqa: F401
 from transfer.run import recipe
 
@@ -73,6 +73,12 @@ def test_a_stock_config_keeps_its_schedule_and_gets_the_classes(tmp_path: Path) 
     cfg = loaded(m2f, other, tmp_path)
     told = cfg.model.decode_head
     assert told.num_classes == 3 and told.loss_cls.class_weight == [1.0, 1.0, 1.0, 0.1]
+
+
+def test_a_config_for_ones_own_data_asks_for_it(tmp_path: Path) -> None:
+    cfg = recipe.load(str(MY / "det.py"), None, str(tmp_path / "work"))
+    with pytest.raises(FileNotFoundError, match="--data DIR"):
+        recipe.check_files(cfg, ("train_dataloader",))
 
 
 def test_models_of_another_kind_are_refused(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.transfer.small_sets import coco
-from transfer.own_data import folders
-from transfer.own_data.schedule import passes_of
+from transfer.run.own_data import folders
+from transfer.run.own_data.schedule import passes_of
 
 LAYOUTS = {
     "flat": ("train.json", "val.json", "images", "images"),

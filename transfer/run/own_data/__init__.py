@@ -1,5 +1,5 @@
 """A person's own boxes, masks or label maps in a folder -> any mm config trained on them."""
 
-from transfer.own_data.config import take_data
+from transfer.run.own_data.config import take_data
 
 __all__ = ["take_data"]
