@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparc_pretrain import __version__, run_folder
+from sparc_pretrain import __version__, hub_run, run_folder
 from sparc_pretrain.blueprint import draw, materialise
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.towers.regions import box_cells, pool_cells
@@ -225,11 +225,14 @@ class DualEncoder(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> DualEncoder:
         """The model of a run folder, in eval mode; every weight must be there and no other.
 
+        Args:
+            folder: its path, a work dir, `sparc-scenes-tiny`, or USER/NAME on the Hugging Face hub.
+
         Raises:
             FileNotFoundError, run_folder.InvalidRunFolder: see `run_folder.open_run`; also when
             weights do not fit.
         """
-        run = run_folder.open_run(folder)
+        run = run_folder.open_run(hub_run.fetched(folder) if hub_run.is_name(folder) else folder)
         model = cls.on_paper(run)
         weights = {k: v for k, v in run.weights().items() if not k.startswith("objective.")}
         materialise(model, weights, made=[model])

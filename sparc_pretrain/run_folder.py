@@ -24,6 +24,7 @@ from torch import Tensor
 
 from sparc_pretrain import json_file, run_config, shipped
 from sparc_pretrain.atomic_file import DRAFT, REPLACED, atomic_folder
+from sparc_pretrain.model_card import model_card
 
 FORMAT = 1
 OURS = re.compile(r"run-\d+(\.1)?")
@@ -248,38 +249,6 @@ def publish(
         if OURS.fullmatch(old.name) and old.is_dir() and old.name != run.path.name:
             shutil.rmtree(old)
     return run
-
-
-def model_card(config: dict[str, Any]) -> str:
-    """A README for the folder: what it is, how it was made, how to use it."""
-    vision, objective = config["vision"], config["objective"]
-    source = config.get("source") or {}
-    name = source.get("name") or (objective.get("type", "?") if objective else "none")
-    origin = "{library}: {name}".format(**source) if source else "pre-trained here"
-    text = config["text"] or {}
-    return f"""# {name} backbone: {vision["arch"]} at {vision["img_size"]} px
-
-| | |
-|---|---|
-| vision tower | {vision["arch"]}, width {vision["width"]}, patch {vision["patch"]} |
-| text tower | width {text.get("width")}, {text.get("layers")} layers |
-| weights | {origin} |
-| shared width | {config["width"]} |
-| objective | {json.dumps(objective)} |
-| image-text pairs seen | {config.get("samples_seen")} |
-| code | sparc_pretrain {config.get("code_version")} |
-
-```python
-from sparc_pretrain.dual_encoder import DualEncoder
-
-model = DualEncoder.from_pretrained("{"path/to/this/folder"}")
-```
-In any MMDetection or MMSegmentation config: `custom_imports = dict(imports=['transfer'])` and
-`backbone=dict(type='sparc.SparcViT', run='path/to/this/folder')`.
-
-Weights only know what their training captions said; check them on your own data before relying on
-them.
-"""
 
 
 def _object(path: Path, most: int = json_file.SMALL) -> dict[str, Any]:

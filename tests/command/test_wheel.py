@@ -73,7 +73,7 @@ def test_the_wheel_holds_configs_model_templates_and_types(wheel: Path) -> None:
     assert {mim + name for name in here} | {mim + "constraints.txt"} <= names
     templates = {
         p.relative_to(ROOT).as_posix()
-        for suffix in ("html", "css")
+        for suffix in ("html", "css", "js")
         for p in (ROOT / "sparc_pretrain").rglob(f"*.{suffix}")
     }
     assert templates and templates <= names

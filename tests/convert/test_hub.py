@@ -97,3 +97,29 @@ def test_a_refusal_of_the_hub_is_one_line(local_hub, run, monkeypatch):
     monkeypatch.setattr(LocalHub, "create_repo", refuse)
     with pytest.raises(OSError, match=r"401 Client Error Repository Not Found\); log in"):
         hub.push_to_hub(run, "someone/tower")
+
+
+def test_a_run_folder_goes_to_the_hub_and_comes_back_by_its_name(local_hub, run, monkeypatch):
+    import huggingface_hub
+    import yaml
+
+    def snapshot(name, allow_patterns):
+        folder = local_hub.root / name
+        assert folder.is_dir(), "404"
+        assert all(any(fnmatch(p.name, a) for a in allow_patterns) for p in folder.iterdir())
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.chdir(run.parent)
+    hub.push_to_hub(run, "someone/pairs")
+    again, ours = DualEncoder.from_pretrained("someone/pairs"), DualEncoder.from_pretrained(run)
+    assert all(torch.equal(v, ours.state_dict()[k]) for k, v in again.state_dict().items())
+    card = (local_hub.root / "someone/pairs/README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["license"] == "other" and front["library_name"] == "sparc_pretrain"
+    assert front["pipeline_tag"] == "zero-shot-image-classification"
+    with pytest.raises(FileNotFoundError, match=r"no run folder at someone/other, and the hub"):
+        DualEncoder.from_pretrained("someone/other")
+    (run.parent / "work_dirs").mkdir()  # a misspelt path below a folder that is here asks nobody
+    with pytest.raises(FileNotFoundError, match="pre-training writes"):
+        DualEncoder.from_pretrained("work_dirs/misspelt")
