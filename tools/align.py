@@ -86,7 +86,8 @@ def tell(reading: Reading, count: int) -> None:
         print(f"{word.word:<14}{held}{word.peak:>10.1f}{mark if word.pieces > 1 else ''}")
     if count:
         above = [w.word for n, w in enumerate(reading.own) if reading.stands_out(n)]
-        print(f"above every one of {count} other images: {', '.join(above) or 'no word'}")
+        chance = f"by chance 1 word in {count + 1} is"
+        print(f"above every one of {count} other images ({chance}): {', '.join(above) or 'none'}")
 
 
 if __name__ == "__main__":

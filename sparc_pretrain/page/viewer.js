@@ -144,7 +144,7 @@
         row(others.length > 1 ? `${others.length} others, mean` : "another", mean);
         const line = say("Difference ");
         line.append(make("b", signed(own.score - mean), word.out ? "out" : ""));
-        line.append(word.out ? ": above every other image." : ": not above every other image, so this word may say nothing of this one.");
+        line.append(word.out ? `: above every other image (by chance 1 word in ${others.length + 1} is).` : ": not above every other image, so this word may say nothing of this one.");
       }
       say(`Cosine of the word and what it gathers. Strongest patch: ${shown(n).peak.toFixed(1)} even shares.`, "note");
     }

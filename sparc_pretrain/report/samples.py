@@ -162,9 +162,8 @@ def alignment(album: Album, run: RunFolder, some: Sequence[Sample]) -> list[dict
             picture = album.picture(overlay(pixels, word.weights), alt, 220)
             gap = found[0].gap(at)
             told = f"\N{MULTIPLICATION SIGN}{word.peak:.1f}" if gap is None else f"{gap:+.2f}"
-            out = found[0].stands_out(at)
             told = told.replace("-", "\N{MINUS SIGN}")
-            words.append({"word": word.word, "told": told, "out": out, "picture": picture})
+            words.append({"word": word.word, "told": told, "picture": picture})
         names = [sample.file.name, *("another sample" for _ in others)]
         row = {"photo": album.picture(photo, caption, 260), "caption": caption, "words": words}
         row["viewer"] = viewer.fragment(caption, photo, others, found, names, VIEWED)

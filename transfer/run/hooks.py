@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from transfer.mm import images
 from transfer.mm.label_maps import check_sample
 from transfer.run.foreign_metrics import declared_by
 
+LABEL = 1.3  # of the height of mmdet's largest label
 LEGIBLE = 320  # pixels: pictures with a shorter side are scaled up before labels are drawn
 # Heads that classify something else than the data set's categories.
 OTHER_CLASSES = (
@@ -154,9 +158,10 @@ class RecordHook(Hook):
             folder = Path(runner.work_dir) / "pictures"
             folder.mkdir(exist_ok=True)
             image, drawn = enlarged(images.read(sample.img_path), sample)
-            runner.visualizer.add_datasample(
-                "prediction", image, drawn, out_file=str(folder / f"{self.drawn:02d}.png")
-            )
+            with legible_labels():
+                runner.visualizer.add_datasample(
+                    "prediction", image, drawn, out_file=str(folder / f"{self.drawn:02d}.png")
+                )
             self.drawn += 1
 
     after_test_iter = after_val_iter
@@ -193,6 +198,21 @@ class RecordHook(Hook):
                 for name, values in getattr(metric, "per_class", {}).items()
             },
         )
+
+
+@contextmanager
+def legible_labels() -> Iterator[None]:
+    """mmdet writes the names of small boxes with 7 pixels; here all have `LABEL` times its 13."""
+    module = sys.modules.get("mmdet.visualization.local_visualizer")
+    if module is None:
+        yield
+        return
+    original = module._get_adaptive_scales
+    module._get_adaptive_scales = lambda areas, *_, **__: np.full(len(areas), LABEL)
+    try:
+        yield
+    finally:
+        module._get_adaptive_scales = original
 
 
 def enlarged(image: np.ndarray, sample: Any) -> tuple[np.ndarray, Any]:

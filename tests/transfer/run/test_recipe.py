@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +29,7 @@ from sparc_pretrain.towers.vision import VisionTower
 from tools import train
 from transfer import mm
 from transfer.run import recipe
-from transfer.run.hooks import DataCheckHook, enlarged
+from transfer.run.hooks import DataCheckHook, enlarged, legible_labels
 
 ROOT = Path(__file__).parents[3]
 
@@ -337,6 +338,24 @@ def test_boxes_and_maps_grow_with_a_picture_that_is_too_small_for_labels() -> No
     assert sample.gt_instances.bboxes.tolist() == [[1, 2, 30, 40]]  # the metric's stay
     large = np.zeros((320, 400, 3), np.uint8)
     assert enlarged(large, sample)[0] is large
+
+
+def test_names_of_small_boxes_are_written_large_and_mmdet_is_left_as_it_was() -> None:
+    from mmdet.visualization import DetLocalVisualizer, local_visualizer
+
+    drawn = []
+    for how in (nullcontext, legible_labels):
+        canvas = DetLocalVisualizer()
+        canvas.dataset_meta = {"classes": ("mushroom",), "palette": [(255, 255, 255)]}
+        box = InstanceData(
+            bboxes=torch.tensor([[100.0, 100, 130, 130]]), labels=torch.zeros(1).long()
+        )
+        sample = DetDataSample(gt_instances=box)
+        with how():
+            canvas.add_datasample("x", np.zeros((384, 384, 3), np.uint8), sample, draw_pred=False)
+        drawn.append((canvas.get_image().max(axis=-1) > 100).sum())
+    assert drawn[1] > 1.3 * drawn[0]
+    assert local_visualizer._get_adaptive_scales(np.array([900.0])) <= 0.51
 
 
 def test_masks_grow_with_their_picture() -> None:
