@@ -34,6 +34,7 @@ COMMANDS = {
     "report": "one page of what the work dirs hold",
     "verify": "check every byte of run folders and checkpoints",
     "pretrain_lm": "train a small language model for the captioner",
+    "completion": "shell completion: source <(sparc completion bash)",
 }
 
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from sparc_pretrain.data.captions import read_captions
 from sparc_pretrain.data.layouts.finding import Finding, photographs
 
 FLICKR8K_URL = "https://github.com/jbrownlee/Datasets/releases (Flickr8k_Dataset.zip, _text.zip)"
@@ -28,6 +27,8 @@ def convert_flickr8k(root: Path, force: bool = False) -> Iterator[str]:
 
     Raises ValueError for a list that names no caption.
     """
+    from sparc_pretrain.data.captions import read_captions  # numpy: not for a command's --help
+
     yield from _link(root, FOLDERS_8K)
     table, tokens = None, root / "Flickr8k.token.txt"
     for ours, theirs in SPLITS.items():
@@ -72,6 +73,8 @@ def _link(root: Path, folders: tuple[str, ...]) -> Iterator[str]:
 
 
 def _captioned(root: Path, file: Path, url: str) -> Iterator[Finding]:
+    from sparc_pretrain.data.captions import read_captions
+
     if not file.is_file():
         yield Finding(file.name, problem=f"missing: download {url}")
         return
