@@ -6,6 +6,7 @@ Nothing here imports torch before a task reads its data.
 
 from __future__ import annotations
 
+from sparc_pretrain.zeroshot.tasks.attribute_swap import AttributeSwap
 from sparc_pretrain.zeroshot.tasks.base import Task
 from sparc_pretrain.zeroshot.tasks.classification import Classification
 from sparc_pretrain.zeroshot.tasks.faithfulness import Faithfulness
@@ -14,5 +15,5 @@ from sparc_pretrain.zeroshot.tasks.regions import Regions
 from sparc_pretrain.zeroshot.tasks.retrieval import Retrieval
 from sparc_pretrain.zeroshot.tasks.segmentation import Segmentation
 
-ALL = (Retrieval, Faithfulness, Classification, Segmentation, Grounding, Regions)
+ALL = (Retrieval, Faithfulness, Classification, Segmentation, Grounding, Regions, AttributeSwap)
 TASKS: dict[str, Task] = {task.name: task() for task in ALL}
