@@ -92,7 +92,10 @@ def check_text(wanted: Tensor, model: DualEncoder, ids: Tensor, mask: Tensor) ->
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("name", "pad"), [("clip", 39), ("clip_gelu", 0), ("siglip", 1)])
+@pytest.mark.parametrize(
+    ("name", "pad"),
+    [("clip", 39), ("clip_gelu", 0), ("siglip", 1), ("metaclip_2", 1), ("siglip2", 0)],
+)
 def test_text_embeddings_of_transformers_survive(name, pad, tmp_path):
     source = sources.HF[name]()
     model = through_a_folder(from_hf(source, name), tmp_path / "run")
