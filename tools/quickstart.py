@@ -41,10 +41,15 @@ def main(argv: list[str] | None = None) -> int:
     step("data", {work / "data": data()}, work)
     pretrain = tool("pretrain", config("sparc_ic"), "--work-dir", run)
     step("pre-training", {work / "sparc": [*pretrain, *amp(), "--resume", "auto", *seed]}, work)
-    images = ["--images", f"{SCENES}/images/val"]
-    images += ["--captions", f"{SCENES}/annotations/captions_val.json"]
+    val = ["--images", f"{SCENES}/images/val"]
+    images = [*val, "--captions", f"{SCENES}/annotations/captions_val.json"]
+    phrases = [*val, "--phrases", f"{SCENES}/annotations/phrases_val.json"]
     out = ["--out", str(work / "zeroshot" / "metrics.json")]
-    step("zero-shot", {work / "zeroshot": tool("zeroshot", run, "retrieval", *images, *out)}, work)
+    zeroshot = {
+        work / "zeroshot": tool("zeroshot", run, "retrieval", *images, *out),
+        work / "grounding": tool("zeroshot", run, "grounding", *phrases),
+    }
+    step("zero-shot", zeroshot, work)
     for task in TASKS:
         pair = {
             work / f"{task}_sparc": transfer(task, run, work / f"{task}_sparc", *seed),
