@@ -245,7 +245,7 @@ def test_a_head_for_other_classes_is_refused_before_the_first_step(
 ) -> None:
     options = detection(scenes, "model.bbox_head.num_classes=35")
     line = refusal(call("train", DETECT, "--work-dir", work, "--backbone", run, *options))
-    assert "bbox_head (FCOSHead) has num_classes=35, the data set 36 categories" in line
+    assert "bbox_head (FCOSHead) has num_classes=35, the data set 12 categories" in line
     assert untouched(work)
 
 

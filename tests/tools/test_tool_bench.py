@@ -148,4 +148,4 @@ def test_the_timed_config_is_the_given_one_without_validation_and_schedule():
     assert cfg.train_cfg == dict(type="IterBasedTrainLoop", max_iters=7, val_begin=8)
     assert cfg.custom_imports["imports"] == ["transfer", "step_clock"]
     assert cfg.train_dataloader.batch_size == 3 and cfg.param_scheduler is None
-    assert cfg.model.bbox_head.num_classes == 36
+    assert cfg.model.bbox_head.num_classes == 12

@@ -134,7 +134,7 @@ def test_an_unknown_arch_is_refused_with_the_nearest_name(files, tmp_path, arch,
 
 
 def test_an_arch_that_is_no_plain_vit_is_refused(files, tmp_path):
-    said = convert(files / "vit.safetensors", tmp_path / "run", "--arch", "vit_base_patch16_dinov3")
+    said = convert(files / "vit.safetensors", tmp_path / "run", "--arch", "resnet50")
     assert "not a plain Vision Transformer" in said
 
 

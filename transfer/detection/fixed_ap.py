@@ -62,9 +62,9 @@ class FixedDetectionMetric(DetectionMetric):
         super().__init__(ann_file, **{"style": "lvis", **options})
         if self.style != "lvis":
             raise ValueError("Fixed AP is defined for style='lvis': use sparc.DetectionMetric")
-        self.per_class = per_class
+        self.most_per_class = per_class
 
     def protocols(self, found: Detections) -> dict[str, tuple[np.ndarray, int]]:
         """Both, of one pass over the detections."""
-        kept = found.best_of_each_class(self.per_class)
+        kept = found.best_of_each_class(self.most_per_class)
         return {**super().protocols(found), "fixed_": (kept, max(int(kept.sum()), 1))}

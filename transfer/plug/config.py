@@ -102,10 +102,12 @@ def explain(
         note_optimizer(cfg, ledger)
     if layer_decay is not None:
         layer_wise(cfg, layer_decay, ledger)
-    words = model.get("language_model") or {}
-    if "model_type" in words and not model.get("tokenizer"):  # it has no tokens of its own
+    # a language model of random weights has no tokens of its own, nor has an open vocabulary
+    wordless = "model_type" in (model.get("language_model") or {})
+    wordless |= model.get("type") == "sparc.OpenVocabularyDetector"
+    if wordless and not model.get("tokenizer"):
         tokens = str(opened.path / run_folder.TOKENIZER)
-        ledger.set(model, "model", "tokenizer", tokens, "a captioner speaks the run's tokens")
+        ledger.set(model, "model", "tokenizer", tokens, "texts are the run's tokens")
     if model.get("type") == "sparc.OpenVocabularyDetector":
         if opened.config["text"] is None:
             raise ValueError(f"{opened.path} has no text tower: open-vocabulary models need one")

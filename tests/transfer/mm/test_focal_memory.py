@@ -49,7 +49,9 @@ def test_parts_give_the_same_in_less_memory(monkeypatch: pytest.MonkeyPatch) -> 
     logits = 300 * 40 * 4
     loss, gradient, whole = steps(1 << 20, monkeypatch)
     again, turned, small = steps(1 << 10, monkeypatch)
-    assert torch.equal(loss, again) and torch.equal(gradient, turned)
+    # the last numbers of a part are computed one by one: a rounding apart
+    torch.testing.assert_close(loss, again, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(gradient, turned, rtol=1e-6, atol=1e-7)
     assert whole > 5 * logits  # all terms at once
     # beside the logits and what is returned (once each): together under three times the logits
     assert small < logits

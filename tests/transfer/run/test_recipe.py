@@ -467,7 +467,7 @@ def test_options_of_the_backbone_and_weights_of_the_model_are_for_what_comes(
 
 
 def test_a_dry_run_needs_a_run_and_a_run_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--dry-run shows what --backbone RUN changes"):
+    with pytest.raises(ValueError, match="--dry-run shows what --backbone RUN and"):
         train.main([STOCK, "--dry-run"])
     with pytest.raises(FileNotFoundError, match=r"no run folder at \S+nowhere"):
         train.main([STOCK, "--backbone", str(tmp_path / "nowhere"), "--dry-run"])
