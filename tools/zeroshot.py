@@ -121,7 +121,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     for name, content in found.extra.items():
         text = json.dumps(content, indent=1).encode()
-        atomic_write(out.with_name(f"{name}.json"), lambda file, text=text: file.write(text))
+        beside = out.with_name(f"{name}.json")
+        if beside == out:  # --out retrieval.json is the record, which it would overwrite
+            beside = out.with_name(f"{name}_examples.json")
+        atomic_write(beside, lambda file, text=text: file.write(text))
     width = max(16, *map(len, found.metrics))
     for name, value in found.metrics.items():
         digits = 1 if "median_rank" in name else 4

@@ -131,6 +131,13 @@ def test_boxes_that_cannot_be_evaluated_are_told_before_the_model_runs(
     assert words in line and "boxes.json" in line and "style=" not in line
 
 
+def test_a_record_of_any_name_is_not_overwritten_by_what_lies_beside_it(runs, scenes, tmp_path):
+    words = ["zeroshot", runs["Sparc"], "retrieval", *arguments(scenes, "retrieval")]
+    assert call(*words, "--out", tmp_path / "retrieval.json")[0] == 0
+    assert json.loads((tmp_path / "retrieval.json").read_text())["task"] == "retrieval"
+    assert (tmp_path / "retrieval_examples.json").is_file()
+
+
 def test_boxes_of_images_that_are_not_listed_are_counted(runs, scenes, tmp_path):
     data = json.loads((scenes / "annotations" / "lvis_v1_val.json").read_text())
     data["annotations"][0]["image_id"] = 10**6
