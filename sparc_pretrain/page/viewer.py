@@ -30,10 +30,10 @@ def part(name: str) -> Markup:
 
 
 @cache
-def environment() -> Environment:
-    """Templates of this folder; what is put into them is escaped."""
+def environment(folder: Path = Path(__file__).parent) -> Environment:
+    """Templates of a folder, usually this one; what is put into them is escaped."""
     return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

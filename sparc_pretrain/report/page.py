@@ -28,8 +28,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.metric import short
 from sparc_pretrain.page import viewer
@@ -107,7 +105,7 @@ def build(
         missing.append(f"{album.left_out} pictures: the page would have become too large.")
     missing += [f"{path}: cannot be read." for path in dict.fromkeys(album.damaged)]
     page = (
-        _environment()
+        viewer.environment(Path(__file__).parent)
         .get_template(TEMPLATE)
         .render(
             title=title,
@@ -137,16 +135,6 @@ def build(
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(out, lambda file: file.write(page.encode()))
     return out
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _tiles(
