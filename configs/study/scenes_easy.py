@@ -17,4 +17,4 @@ model = dict(
     width=96,
 )
 default_hooks = dict(checkpoint=dict(interval=100))
-study = dict(root="data/scenes_easy", seeds=(0, 1, 2, 3, 4), sweeps=[])
+study = dict(root="data/scenes_easy", sweeps=[])
