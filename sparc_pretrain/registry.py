@@ -54,6 +54,24 @@ def _is_plain(value: Any, declared: str) -> bool:
     return isinstance(value, PLAIN)
 
 
+def parameters_of(kind: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    """What a function or the constructor of a class takes, by name, ``**kwargs`` followed up the
+    class hierarchy (mm classes hand them to their parent); whether it takes any other name too.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for cls in kind.__mro__ if inspect.isclass(kind) else (kind,):
+        initialiser = cls.__dict__.get("__init__") if inspect.isclass(cls) else cls
+        if initialiser is None or cls is object:
+            continue
+        own = list(inspect.signature(initialiser).parameters.values())[inspect.isclass(cls) :]
+        for one in own:
+            if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL):
+                found.setdefault(one.name, one)
+        if not any(one.kind is one.VAR_KEYWORD for one in own):
+            return found, False
+    return found, True
+
+
 def build_described(registry: Registry, described: Mapping[str, Any], source: str) -> Any:
     """Build what a *file* describes. mmengine's own `build` imports and calls whatever a dotted
     `type` names, and looks into parent registries: that is for configs, which are programs.
@@ -74,7 +92,7 @@ def build_described(registry: Registry, described: Mapping[str, Any], source: st
         near = difflib.get_close_matches(str(kind), known, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else f": it is one of {sorted(known)}"
         raise ValueError(f"{source}: {kind!r} is no {registry.name} of this code{hint}")
-    taken = inspect.signature(known[kind]).parameters
+    taken = parameters_of(known[kind])[0]
     for name, value in arguments.items():
         if name not in taken or taken[name].kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
             raise ValueError(f"{source}: {kind} takes no argument {name!r}, only {list(taken)}")

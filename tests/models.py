@@ -33,6 +33,19 @@ def pretrainer(objective: dict | None = None, layers: int = 1, **options) -> Pre
     return Pretrainer(vision=VISION, text=text, objective=objective, width=16, **options)
 
 
+def masked_objective(kind: str, **options) -> dict:
+    """The config of an objective that hides words, with a small fusion encoder."""
+    fusion = dict(layers=2, heads=2, dropout=0.0)
+    return dict(type=kind, mask_id=39, word_ids=[3, 39], fusion=fusion) | options
+
+
+def masked(kind: str, accumulate: int = 1, layers: int = 0, **options) -> Pretrainer:
+    """A pretrainer of it in float64."""
+    torch.manual_seed(0)
+    made = pretrainer(masked_objective(kind, **options), layers=layers, accumulate=accumulate)
+    return made.double().train()
+
+
 def batch(size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> Batch:
     """Random images (float, as already normalised) with captions of uneven length."""
     generator = torch.Generator().manual_seed(seed)

@@ -108,6 +108,7 @@ def test_an_objective_imports_only_what_objectives_may(path):
         "concepts",
         "contrastive",
         "grouping",
+        "masked",
         "masking",
         "matching",
         "mosaic",

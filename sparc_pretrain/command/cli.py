@@ -5,7 +5,6 @@ trained. torch and mmengine are imported by what needs them: a command line is r
 from __future__ import annotations
 
 import difflib
-import inspect
 import os
 import re
 import sys
@@ -235,20 +234,12 @@ def _check_arguments(value: dict, where: str, candidates: list[Any]) -> None:
     """An argument is wrong when no registered class of that name takes it (directly or through
     **kwargs).
     """
+    from sparc_pretrain.registry import parameters_of
+
     wrong: list[tuple[str, set[str]]] = []
     for item in candidates:
-        names: set[str] = set()
-        open_ended = False
-        # Follow **kwargs up the class hierarchy: mm classes hand them to their parent.
-        for cls in item.__mro__ if inspect.isclass(item) else (item,):
-            initialiser = cls.__dict__.get("__init__") if inspect.isclass(cls) else cls
-            if initialiser is None or cls is object:
-                continue
-            parameters = inspect.signature(initialiser).parameters.values()
-            names |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-            open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
-            if not open_ended:
-                break
+        taken, open_ended = parameters_of(item)
+        names = set(taken)
         extra = [k for k in value if k not in names | BUILDER_KEYS]
         if open_ended or not extra:
             return

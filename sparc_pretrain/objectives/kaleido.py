@@ -7,8 +7,8 @@ Suffixes: B images, T tokens, 55 patches, F width of a patch's vector, H width o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,28 +19,18 @@ from sparc_pretrain.chance import Stream
 from sparc_pretrain.distributed import gather
 from sparc_pretrain.objectives import mosaic
 from sparc_pretrain.objectives.alignment import BUDGET, aligned_patches, choose_aligned
-from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.concepts import mean_of
 from sparc_pretrain.objectives.contrastive import full_precision, without_autocast
 from sparc_pretrain.objectives.masking import corrupt, masked_lm_loss
 from sparc_pretrain.objectives.matching import matching_loss
 from sparc_pretrain.objectives.mosaic import LEVELS, SLICES, cut_out, level_side, patch_boxes
-from sparc_pretrain.objectives.single_stream import (
-    PooledHead,
-    WordHead,
-    all_pairs,
-    draw_partners,
-    fuse_rows,
-    joint_encoder,
-    taken,
-)
-from sparc_pretrain.objectives.terms import Terms, anchored, check_choices, share_of, step_of
+from sparc_pretrain.objectives.single_stream import PooledHead, SingleStream, draw_partners, taken
+from sparc_pretrain.objectives.terms import anchored, share_of, step_of
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures, Views, Words
 
 __all__ = ["Kaleido", "aligned_patches", "choose_aligned", "divergence"]
 NAMES = ("amlm", "itm", "rotation", "jigsaw", "camouflage", "grey", "blank")
-CHOICES = dict(target=("self", "frozen"))
 
 
 @without_autocast
@@ -82,7 +72,7 @@ class PatchEmbedder(nn.Module):
 
 
 @OBJECTIVES.register_module()
-class Kaleido(Objective):
+class Kaleido(SingleStream):
     """AMLM, ITM and five tasks of patches: rotation (level 1), jigsaw (2), camouflage (3), grey to
     colour (4), blank to colour (5), all of one pass.
 
@@ -94,25 +84,24 @@ class Kaleido(Objective):
     draws is a function of (seed, step, sample), see `chance`; dropout of the fusion encoder is not.
 
     Args:
-        fusion: `layers`, `heads` (and `dropout`) of the FusionEncoder.
-        tasks: None = the sum of all; else shares of the terms `amlm, itm, rotation, jigsaw,
-            camouflage, grey, blank`, one of which a step has. weights: of the terms.
         rate: share of hidden tokens, 10 at most.
         target: what grey and blank patches are to become: the clean patch's vector by the tower
             ('self': it moves), or by that of `model.init_from` ('frozen', its default then).
         standardise: those vectors have mean 0 and variance 1 before their softmax; the released
             code takes them raw.
         patch_px: side at which patches of levels 2 to 5 are read; 0 = about their own.
-        block: rows that the fusion encoder runs at a time.
-        text_width, vision_width, vocab_size, mask_id, word_ids, patch, seed: of the Pretrainer.
+        text_width, vision_width, patch: of the Pretrainer. shared: see
+            `SingleStream`; tasks and terms are `amlm, itm, rotation, jigsaw, camouflage, grey,
+            blank`.
 
     Raises ValueError for other names, and a tokenizer without a mask token.
     """
 
+    tasks_of: ClassVar = {name: (name,) for name in NAMES}
+    choices: ClassVar = dict(target=("self", "frozen"))
     needs = ("saliency", "mask_id")
     wants = ("product_id",)
     paired_features = ("token_states", "word_table")
-    score_features = ("patch_states", "token_states")
     sees_images = False
     reading = "patches of the whole picture"
 
@@ -120,30 +109,20 @@ class Kaleido(Objective):
         self,
         text_width: int,
         vision_width: int,
-        vocab_size: int,
-        mask_id: int | None,
-        word_ids: Sequence[int],
         patch: int = 16,
-        seed: int = 0,
-        fusion: Mapping[str, Any] | None = None,
-        tasks: Mapping[str, float] | None = None,
-        weights: Mapping[str, float] | None = None,
         rate: float = 0.15,
         target: str = "self",
         standardise: bool = True,
         patch_px: int = 0,
-        block: int = 256,
+        **shared: Any,
     ) -> None:
-        super().__init__()
-        check_choices(self, CHOICES, locals())
-        self.terms = Terms("Kaleido", {name: (name,) for name in NAMES}, seed, weights, tasks)
-        self.seed, self.mask_id, self.word_ids, self.block = seed, mask_id, tuple(word_ids), block
+        super().__init__(text_width, **shared)
+        self.check(target=target)
         self.rate, self.target, self.standardise = rate, target, standardise
         self.patch, self.patch_px = patch, patch_px
         width = text_width
         self.embed = PatchEmbedder(vision_width, width)
-        self.fusion = joint_encoder(width, fusion)
-        self.word_head, self.match_head = WordHead(width, vocab_size), PooledHead(width, 2)
+        self.match_head = PooledHead(width, 2)
         self.rotation = nn.Linear(width, 4)
         self.jigsaw = nn.Linear(4 * width, len(mosaic.ORDERS))
         self.camouflage = nn.Linear(9 * width, 9)
@@ -220,9 +199,7 @@ class Kaleido(Objective):
         blank[:, : SLICES[4].start] = False
         tokens = self.embed(torch.where(blank[..., None], 0, clean), drawn["boxes"])
         text, real = views["masked"], torch.ones_like(blank)
-        words, states = fuse_rows(
-            self.fusion, text.token_states, text.mask, tokens, real, block=self.block
-        )
+        words, states = self.fuse(text.token_states, text.mask, tokens, real)
         at = {name: states[:, SLICES[n]] for n, name in enumerate(NAMES[2:])}
         losses: dict[str, Tensor] = {}
 
@@ -271,12 +248,8 @@ class Kaleido(Objective):
         tokens = self.embed(image.patch_states, _whole(image.patch_states))
         real = torch.ones_like(tokens[..., 0], dtype=torch.bool)
         given = (text.token_states, text.mask, tokens, real)
-        no, yes = self.match_head(fuse_rows(self.fusion, *given, block=self.block)[0][:, 0]).T
+        no, yes = self.match_head(self.fuse(*given)[0][:, 0]).T
         return yes - no
-
-    def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
-        """[I,T]: `match` of all pairs."""
-        return all_pairs(self.match, image, text, self.block)
 
 
 def _counted(drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:

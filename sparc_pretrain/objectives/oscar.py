@@ -7,8 +7,8 @@ of both, R regions, F width of a region's vector, H width of texts and fusion.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,30 +17,19 @@ from torch.nn import functional as F
 from sparc_pretrain import chance
 from sparc_pretrain.chance import Stream
 from sparc_pretrain.distributed import gather_padded
-from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.concepts import mean_of
 from sparc_pretrain.objectives.contrastive import full_precision, without_autocast
 from sparc_pretrain.objectives.masking import hide_words, masked_lm_loss
 from sparc_pretrain.objectives.regions import Seen, seen_of
-from sparc_pretrain.objectives.single_stream import (
-    CELLS,
-    PooledHead,
-    WordHead,
-    all_pairs,
-    draw_partners,
-    fuse_rows,
-    joint_encoder,
-)
-from sparc_pretrain.objectives.terms import Terms, anchored, check_choices, share_of, step_of
+from sparc_pretrain.objectives.single_stream import CELLS, PooledHead, SingleStream, draw_partners
+from sparc_pretrain.objectives.terms import anchored, share_of, step_of
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.towers.regions import geometry
 from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures, Views, Words
 
 OWN, WRONG_TAGS, WRONG_CAPTION = range(3)
-TASKS = {"mtl": ("mtl",), "pollution": ("pollution",)}
 # number of kinds -> shares of wrong tags and wrong captions
 SHARES = {2: (0.5, 0.0), 3: (0.25, 0.25)}
-CHOICES = dict(mask_polluted=("all", "words"), kinds=tuple(SHARES), regions=("online", "files"))
 GEOMETRY = 6  # x0 y0 x1 y1 w h
 
 
@@ -134,67 +123,55 @@ class TaggedRegions(nn.Module):
 
 
 @OBJECTIVES.register_module()
-class Oscar(Objective):
+class Oscar(SingleStream):
     """MTL, masked tokens of captions and tags, and pollution: are caption and tags this image's.
 
     Words are the states of a text tower of 0 layers; regions are never masked. What a step draws is
     a function of (seed, step, sample), see `chance`; dropout of the fusion encoder is not.
 
     Args:
-        fusion: `layers`, `heads` (and `dropout`) of the FusionEncoder.
         kinds: 2 = half of the rows have wrong tags (released); 3 = a quarter wrong tags, a quarter
             a wrong caption (OSCAR+).
-        tasks: None = both terms in every step; else shares of `mtl, pollution`, one of which a step
-            has. weights: of the two.
         rate: share of masked tokens, at least one. mask_polluted: 'all' (released), or 'words':
             wrong tags are not masked.
         regions: 'online' = RoIAlign over our own tower's states; 'files' = vectors that come with
             the sample, of `region_width` numbers, and no tower is trained.
         length: most tokens of captions and tags, the end tokens among them.
-        block: rows that the fusion encoder runs at a time.
-        text_width, vision_width, vocab_size, mask_id, word_ids, max_tokens, seed: of the
-            Pretrainer.
+        text_width, vision_width, max_tokens: of the Pretrainer. shared: see
+            `SingleStream`; tasks and terms are `mtl` and `pollution`.
 
     Raises ValueError for other names, and a tokenizer without a mask token.
     """
 
+    tasks_of: ClassVar = dict(mtl=("mtl",), pollution=("pollution",))
+    choices: ClassVar = dict(
+        mask_polluted=("all", "words"), kinds=tuple(SHARES), regions=("online", "files")
+    )
     needs = ("tags", "regions", "mask_id")
     paired_features = ("patch_states", "token_states", "word_table")
-    score_features = ("patch_states", "token_states")
     reading = f"{CELLS}; no tags"
 
     def __init__(
         self,
         text_width: int,
         vision_width: int,
-        vocab_size: int,
-        mask_id: int | None,
-        word_ids: Sequence[int],
         max_tokens: int = 512,
-        seed: int = 0,
-        fusion: Mapping[str, Any] | None = None,
         kinds: int = 2,
-        tasks: Mapping[str, float] | None = None,
-        weights: Mapping[str, float] | None = None,
         rate: float = 0.15,
         mask_polluted: str = "all",
         regions: str = "online",
         region_width: int = 2048,
         length: int = 35,
-        block: int = 256,
+        **shared: Any,
     ) -> None:
-        super().__init__()
-        check_choices(self, CHOICES, locals())
-        self.terms = Terms("Oscar", TASKS, seed, weights, tasks)
-        self.seed, self.mask_id, self.word_ids, self.block = seed, mask_id, tuple(word_ids), block
+        super().__init__(text_width, **shared)
+        self.check(mask_polluted=mask_polluted, kinds=kinds, regions=regions)
         self.kinds, self.rate, self.mask_polluted = kinds, rate, mask_polluted
         self.length, self.online = min(length, max_tokens), regions == "online"
         if not self.online:
             self.sees_images = self.vision_trained = False
             self.paired_features = ("token_states", "word_table")
         self.embed = TaggedRegions(vision_width if self.online else region_width, text_width)
-        self.fusion = joint_encoder(text_width, fusion)
-        self.word_head = WordHead(text_width, vocab_size)
         self.own_head = PooledHead(text_width, kinds)
 
     @classmethod
@@ -245,7 +222,7 @@ class Oscar(Objective):
         text = features.views["joined"]
         seen = seen_of(features.patch_states if self.online else None, batch.regions)
         given = (text.token_states, text.mask, self.embed(seen), seen.valid, drawn["segment"])
-        states = fuse_rows(self.fusion, *given, block=self.block)[0]
+        states = self.fuse(*given)[0]
         count = share_of(mtl=every["chosen"], pollution=torch.ones_like(every["step"]))
         losses: dict[str, Tensor] = {}
         if self.terms.runs("mtl", step):
@@ -273,13 +250,9 @@ class Oscar(Objective):
 
     def match(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """How well row i of the images and row i of the texts match: log-odds [n] of 'own'."""
-        states = fuse_rows(self.fusion, *self._read(image, text)[0], block=self.block)[0]
+        states = self.fuse(*self._read(image, text)[0])[0]
         logits = self.own_head(states[:, 0])
         return logits[:, OWN] - logits[:, OWN + 1 :].logsumexp(dim=1)
-
-    def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
-        """[I,T]: `match` of all pairs."""
-        return all_pairs(self.match, image, text, self.block)
 
     def look(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """Attention of the last layer [n,T,P], a region's part spread over its patches."""

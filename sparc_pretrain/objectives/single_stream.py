@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sparc_pretrain import chance
 from sparc_pretrain.distributed import gather
+from sparc_pretrain.objectives.masked import MaskedObjective
 from sparc_pretrain.objectives.matching import draw_negatives, strangers
 from sparc_pretrain.towers.fusion import FusionEncoder
 from sparc_pretrain.types import ImageFeatures, TextFeatures
@@ -48,14 +49,6 @@ class PooledHead(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """[n,H] -> [n,out]."""
         return self.out(self.pool(states).tanh())
-
-
-def joint_encoder(width: int, options: Mapping[str, Any] | None) -> FusionEncoder:
-    """A FusionEncoder of one stream, whose image tokens come in the width of the texts; `layers`
-    and `heads` 12 unless `options` say otherwise.
-    """
-    options = dict(layers=12, heads=12) | dict(options or {})
-    return FusionEncoder(width=width, image_width=None, mode="joint", **options)
 
 
 def transform(width: int) -> nn.Sequential:
@@ -143,3 +136,36 @@ def draw_partners(
     noise = chance.pairs(*moment, key, gather(key), stream)
     # draws in proportion to equal weights
     return draw_negatives(torch.zeros_like(noise), allowed, noise)
+
+
+class SingleStream(MaskedObjective):
+    """An objective whose words and image tokens go through one encoder.
+
+    Args:
+        text_width, vocab_size: of the Pretrainer.
+        fusion: `layers`, `heads` (and `dropout`, not a function of the step) of the FusionEncoder.
+        shared: see `MaskedObjective`.
+    """
+
+    score_features = ("patch_states", "token_states")
+
+    def __init__(
+        self,
+        text_width: int,
+        vocab_size: int,
+        fusion: Mapping[str, Any] | None = None,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        options = dict(layers=12, heads=12) | dict(fusion or {})
+        # image tokens come in the width of the texts
+        self.fusion = FusionEncoder(width=text_width, image_width=None, mode="joint", **options)
+        self.word_head = WordHead(text_width, vocab_size)
+
+    def fuse(self, *rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Fused states of aligned rows, see `fuse_rows`."""
+        return fuse_rows(self.fusion, *rows, block=self.block)
+
+    def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """Log-odds [I,T] that they match, `block` pairs at a time."""
+        return all_pairs(self.match, image, text, self.block)

@@ -20,8 +20,8 @@ class Terms:
 
     Args:
         owner: the objective's name, for messages. known: task -> its terms. seed: of the draws.
-        weights: of terms, over `usual`; a term of weight 0 is not computed. tasks: None = all tasks
-            in every step; else their shares, one of which a step has, on all processes.
+        weights: of terms, 1 where not given; a term of weight 0 is not computed. tasks: None = all
+            tasks in every step; else their shares, one of which a step has, on all processes.
 
     Raises ValueError for names that are not known.
     """
@@ -33,14 +33,13 @@ class Terms:
         seed: int,
         weights: Mapping[str, float] | None,
         tasks: Mapping[str, float] | None,
-        usual: Mapping[str, float] | None = None,
     ) -> None:
         self.known, self.seed = {task: tuple(terms) for task, terms in known.items()}, seed
         names = [term for terms in self.known.values() for term in terms]
         for what, given, ours in (("weights", weights, names), ("tasks", tasks, list(known))):
-            if set(given or {}) - set(ours):
-                raise ValueError(f"{owner}: {what} of {sorted(given)}; known: {tuple(ours)}")
-        self.weights = {**dict.fromkeys(names, 1.0), **(usual or {}), **(weights or {})}
+            if unknown := sorted(set(given or {}) - set(ours)):
+                raise ValueError(f"{owner}: {what} of {unknown}; known: {tuple(ours)}")
+        self.weights = {**dict.fromkeys(names, 1.0), **(weights or {})}
         self.tasks = dict(tasks) if tasks else None
 
     def runs(self, task: str, step: int) -> bool:
@@ -82,17 +81,3 @@ def share_of(**counted: Tensor) -> dict[str, Tensor]:
     """
     sums = torch.stack([x.sum().double() for x in counted.values()])
     return dict(zip(counted, (total(sums).clamp(min=1) / world_size()).unbind(), strict=True))
-
-
-def check_choices(
-    objective: nn.Module, choices: Mapping[str, Sequence[str]], given: Mapping[str, object]
-) -> None:
-    """Raises ValueError where an argument in `given` is none of its `choices`, and for a
-    `mask_id` that is None.
-    """
-    name = type(objective).__name__
-    if given["mask_id"] is None:
-        raise ValueError(f"objective {name} needs a tokenizer with a mask token")
-    for key, values in choices.items():
-        if given[key] not in values:
-            raise ValueError(f"{name}: {key} {given[key]!r}: use one of {tuple(values)}")

@@ -7,7 +7,7 @@ M masked places, C classes (0 = background).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from torch import Tensor
 from sparc_pretrain import chance
 from sparc_pretrain.chance import Stream
 from sparc_pretrain.distributed import gather_padded, own_rows
-from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.concepts import mean_of
 from sparc_pretrain.objectives.masking import choose_independently, hide_words, masked_lm_loss
 from sparc_pretrain.objectives.matching import matching_loss
@@ -30,45 +29,26 @@ from sparc_pretrain.objectives.regions import (
     regression_loss,
     seen_of,
 )
-from sparc_pretrain.objectives.single_stream import (
-    CELLS,
-    PooledHead,
-    WordHead,
-    all_pairs,
-    draw_partners,
-    fuse_rows,
-    joint_encoder,
-)
-from sparc_pretrain.objectives.terms import Terms, anchored, check_choices, share_of, step_of
+from sparc_pretrain.objectives.single_stream import CELLS, PooledHead, SingleStream, draw_partners
+from sparc_pretrain.objectives.terms import anchored, share_of, step_of
 from sparc_pretrain.objectives.transport import NEGATIVES, alignment_loss, plan_of
 from sparc_pretrain.objectives.transport import transport_distance as distance_of
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures, Views, Words
 
-# task -> its terms
 __all__ = ["Uniter", "class_targets", "classification_loss", "divergence_loss", "regression_loss"]
 OF_REGIONS = ("mrfr", "mrc", "mrc_kl")
-TASKS = {"itm": ("itm", "wra"), "mlm": ("mlm",), **{name: (name,) for name in OF_REGIONS}}
 WRA = 0.1  # released weight
-CHOICES = dict(
-    regions=("online", "files"),
-    hidden=("feature", "pixels"),
-    target=("self", "frozen"),
-    replace=("image", "either"),
-    wra_negatives=NEGATIVES,
-)
 
 
 @OBJECTIVES.register_module()
-class Uniter(Objective):
+class Uniter(SingleStream):
     """MLM, ITM with WRA, MRFR, MRC, MRC-kl: either words or regions are masked, never both.
 
     Words are the states of a text tower of 0 layers. A region is LN(LN(W f) + LN(W geometry)), the
-    embedding of its kind added by the fusion encoder. What a step draws is a function of (seed,
-    step, sample), see `chance`; dropout of the fusion encoder is not.
+    embedding of its kind added by the fusion encoder.
 
     Args:
-        fusion: `layers`, `heads` (and `dropout`) of the FusionEncoder.
         tasks: shares of `itm, mlm, mrfr, mrc, mrc_kl`, one of which is trained in a step; None =
             the sum of all terms in every step, of MRC's only where there are classes.
         weights: of the terms `itm, wra, mlm, mrfr, mrc, mrc_kl`; 1, of `wra` 0.1.
@@ -83,27 +63,32 @@ class Uniter(Objective):
         rate: share of masked words and regions, at least one. whole_words: words, not tokens.
         replace: what of an unmatched pair is another's: 'image' (released) or 'either' (paper).
         wra_negatives: see `alignment_loss`. reductions: `mrfr`, `mrc_kl`: 'released' or 'paper'.
-        block: pairs that the fusion encoder runs at a time.
-        text_width, vision_width, vocab_size, mask_id, word_ids, seed: of the Pretrainer.
+        text_width, vision_width: of the Pretrainer. shared: see `SingleStream`.
 
     Raises ValueError for other names, classes that are missing, a tokenizer without a mask token.
     """
 
+    tasks_of: ClassVar = {
+        "itm": ("itm", "wra"),
+        "mlm": ("mlm",),
+        **{name: (name,) for name in OF_REGIONS},
+    }
+    choices: ClassVar = dict(
+        regions=("online", "files"),
+        hidden=("feature", "pixels"),
+        target=("self", "frozen"),
+        replace=("image", "either"),
+        wra_negatives=NEGATIVES,
+    )
     needs = ("regions", "mask_id")
     coupled_features = ("patch_states", "token_states")
     paired_features = ("patch_states", "token_states", "word_table")
-    score_features = ("patch_states", "token_states")
     reading = CELLS
 
     def __init__(
         self,
         text_width: int,
         vision_width: int,
-        vocab_size: int,
-        mask_id: int | None,
-        word_ids: Sequence[int],
-        seed: int = 0,
-        fusion: Mapping[str, Any] | None = None,
         tasks: Mapping[str, float] | None = None,
         weights: Mapping[str, float] | None = None,
         regions: str = "online",
@@ -117,13 +102,18 @@ class Uniter(Objective):
         replace: str = "image",
         wra_negatives: str = "repel",
         reductions: Mapping[str, str] | None = None,
-        block: int = 256,
+        **shared: Any,
     ) -> None:
-        super().__init__()
-        check_choices(self, CHOICES, locals())
         classes = len(labels) + 1 if labels else classes
         usual = dict(wra=WRA) | ({} if classes else dict(mrc=0.0, mrc_kl=0.0))
-        self.terms = Terms("Uniter", TASKS, seed, weights, tasks, usual)
+        super().__init__(text_width, tasks=tasks, weights={**usual, **(weights or {})}, **shared)
+        self.check(
+            regions=regions,
+            hidden=hidden,
+            target=target,
+            replace=replace,
+            wra_negatives=wra_negatives,
+        )
         asked = [name for name in ("mrc", "mrc_kl") if name in {**(tasks or {}), **(weights or {})}]
         if asked and not classes:
             raise ValueError(f"Uniter: {asked[0]} needs classes: `labels`, or `classes` of files")
@@ -131,14 +121,11 @@ class Uniter(Objective):
         if not self.online:
             self.sees_images = self.vision_trained = False
             self.coupled_features, self.paired_features = ("token_states",), ("word_table",)
-        self.seed, self.mask_id, self.word_ids, self.block = seed, mask_id, tuple(word_ids), block
         self.hidden, self.target, self.rate, self.whole = hidden, target, rate, whole_words
         self.replace, self.wra_negatives = replace, wra_negatives
         size = vision_width if self.online else region_width
         self.embed = RegionEmbedder(size, text_width)
-        self.fusion = joint_encoder(text_width, fusion)
         self.match_head = PooledHead(text_width, 2)
-        self.word_head = WordHead(text_width, vocab_size)
         self.region_heads = RegionHeads(text_width, size, classes, **(reductions or {}))
 
     @classmethod
@@ -260,7 +247,7 @@ class Uniter(Objective):
     def _fused(
         self, text: Tensor, mask: Tensor, regions: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor]:
-        return fuse_rows(self.fusion, text, mask, regions, valid, block=self.block)
+        return self.fuse(text, mask, regions, valid)
 
     # ------------------------------------------------------------ how it is read
 
@@ -276,10 +263,6 @@ class Uniter(Objective):
         """How well row i of the images and row i of the texts match: log-odds [n]."""
         no, yes = self.match_head(self._read(image, text)[0][:, 0]).unbind(dim=1)
         return yes - no
-
-    def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
-        """[I,T]: `match` of all pairs."""
-        return all_pairs(self.match, image, text, self.block)
 
     def _plan(self, image: ImageFeatures, text: TextFeatures) -> tuple[Tensor, Seen]:
         """The transport plan [n,T,R] of aligned rows, and the regions."""

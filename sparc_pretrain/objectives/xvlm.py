@@ -7,9 +7,9 @@ shared width, H width of texts and fusion. `scale` = 1/tau.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from sparc_pretrain import chance
 from sparc_pretrain.chance import Stream
 from sparc_pretrain.distributed import gather, gather_padded, own_rows, total, world_size
-from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.boxes import box_loss, centred, corners, iou
 from sparc_pretrain.objectives.concepts import (
     SAME,
@@ -28,24 +27,17 @@ from sparc_pretrain.objectives.concepts import (
     mean_of,
 )
 from sparc_pretrain.objectives.contrastive import Temperature
+from sparc_pretrain.objectives.masked import MaskedObjective
 from sparc_pretrain.objectives.masking import MASKS, hide_words, masked_lm_loss
 from sparc_pretrain.objectives.matching import hard_pairs, matching_loss, strangers
-from sparc_pretrain.objectives.terms import Terms, anchored, check_choices, step_of
+from sparc_pretrain.objectives.terms import anchored, step_of
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.towers.fusion import FusionEncoder, fuse
 from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures, Views, Words
 
-TASKS = {"itc": ("itc",), "itm": ("itm",), "mlm": ("mlm",), "box": ("box_l1", "box_giou")}
-CHOICES = {
-    "mask of": MASKS,
-    "same": SAME,
-    "negatives": ("global", "rank"),
-    "score": ("odds", "logit"),
-}
-
 
 @OBJECTIVES.register_module()
-class Xvlm(Objective):
+class Xvlm(MaskedObjective):
     """ITC + ITM + MLM + box L1 + box GIoU, a sum with `weights`, one learned temperature.
 
     What a step draws (masks, hard negatives) is a function of (seed, step, sample): the same for
@@ -53,10 +45,6 @@ class Xvlm(Objective):
 
     Args:
         fusion: `layers`, `heads` (and `dropout`) of the FusionEncoder.
-        weights: of the terms `itc, itm, mlm, box_l1, box_giou`, 1 where not given; a term of weight
-            0 is not computed.
-        tasks: None = the sum of all terms in every step; else shares of `itc, itm, mlm, box`, one
-            of which is trained in a step, on all processes.
         same: see `concept_contrast`; ITM never takes equal texts or another concept of the image.
         negatives: 'global' = hard negatives of all processes; 'rank' = of its own, which depends on
             their number and spares the exchange of states.
@@ -64,13 +52,19 @@ class Xvlm(Objective):
             'independent' (paper: each token at `rate`).
         score: what `match` gives: 'odds' = logit of match less that of no match, 'logit' = the
             first alone (released).
-        block: pairs that the fusion encoder runs at a time; more are computed again in the backward
-            pass.
-        text_width, vision_width, vocab_size, mask_id, word_ids, seed: of the Pretrainer.
+        text_width, vision_width, vocab_size: of the Pretrainer. shared: see `MaskedObjective`;
+            tasks are `itc, itm, mlm, box`, terms the same but for `box_l1, box_giou`.
 
     Raises ValueError for other names, and a tokenizer without a mask token.
     """
 
+    tasks_of: ClassVar = dict(itc=("itc",), itm=("itm",), mlm=("mlm",), box=("box_l1", "box_giou"))
+    choices: ClassVar = {
+        "mask of": MASKS,
+        "same": SAME,
+        "negatives": ("global", "rank"),
+        "score": ("odds", "logit"),
+    }
     needs = ("concepts", "mask_id")
     coupled_features = ("concept", "concept_text", "patch_states", "concept_states")
     paired_features = ("patch_states", "concept_states", "masked_states", "word_table")
@@ -80,25 +74,18 @@ class Xvlm(Objective):
         text_width: int,
         vision_width: int,
         vocab_size: int,
-        mask_id: int | None,
-        word_ids: Sequence[int],
-        seed: int = 0,
         fusion: Mapping[str, Any] | None = None,
-        weights: Mapping[str, float] | None = None,
-        tasks: Mapping[str, float] | None = None,
         same: str = "ignore",
         negatives: str = "global",
         mask: Mapping[str, Any] | None = None,
         score: str = "odds",
-        block: int = 256,
+        **shared: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**shared)
         self.mask = dict(kind="budget", rate=0.25) | dict(mask or {})
-        check_choices(self, CHOICES, locals() | {"mask of": self.mask["kind"]})
-        self.terms = Terms("Xvlm", TASKS, seed, weights, tasks)
+        self.check(same=same, negatives=negatives, score=score, **{"mask of": self.mask["kind"]})
         self.weights = self.terms.weights
-        self.seed, self.mask_id, self.word_ids = seed, mask_id, tuple(word_ids)
-        self.same, self.negatives, self.score, self.block = same, negatives, score, block
+        self.same, self.negatives, self.score = same, negatives, score
         self.temperature = Temperature()
         self.fusion = FusionEncoder(
             width=text_width,

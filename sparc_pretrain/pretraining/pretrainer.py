@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -21,7 +20,7 @@ from sparc_pretrain.objectives.contrastive import full_precision
 from sparc_pretrain.pretraining import starting_weights
 from sparc_pretrain.pretraining.accumulation import Losses, accumulated_step, add_up
 from sparc_pretrain.pretraining.onlookers import Guide, Teacher
-from sparc_pretrain.registry import MODEL_WRAPPERS, MODELS, OBJECTIVES
+from sparc_pretrain.registry import MODEL_WRAPPERS, MODELS, OBJECTIVES, parameters_of
 from sparc_pretrain.towers.lengths import caption_lengths
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
@@ -278,7 +277,7 @@ def fill_in(objective: dict[str, Any], **known: Any) -> dict[str, Any]:
         ValueError: it gives another number.
     """
     kind = OBJECTIVES.get(objective["type"])
-    taken = inspect.signature(kind).parameters if kind else {}
+    taken = parameters_of(kind)[0] if kind else {}
     for name, value in known.items():
         if name in taken and objective.get(name, value) != value:
             raise ValueError(

@@ -58,6 +58,14 @@ class Evaluation:
     def metrics(self) -> dict[str, float | None]:
         return self.record["metrics"]
 
+    def captions_by_image(self) -> dict[int, list[str]]:
+        """What the retrieval's file says of each image, by its number."""
+        told, texts = self.retrieval or {}, {}
+        pairs = zip(told.get("captions", []), told.get("image_of_text", []), strict=False)
+        for text, owner in pairs:
+            texts.setdefault(owner, []).append(text)
+        return texts
+
     @property
     def backbone(self) -> dict[str, Any]:
         """Run, sha256 and objective; empty for random initialisation."""

@@ -95,16 +95,11 @@ def samples(
     if images.files:
         return [Sample(file, []) for file in spread(images.files, SAMPLES)]
     for evaluation in evaluations:
-        told = evaluation.retrieval or {}
-        texts: dict[int, list[str]] = {}
-        for text, owner in zip(
-            told.get("captions", []), told.get("image_of_text", []), strict=False
-        ):
-            texts.setdefault(owner, []).append(text)
+        texts = evaluation.captions_by_image()
         found = [
             Sample(file, texts[i])
             for i in spread(sorted(texts), SAMPLES)
-            if (file := images.find(told["images"][i]))
+            if (file := images.find(evaluation.retrieval["images"][i]))
         ]
         if found:
             return found

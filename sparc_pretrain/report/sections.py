@@ -95,11 +95,7 @@ def retrieval(
         queries: dict[str, list[dict[str, Any]]] = {}
         for evaluation in group[:COLUMNS]:
             told = evaluation.retrieval
-            about = {}
-            for text, owner in zip(
-                told.get("captions", []), told.get("image_of_text", []), strict=False
-            ):
-                about.setdefault(owner, text)
+            about = {i: texts[0] for i, texts in evaluation.captions_by_image().items()}
             for example in told["examples"]:
                 if example["query"] not in queries and len(queries) == QUERIES:
                     continue

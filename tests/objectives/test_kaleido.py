@@ -1,6 +1,7 @@
 """Kaleido-BERT: what is done to patches, which are hidden, its tasks, and exactness."""
 
 import math
+from functools import partial
 from itertools import permutations
 
 import pytest
@@ -19,7 +20,7 @@ from sparc_pretrain.objectives.mosaic import (
     swap,
 )
 from sparc_pretrain.types import Views
-from tests.models import pretrainer, region_batch
+from tests.models import masked, masked_objective, pretrainer, region_batch
 from tests.objectives.exactness import (
     assert_micro_batches_add_up,
     assert_two_processes_are_one,
@@ -27,19 +28,10 @@ from tests.objectives.exactness import (
     overfitted,
 )
 
-FUSION = dict(layers=2, heads=2, dropout=0.0)
-OBJECTIVE = dict(type="Kaleido", mask_id=39, word_ids=[3, 39], fusion=FUSION)
+OBJECTIVE = masked_objective("Kaleido")
+model = partial(masked, "Kaleido")
+data = partial(region_batch, 8, dtype=torch.float64)
 NAMES = ("amlm", "itm", "rotation", "jigsaw", "camouflage", "grey", "blank")
-
-
-def model(accumulate: int = 1, **options):
-    torch.manual_seed(0)
-    made = pretrainer({**OBJECTIVE, **options}, layers=0, accumulate=accumulate).double()
-    return made.train()
-
-
-def data():
-    return region_batch(8, dtype=torch.float64)
 
 
 # ------------------------------------------------------------------ patches

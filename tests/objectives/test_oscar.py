@@ -1,6 +1,7 @@
 """Oscar: texts of captions and tags, what is exchanged in them and masked, and exactness."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from sparc_pretrain.objectives.oscar import (
     pollution_loss,
     replace_tags,
 )
-from tests.models import pretrainer, region_batch
+from tests.models import masked, region_batch
 from tests.objectives.exactness import (
     assert_micro_batches_add_up,
     assert_two_processes_are_one,
@@ -22,19 +23,8 @@ from tests.objectives.exactness import (
     overfitted,
 )
 
-OBJECTIVE = dict(
-    type="Oscar", mask_id=39, word_ids=[3, 39], fusion=dict(layers=2, heads=2, dropout=0.0)
-)
-
-
-def model(accumulate: int = 1, **options):
-    torch.manual_seed(0)
-    made = pretrainer({**OBJECTIVE, **options}, layers=0, accumulate=accumulate).double()
-    return made.train()
-
-
-def data():
-    return region_batch(8, dtype=torch.float64)
+model = partial(masked, "Oscar")
+data = partial(region_batch, 8, dtype=torch.float64)
 
 
 # ------------------------------------------------------------------ texts

@@ -1,19 +1,19 @@
 """UNITER: its formulas against loops, what a step masks and draws, and exactness."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from sparc_pretrain.objectives.uniter import (
-    TASKS,
     Uniter,
     class_targets,
     classification_loss,
     divergence_loss,
     regression_loss,
 )
-from tests.models import pretrainer, region_batch
+from tests.models import masked, masked_objective, pretrainer, region_batch
 from tests.objectives.exactness import (
     assert_micro_batches_add_up,
     assert_two_processes_are_one,
@@ -21,20 +21,11 @@ from tests.objectives.exactness import (
     overfitted,
 )
 
-FUSION = dict(layers=2, heads=2, dropout=0.0)
 LABELS = ["a", "b", "c", "d"]
-OBJECTIVE = dict(type="Uniter", mask_id=39, word_ids=[3, 39], fusion=FUSION, labels=LABELS)
+OBJECTIVE = masked_objective("Uniter", labels=LABELS)
+model = partial(masked, "Uniter", labels=LABELS)
+data = partial(region_batch, 8, dtype=torch.float64)
 TERMS = {"itm_loss", "wra_loss", "mlm_loss", "mrfr_loss", "mrc_loss", "mrc_kl_loss"}
-
-
-def model(accumulate: int = 1, **options):
-    torch.manual_seed(0)
-    made = pretrainer({**OBJECTIVE, **options}, layers=0, accumulate=accumulate).double()
-    return made.train()
-
-
-def data():
-    return region_batch(8, dtype=torch.float64)
 
 
 # ------------------------------------------------------------------ formulas
@@ -93,7 +84,7 @@ def test_micro_batches_add_up_to_the_batch_with_every_draw(options):
 
 def test_two_processes_are_one(tmp_path):
     cases = [(1, {}), (2, dict(replace="either", hidden="pixels"))]
-    cases += [(1, dict(tasks={task: 1})) for task in TASKS]
+    cases += [(1, dict(tasks={task: 1})) for task in Uniter.tasks_of]
     assert_two_processes_are_one(tmp_path, "tests.objectives.test_uniter", cases)
 
 
@@ -108,10 +99,10 @@ def test_every_term_is_logged_and_every_weight_trained():
     assert not [n for n in unused if not n.endswith(left)], unused
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", Uniter.tasks_of)
 def test_every_term_reaches_the_vision_tower_and_no_other_term_is_trained(task):
     losses, grads = gradients(model(tasks={task: 1}), data())
-    assert {n for n in losses if n in TERMS} == {f"{term}_loss" for term in TASKS[task]}
+    assert {n for n in losses if n in TERMS} == {f"{term}_loss" for term in Uniter.tasks_of[task]}
     assert set(grads) == {n for n, p in model().named_parameters() if p.requires_grad}
     for name, grad in grads.items():
         if name.startswith("encoder.vision.net.blocks.0.mlp.fc1"):
@@ -207,9 +198,9 @@ def test_padding_of_words_and_regions_changes_nothing():
 
 def test_tasks_are_drawn_in_proportion_to_their_shares():
     terms = model(tasks=dict(itm=2, mlm=2, mrfr=1, mrc_kl=1)).objective.terms
-    drawn = [[task for task in TASKS if terms.runs(task, step)] for step in range(600)]
+    drawn = [[task for task in Uniter.tasks_of if terms.runs(task, step)] for step in range(600)]
     assert all(len(one) == 1 for one in drawn)
-    counts = {task: sum(one == [task] for one in drawn) for task in TASKS}
+    counts = {task: sum(one == [task] for one in drawn) for task in Uniter.tasks_of}
     assert counts["mrc"] == 0 and 160 < counts["itm"] < 240 and 70 < counts["mrc_kl"] < 130
 
 

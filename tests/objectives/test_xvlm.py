@@ -1,26 +1,20 @@
 """X-VLM: the contrast of concepts against a loop, what may be a negative, and exactness."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from sparc_pretrain.objectives.xvlm import SAME, TASKS, Xvlm, concept_contrast
-from tests.models import concept_batch, pretrainer
+from sparc_pretrain.objectives.xvlm import SAME, Xvlm, concept_contrast
+from tests.models import concept_batch, masked
 from tests.objectives.exactness import (
     assert_micro_batches_add_up,
     assert_two_processes_are_one,
     gradients,
 )
 
-FUSION = dict(layers=2, heads=2, dropout=0.0)
-OBJECTIVE = dict(type="Xvlm", mask_id=39, word_ids=[3, 39], fusion=FUSION)
-
-
-def model(accumulate: int = 1, **options):
-    torch.manual_seed(0)
-    made = pretrainer({**OBJECTIVE, **options}, accumulate=accumulate).double()
-    return made.train()
+model = partial(masked, "Xvlm", layers=1)
 
 
 def slow_contrast(concept, text, scale, valid, group, same) -> float:
@@ -174,7 +168,9 @@ def test_the_text_under_the_mask_is_hidden_and_the_clean_one_is_not():
 
 def test_tasks_are_sampled_and_the_others_get_a_zero_gradient():
     made, batch = model(tasks=dict(itm=1, box=1)), concept_batch(8, dtype=torch.float64)
-    picked = [[task for task in TASKS if made.objective.terms.runs(task, s)] for s in range(20)]
+    picked = [
+        [task for task in Xvlm.tasks_of if made.objective.terms.runs(task, s)] for s in range(20)
+    ]
     assert {tuple(p) for p in picked} == {("itm",), ("box",)}
     losses, grads = gradients(made, batch)
     assert not {"itc_loss", "mlm_loss"} & losses.keys() and set(grads) == {

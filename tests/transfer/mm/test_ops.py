@@ -11,7 +11,6 @@ import math
 import sys
 import types
 import warnings
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,22 +18,10 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from tests.commands import tool
+from tests.transfer.mm.inputs import HALVES, mmcv_ops, random
 from transfer.mm import ops
 
-mmcv_ops = importlib.import_module("mmcv.ops")  # after transfer: without compiled ops it needs us
-HALVES = (torch.float16, torch.bfloat16)
-
-
-@pytest.fixture(autouse=True)
-def standin() -> Iterator[types.ModuleType]:
-    """Every test here runs on the stand-in, also where mmcv is compiled."""
-    with ops.using("standin") as module:
-        yield module
-
-
-def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+pytestmark = pytest.mark.usefixtures("standin")
 
 
 def random_boxes(number: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import types
 from collections.abc import Iterator
 
 import pytest
@@ -15,23 +14,10 @@ from torch import Tensor, distributed
 from torch.autograd import gradcheck
 from torch.nn import functional
 
-from transfer.mm import ops
+from tests.transfer.mm.inputs import HALVES, mmcv_ops, random
 from transfer.mm.ops import boxes, norm, reassembly
 
-mmcv_ops = importlib.import_module("mmcv.ops")  # after transfer: without compiled ops it needs us
-HALVES = (torch.float16, torch.bfloat16)
-
-
-@pytest.fixture(autouse=True)
-def standin() -> Iterator[types.ModuleType]:
-    """Every test here runs on the stand-in, also where mmcv is compiled."""
-    with ops.using("standin") as module:
-        yield module
-
-
-def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+pytestmark = pytest.mark.usefixtures("standin")
 
 
 # --- CARAFE --------------------------------------------------------------------------------------
