@@ -2,7 +2,7 @@
 checkpoints, images, captions, COCO and LVIS files, phrases, label maps, tars. Each must be refused
 in one line with exit code 2 or be read.
 
-python -m tests.fuzz_files [every Nth]
+python -m tests.fuzz_files [every Nth] [part of a name]
 
 Prints each input that ends in a traceback, takes over 20 s or grows the process by 2 GB; what was
 read as if nothing were wrong with it; and the counts. Inputs are made by rule from good files:
@@ -193,6 +193,7 @@ def inputs(root: Path) -> Iterator[tuple[str, Spoil, str]]:
         f"{label}": "segmentation",
         f"{image}": "retrieval",
         f"{tar}": "index",
+        f"{tar}.index": "index",
     }
     for name, tool in read_by.items():
         content = (root / name).read_bytes()
@@ -258,8 +259,9 @@ def outcome(tool: str, folder: Path) -> str:
 
 
 def main() -> int:
-    """Try all inputs, or every Nth of them."""
+    """Try all inputs, or every Nth of them, or those of one file."""
     every = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    part = sys.argv[2] if len(sys.argv) > 2 else ""
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as place:
         os.environ["XDG_CACHE_HOME"] = f"{place}/cache"
@@ -271,7 +273,7 @@ def main() -> int:
             shutil.rmtree(Path(place) / tool)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for number, (name, spoil, tool) in enumerate(inputs(root)):
-            if number % every:
+            if number % every or part not in name:
                 continue
             folder = Path(place) / "spoilt"
             shutil.copytree(root, folder)

@@ -81,7 +81,7 @@ def coco_rows(
     listed = ids_of(path, "categories", content["categories"]) if categories else set()
     if categories:
         for n, row in enumerate(content["categories"]):
-            if not isinstance(row.get("name"), str):
+            if not isinstance(row.get("name"), str) or not row["name"].strip():
                 raise ValueError(f"{path}: categories[{n}] has no 'name'")
     spelt = {str(one): one for one in images}
     kept, unlisted = [], []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from pathlib import Path
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PIECE = 1 << 18  # bytes that are inflated at once
@@ -46,6 +47,17 @@ def only_pixels(data: bytes) -> bytes:
         at += 12 + size
     pixels.check()
     return b"".join(kept)
+
+
+def check(data: bytes, name: str | Path) -> None:
+    """Raise ValueError, with the file's name, for a PNG that `only_pixels` refuses; other kinds of
+    files are left to their decoders.
+    """
+    if data.startswith(SIGNATURE):
+        try:
+            only_pixels(data)
+        except ValueError as error:
+            raise ValueError(f"{name}: png {error}") from None
 
 
 class _Inflated:

@@ -99,6 +99,8 @@ class ShardIndex:
         """
         path = Path(path)
         stat = path.stat()
+        if not path.is_file():  # a pipe would be waited for
+            raise OSError(f"{path} is no file")
         found = (
             [] if verify else [(file, *_read_index(file, stat.st_size)) for file in _places(path)]
         )
@@ -177,6 +179,8 @@ def _read_index(file: Path, size: int) -> tuple[dict | None, np.ndarray]:
     can be used: missing, cut, foreign, damaged.
     """
     nothing = np.zeros(0, dtype=row_type(1))
+    if not file.is_file():
+        return None, nothing
     try:
         raw = np.memmap(file, np.uint8, mode="r")
     except (OSError, ValueError):

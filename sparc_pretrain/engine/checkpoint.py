@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sparc_pretrain.atomic_file import PARTIAL, HashingStream, atomic_write, crash_point
 from sparc_pretrain.engine.plain_data import UnsafeCheckpoint, load, weights
-from sparc_pretrain.json_file import read_object
+from sparc_pretrain.json_file import read_object, read_text
 
 __all__ = [
     "CorruptCheckpoint",
@@ -247,7 +247,7 @@ def _write_text(file: BinaryIO, text: str) -> None:
 
 def _read_pointer(work_dir: Path) -> Path | None:
     try:
-        text = (work_dir / POINTER).read_text("utf-8").strip()
+        text = read_text(work_dir / POINTER).strip()
     except (OSError, ValueError):
         return None
     return Path(text) if text else None

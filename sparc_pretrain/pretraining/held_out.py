@@ -92,9 +92,9 @@ class HeldOutLoop(BaseLoop):
                 _, log = add_up(model.objective(features, batch))
             for name, value in log.items():
                 sums[name] = sums.get(name, 0) + value.double()
-                if model.objective.vision_trained and not model.objective.sees_images:
-                    shown = model.objective.read_images(model.encoder, batch.image)
-                    features = replace(features, patch_states=shown.patch_states)
+            if model.objective.vision_trained and not model.objective.sees_images:
+                shown = model.objective.read_images(model.encoder, batch.image)
+                features = replace(features, patch_states=shown.patch_states)
             kept.append(_halves(features, model.objective.score_features))
             runner.call_hook("after_val_iter", batch_idx=number, data_batch=data, outputs=[])
         batches = max(1, len(kept)) * world_size()

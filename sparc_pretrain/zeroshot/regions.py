@@ -121,6 +121,13 @@ def _image(
     size = tuple(image.get(side) for side in ("height", "width"))
     if not all(isinstance(side, int) for side in size):
         raise ValueError(f"{file}: image {image['id']!r} has no height and width in pixels")
+    height, width = size
+    inside = (corners[:, 2:] > 0).all(1) & (
+        corners[:, :2] < corners.new_tensor([width, height])
+    ).all(1)
+    if not inside.all():  # its states would be 0, and the box counted as wrong
+        box = boxes[inside.int().argmin()][0]
+        raise ValueError(f"{file}: the box {box} lies outside of image {image['id']!r}")
     return RegionImage(image["id"], path, size, corners, [label for _, label in boxes])
 
 

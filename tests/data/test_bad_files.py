@@ -41,6 +41,9 @@ def record() -> dict[str, Any]:
         (lambda r: r["sentences"][0]["phrases"][0].update(types=[[]]), "types"),
         (lambda r: r.update(width="8"), "width and height"),
         (lambda r: r.update(height=0), "width and height"),
+        (lambda r: r["boxes"]["1"].append([0, 0, 2, True]), "boxes of four numbers"),
+        (lambda r: r["boxes"]["1"].append([8, 0, 2, 2]), "boxes inside the image"),
+        (lambda r: r["boxes"]["1"].append([0, -2, 2, 2]), "boxes inside the image"),
         (lambda r: r["masks"]["1"][0].update(size=[8, 6]), "masks of the image's size"),
         (lambda r: r["masks"]["1"][0].update(counts=None), "masks of the image's size"),
     ],
@@ -56,6 +59,15 @@ def test_a_phrase_with_a_wrong_value_is_told_with_its_file_and_entry(
     path.write_text(json.dumps([sound, spoilt]))
     with pytest.raises(ValueError, match=rf"phrases\.json: entry 1 has no .*{words}"):
         read_phrases(None, path)
+
+
+def test_a_box_without_an_area_is_none(tmp_path: Path) -> None:
+    one, other = record(), record()
+    one["boxes"]["1"].append([3, 3, 0, 2])
+    other["boxes"]["1"] = [[3, 3, 0, 2]]
+    (tmp_path / "phrases.json").write_text(json.dumps([one, other]))
+    first, second = read_phrases(None, tmp_path / "phrases.json")
+    assert first.phrases[0].boxes.tolist() == [[0, 0, 2, 2]] and not second.phrases
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])

@@ -472,3 +472,15 @@ def test_a_forked_child_and_its_parent_read_the_same_tar(tar):
         os._exit(0 if ok else 1)
     assert all(shards.read(i).key == f"{i:06d}" for i in range(10) for _ in range(20))
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_tar_or_no_index_is_not_waited_for(tmp_path, make):
+    write_shards(pairs(3), tmp_path / "sound")
+    make(tmp_path / "sound" / "shard-000001.tar")
+    found = ShardSet(tmp_path / "sound")
+    assert len(found) == 3 and [Path(bad.shard).name for bad in found.bad] == ["shard-000001.tar"]
+    index = index_file(tmp_path / "sound" / "shard-000000.tar")
+    index.unlink()
+    make(index)
+    assert len(ShardSet(tmp_path / "sound" / "shard-000000.tar")) == 3

@@ -63,9 +63,10 @@ def test_samples_are_those_that_the_standard_library_finds(tmp_path, kind):
     if kind == "ustar":
         names.remove("h" * 97)
     members = [member("folder/", kind=tarfile.DIRTYPE)]
-    for name in names:
+    for number, name in enumerate(names):
         for extension in ("jpg", "txt"):
-            data = generator.bytes(int(generator.integers(0, 5000)))
+            step = 512 if number % 3 == 0 or len(name) > 90 else 1  # whole blocks, too
+            data = generator.bytes(int(generator.integers(0, 5000)) // step * step)
             members.append(member(f"{name}.{extension}", data, mtime=1.5 if kind == "pax" else 1))
     members.insert(7, member("link.jpg", kind=tarfile.SYMTYPE, linkname="/etc/passwd"))
     members.insert(9, member("device.jpg", kind=tarfile.CHRTYPE))
@@ -78,9 +79,7 @@ def test_sizes_in_base_256_and_old_checksums_are_read(tmp_path):
     path = make(tmp_path / "a.tar", [member("1.jpg", b"image"), member("1.txt", b"text")])
     data = bytearray(path.read_bytes())
     data[124:136] = b"\x80" + (5).to_bytes(11, "big")
-    data[148:156] = b" " * 8
-    data[148:156] = b"%06o\0 " % (sum(data[:512]))
-    path.write_bytes(data)
+    path.write_bytes(sealed(data))
     assert samples(path) == [(b"1", b"image", b"text")]
     header = np.frombuffer(bytes(data[:512]), np.int8).astype(int)
     data[0] = 0xC3  # a name with a byte above 127, summed as a signed one
@@ -90,8 +89,41 @@ def test_sizes_in_base_256_and_old_checksums_are_read(tmp_path):
     assert len(scan(path).rows) == 1 and scan(path).problem == ""
 
 
-def test_a_sparse_file_is_passed_over_with_its_map(tmp_path):
-    """GNU's old sparse format: 21 more places in a block of their own, then the data."""
+def sealed(raw: bytearray, at: int = 0) -> bytearray:
+    """The tar with a sound checksum of the header at `at`."""
+    raw[at + 148 : at + 156] = b" " * 8
+    raw[at + 148 : at + 156] = b"%06o\0 " % sum(raw[at : at + 512])
+    return raw
+
+
+def test_a_size_beyond_the_header_is_that_of_its_pax_header(tmp_path):
+    members = [member("p", b"9 size=5\n", kind=b"x"), member("1.jpg", b"image")]
+    path = make(tmp_path / "a.tar", [*members, member("1.txt", b"t")], tarfile.USTAR_FORMAT)
+    raw = bytearray(path.read_bytes())
+    raw[1024 + 124 : 1024 + 136] = b"%011o\0" % 0
+    path.write_bytes(sealed(raw, 1024))
+    assert samples(path) == [(b"1", b"image", b"t")] and scan(path).problem == ""
+
+
+def test_gnu_s_times_where_ustar_has_its_prefix_are_no_part_of_a_name(tmp_path):
+    path = make(tmp_path / "a.tar", [member("1.jpg", b"image")], tarfile.GNU_FORMAT)
+    raw = bytearray(path.read_bytes())
+    raw[345:357] = b"14000000000\0"
+    path.write_bytes(sealed(raw))
+    assert samples(path) == [(b"1", b"image", None)]
+
+
+def test_hidden_files_are_no_samples_and_of_two_captions_the_text_counts(tmp_path):
+    hidden = [member(name, b"x") for name in (".jpg", "a/.jpg", "a/.txt")]
+    both = [member("1.json", b"{}"), member("1.JPG", b"image"), member("1.txt", b"t")]
+    path = make(tmp_path / "a.tar", [*hidden, *both])
+    assert samples(path) == [(b"1", b"image", b"t")] and scan(path).ignored == 3
+    assert not scan(path).rows["is_json"].any()
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_sparse_file_is_passed_over_with_its_map(tmp_path, blocks):
+    """GNU's old sparse format: 21 more places in each block of their own, then the data."""
     info, data = member("big.jpg", b"x" * 700)
     path = make(
         tmp_path / "a.tar",
@@ -101,9 +133,9 @@ def test_a_sparse_file_is_passed_over_with_its_map(tmp_path):
     raw = bytearray(path.read_bytes())
     raw[156:157] = b"S"
     raw[482] = 1
-    raw[148:156] = b" " * 8
-    raw[148:156] = b"%06o\0 " % sum(raw[:512])
-    raw[512:512] = bytes(512)
+    sealed(raw)
+    for last in range(blocks):  # the one put in last stands first
+        raw[512:512] = bytes(504) + bytes([last > 0]) + bytes(7)
     path.write_bytes(raw)
     assert samples(path) == [(b"1", b"image", b"t")] and scan(path).ignored == 1
 
@@ -118,9 +150,7 @@ def test_a_forged_size_of_a_name_takes_no_memory_and_is_told(tmp_path, flag, siz
     data = bytearray(path.read_bytes())
     data[2048 + 156 : 2048 + 157] = flag
     data[2048 + 124 : 2048 + 136] = size.ljust(12, b"\0")
-    data[2048 + 148 : 2048 + 156] = b" " * 8
-    data[2048 + 148 : 2048 + 156] = b"%06o\0 " % sum(data[2048:2560])
-    path.write_bytes(data)
+    path.write_bytes(sealed(data, 2048))
     tracemalloc.start()
     found = scan(path)
     peak = tracemalloc.get_traced_memory()[1]
@@ -177,3 +207,18 @@ def test_a_damaged_header_far_behind_ends_the_samples_there(tmp_path, monkeypatc
         monkeypatch.setattr(tar_scan, "BATCH", batch)
         found = scan(path)
         assert len(found.rows) == 50 and found.problem == "damaged or truncated after 50 samples"
+
+
+@pytest.mark.parametrize("sample", [50, 99])
+def test_a_caption_behind_a_damaged_header_is_nobodys(tmp_path, monkeypatch, sample):
+    members = [member(f"{i:03d}.{e}", b"x") for i in range(100) for e in ("jpg", "txt")]
+    path = make(tmp_path / "a.tar", members)
+    data = bytearray(path.read_bytes())
+    place = 2048 * sample + 1024
+    data[place + 136] ^= 1  # the time of a caption: its name and size are as they were
+    path.write_bytes(data)
+    for batch in (1, 7, 4096):
+        monkeypatch.setattr(tar_scan, "BATCH", batch)
+        rows = scan(path).rows
+        assert sample <= len(rows) <= sample + 1 and (rows["text"] < place).all()
+        assert (rows["image"] < place).all()

@@ -38,7 +38,8 @@ def partials(folder: Path) -> list[Path]:
     return list(folder.glob(f"*{checkpoint.PARTIAL}"))
 
 
-def test_what_was_saved_is_verified_and_loaded(tmp_path):
+def test_what_was_saved_is_verified_and_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "HASH_BLOCK", 1000)  # several blocks
     path = tmp_path / "iter_3.pth"
     checkpoint.save(state(3), path)
     checkpoint.verify(path)
@@ -75,6 +76,31 @@ def test_of_files_counted_by_steps_and_by_epochs_the_one_of_the_later_step_is_ne
     assert checkpoint.find_valid(tmp_path).name == "epoch_2.pth"
 
 
+def test_a_file_that_does_not_say_its_step_counts_by_its_name(tmp_path):
+    checkpoint.save(state(5), tmp_path / "iter_5.pth")
+    checkpoint.save({"w": torch.ones(2)}, tmp_path / "iter_9.pth")
+    assert checkpoint.find_valid(tmp_path).name == "iter_9.pth"
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    for iteration in (5, 9):
+        checkpoint.save(state(iteration), tmp_path / f"iter_{iteration}.pth")
+    (tmp_path / "iter_9.pth").unlink()
+    (tmp_path / f".iter_12.pth.1{checkpoint.PARTIAL}").touch()
+    checkpoint.sweep(tmp_path)
+    assert names(tmp_path) == {"iter_5.pth", "iter_5.pth.manifest.json"}
+    aside = checkpoint.set_aside(tmp_path / "iter_5.pth")
+    assert names(tmp_path) == {aside.name, f"{aside.name}.manifest.json"}
+
+
+def test_a_training_that_starts_anew_is_told_of_the_newest_that_is_there(tmp_path):
+    checkpoint.refuse_overwriting(tmp_path)
+    for iteration in (9, 10, 100):
+        checkpoint.save(state(iteration), tmp_path / f"iter_{iteration}.pth")
+    with pytest.raises(FileExistsError, match=r"the newest iter_100\.pth"):
+        checkpoint.refuse_overwriting(tmp_path)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "bit flip", "no manifest", "empty manifest"])
 def test_a_damaged_newest_one_is_passed_over_and_named(tmp_path, damage):
     for iteration in (5, 10):
@@ -99,11 +125,16 @@ def test_a_damaged_newest_one_is_passed_over_and_named(tmp_path, damage):
     assert len(logged) == 1 and "iter_10.pth" in logged[0]
 
 
-@pytest.mark.parametrize("pointer", ["", "iter_77.pth", "/nowhere/iter_77.pth", "\0\0"])
+@pytest.mark.parametrize("pointer", ["", "iter_77.pth", "/nowhere/iter_77.pth", "\0\0", None])
 def test_a_useless_pointer_does_not_matter(tmp_path, pointer):
     checkpoint.save(state(5), tmp_path / "iter_5.pth")
-    (tmp_path / "last_checkpoint").write_text(pointer)
+    if pointer is None:  # is not waited for
+        os.mkfifo(tmp_path / "last_checkpoint")
+    else:
+        (tmp_path / "last_checkpoint").write_text(pointer)
     assert checkpoint.find_valid(tmp_path).name == "iter_5.pth"
+    (tmp_path / "iter_5.pth").unlink()
+    assert checkpoint.find_valid(tmp_path) is None
 
 
 def test_the_pointer_leads_to_a_second_folder(tmp_path):
@@ -160,8 +191,9 @@ def small_files():
 def test_a_full_disk_leaves_the_old_one_and_says_how_much_is_needed(tmp_path, small_files):
     path = tmp_path / "iter_5.pth"
     checkpoint.save(state(5), path)
-    with pytest.raises(OSError, match=r"needs about 400,000 bytes, [\d,]+ are free") as caught:
-        checkpoint.save(state(5, size=100_000), path)
+    large = {**state(5, size=100_000), "optimizer": [torch.zeros(1000, dtype=torch.float64)]}
+    with pytest.raises(OSError, match=r"needs about 408,000 bytes, [\d,]+ are free") as caught:
+        checkpoint.save(large, path)
     assert "\n" not in str(caught.value)
     checkpoint.verify(path)
     assert len(checkpoint.load(path)["w"]) == 1000

@@ -12,7 +12,8 @@ import torch
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.engine import checkpoint
-from sparc_pretrain.pretraining.held_out import HeldOutLoop, HeldOutSampler, sections
+from sparc_pretrain.objectives.clip import Clip
+from sparc_pretrain.pretraining.held_out import HeldOutLoop, HeldOutSampler, _recall, sections
 from tests.commands import refusal
 from tests.models import batch, pretrainer
 from tests.small_pretraining import (  # noqa: F401 (fixtures)
@@ -78,6 +79,8 @@ def test_two_processes_measure_what_one_does(place: Path, run: Path, tmp_path: P
     assert codes == [0, 0], said
     for found, wanted in zip(validated(tmp_path / "two"), validated(run), strict=True):
         assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-3)
+        for name in ("i2t_R@1", "t2i_R@1", "i2t_R@5", "t2i_R@5"):  # one of 16 may be a near tie
+            assert found[name] == pytest.approx(wanted[name], abs=1 / 16 + 1e-6), name
 
 
 def test_fewer_pairs_than_a_global_batch_and_other_keys_are_refused(
@@ -99,12 +102,33 @@ def test_the_smallest_validation_and_what_is_taken_where_nothing_is_said() -> No
         sections(dict(sources="x", interval=0), loader, 8)
 
 
-def test_the_model_is_measured_without_dropout() -> None:
+@pytest.mark.parametrize("amp", [False, True])
+def test_the_model_is_measured_without_dropout_in_the_precision_of_the_training(amp: bool) -> None:
     model, seen = pretrainer(dict(type="Clip")).train(), []
-    model.encoder.vision.register_forward_pre_hook(lambda tower, _: seen.append(tower.training))
-    runner = SimpleNamespace(model=model, call_hook=lambda *_, **__: None, optim_wrapper=None)
-    found = HeldOutLoop(runner, [batch(8), batch(8, seed=1)]).run()
-    assert seen == [False, False] and 0 <= found["R@1"] <= 1 and found["loss"] > 0
+    model.encoder.vision.register_forward_pre_hook(
+        lambda tower, _: seen.append((tower.training, torch.is_autocast_enabled("cpu")))
+    )
+    options = dict(call_hook=lambda *_, **__: None, optim_wrapper=SimpleNamespace(amp=amp))
+    batches = [batch(8), batch(8, seed=1)]
+    found = HeldOutLoop(SimpleNamespace(model=model, **options), batches).run()
+    assert seen == [(False, amp)] * 2 and 0 <= found["R@1"] <= 1
+    with torch.no_grad():
+        own = [model.objective(model.features(one), one) for one in batches]
+    wanted = sum(one["global_loss"].item() for one in own) / 2
+    assert found["loss"] == pytest.approx(wanted, rel=0.02 if amp else 1e-5)
+    assert own[0]["global_loss"].item() != pytest.approx(own[1]["global_loss"].item(), rel=0.02)
+
+
+def test_retrieval_is_the_mean_of_both_ways_among_the_pairs_of_all_batches() -> None:
+    image = torch.eye(3)
+    text = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0.9, 0, 0.5]])  # the last is nearer to the first
+    parts = [
+        (SimpleNamespace(image=image[rows]), SimpleNamespace(text=text[rows]))
+        for rows in (slice(2), slice(2, 3))
+    ]
+    found = _recall(Clip(), parts, torch.device("cpu"))
+    assert (found["i2t_R@1"], found["i2t_R@5"]) == (1, 1)
+    assert found["t2i_R@1"] == pytest.approx(2 / 3) and found["R@1"] == pytest.approx(5 / 6)
 
 
 def test_every_process_has_its_share_of_the_same_global_batches(
@@ -112,6 +136,7 @@ def test_every_process_has_its_share_of_the_same_global_batches(
 ) -> None:
     whole = list(HeldOutSampler(range(50), 8, 40))
     assert len(whole) == 40 and len(set(whole)) == 40
+    assert max(whole)[0] > 40 and whole != sorted(whole)  # drawn from all of them
     parts = []
     for number in range(2):
         monkeypatch.setattr("sparc_pretrain.pretraining.held_out.world_size", lambda: 2)

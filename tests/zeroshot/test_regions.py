@@ -179,6 +179,13 @@ def test_crowds_and_empty_boxes_are_left_out(tmp_path):
         (lambda d: d.pop("categories"), ValueError, "no COCO or LVIS file"),
         (lambda d: d["annotations"][0].update(image_id="1"), ValueError, "listed is 1"),
         (lambda d: d["annotations"][0].update(bbox=[0, 0, float("nan"), 1]), ValueError, "the box"),
+        (lambda d: d["annotations"][0].update(bbox=[1e4, 0, 9, 9]), ValueError, "lies outside of"),
+        (lambda d: d["annotations"][0].update(bbox=[0, -9, 9, 9]), ValueError, "lies outside of"),
+        (
+            lambda d: d["categories"][0].update(name=" "),
+            ValueError,
+            r"categories\[0\] has no 'name'",
+        ),
         (lambda d: d["images"][0].pop("height"), ValueError, "no height and width"),
         (lambda d: d["annotations"].clear(), ValueError, "no boxes"),
         (lambda d: d["categories"].pop(0) and d["categories"].clear(), ValueError, "not listed"),

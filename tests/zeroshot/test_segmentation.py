@@ -150,6 +150,19 @@ def test_reduce_zero_label_ignores_zero_and_moves_the_others(tmp_path):
         read_map(file, CONVENTIONS["plain"], 3)
 
 
+def test_a_map_with_missing_rows_or_a_wrong_bit_is_refused(tmp_path):
+    file = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 9, (40, 50), np.uint8)).save(file)
+    sound = file.read_bytes()
+    assert read_map(file, CONVENTIONS["plain"], 9).shape == (40, 50)
+    flipped = bytearray(sound)
+    flipped[len(sound) // 2] ^= 1
+    for damaged in (sound[: len(sound) // 2], bytes(flipped)):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"a\.png: png"):
+            read_map(file, CONVENTIONS["plain"], 9)
+
+
 def test_folders_that_do_not_fit_are_refused(tmp_path):
     images, maps = tmp_path / "images", tmp_path / "annotations"
     with pytest.raises(FileNotFoundError, match="no folder"):

@@ -15,6 +15,8 @@ import numpy as np
 from mmengine import fileio
 from mmengine.dataset import BaseDataset
 
+from sparc_pretrain.data import png
+
 IGNORED = 255  # mmseg's label of pixels that count for nothing
 SAMPLED = 16  # maps that are looked at before the first step
 
@@ -45,6 +47,7 @@ def load(loader: Any, results: dict[str, Any]) -> None:
     """
     name = results["seg_map_path"]
     data = fileio.get(name, backend_args=loader.backend_args)
+    png.check(data, name)  # decoders fill missing rows with label 0
     try:
         found = mmcv.imfrombytes(data, flag="unchanged", backend=loader.imdecode_backend)
     except Exception as error:  # whatever a decoder raises on damaged data

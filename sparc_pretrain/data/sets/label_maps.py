@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sparc_pretrain import json_file
+from sparc_pretrain.data import png
 from sparc_pretrain.data.image_folder import image_files, is_hidden
 from sparc_pretrain.data.sets.conventions import CONVENTIONS, Convention
 
@@ -107,9 +109,11 @@ def _listed(maps: dict[str, Path], name: str, split: str | Path) -> Path:
 def read_map(file: Path, convention: Convention, classes: int) -> Tensor:
     """A label map as [H,W] long: 0 to classes-1, and IGNORE.
 
-    Raises ValueError for a map in colours, or with a label that is no class.
+    Raises ValueError for a map that is damaged or in colours, or with a label that is no class.
     """
-    with Image.open(file) as picture:
+    data = file.read_bytes()
+    png.check(data, file)  # PIL fills missing rows with label 0
+    with Image.open(io.BytesIO(data)) as picture:
         if picture.mode not in ("L", "P", "I", "I;16"):
             raise ValueError(f"{file} is a picture in {picture.mode}, not a map of class numbers")
         label = torch.from_numpy(np.array(picture).astype(np.int64))

@@ -100,12 +100,11 @@ def read_phrases(
 
 
 def _image(record: dict[str, Any], folder: Path) -> PhraseImage:
-    # a chain without a box is a phrase that the picture does not show ("the day")
-    boxes = {chain: _corners(rows) for chain, rows in record["boxes"].items() if rows}
-    masks = record.get("masks", {})
     width, height = record["width"], record["height"]
     if not all(type(side) is int and side > 0 for side in (width, height)):
         raise TypeError("width and height")
+    boxes = {c: _corners(rows, width, height) for c, rows in record["boxes"].items()}
+    masks = record.get("masks", {})
     phrases = [
         Phrase(
             sentence["text"],
@@ -116,7 +115,8 @@ def _image(record: dict[str, Any], folder: Path) -> PhraseImage:
         )
         for sentence in record["sentences"]
         for phrase in sentence["phrases"]
-        if str(phrase["chain"]) in boxes
+        # a chain without a box is a phrase that the picture does not show ("the day")
+        if len(boxes.get(str(phrase["chain"]), ()))
     ]
     return PhraseImage(folder / record["file_name"], width, height, phrases)
 
@@ -142,11 +142,15 @@ def _words(types: Any) -> tuple[str, ...]:
     return tuple(types)
 
 
-def _corners(rows: list[list[float]]) -> Tensor:
-    """[[x, y, w, h], ...] -> [N,4] x0 y0 x1 y1."""
-    if any(len(row) != 4 for row in rows):
+def _corners(rows: list[list[float]], width: int, height: int) -> Tensor:
+    """[[x, y, w, h], ...] -> [N,4] x0 y0 x1 y1 of those that are not empty."""
+    if any(len(row) != 4 or bool in map(type, row) for row in rows):
         raise TypeError("boxes of four numbers")
-    boxes = torch.tensor(rows, dtype=torch.float64)
+    boxes = torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)
     if not math.isfinite(boxes.sum().item()):
         raise TypeError("finite boxes")
-    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
+    boxes = boxes[(boxes[:, 2:] > 0).all(dim=1)]
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    if not ((high > 0) & (low < boxes.new_tensor([width, height]))).all():
+        raise TypeError("boxes inside the image")  # no pixel would be right
+    return torch.cat([low, high], dim=1)

@@ -93,6 +93,15 @@ def test_a_label_beyond_the_classes_of_a_reduced_map_is_told_as_it_stands_in_the
 
 def test_a_damaged_map_is_named(tmp_path: Path) -> None:
     data = dataset(tmp_path, [labels(0)])
-    (tmp_path / "m" / "0.png").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"m/0\.png: the label map cannot be read"):
-        data[0]
+    map_file = tmp_path / "m" / "0.png"
+    sound = map_file.read_bytes()
+    flipped = bytearray(sound)
+    flipped[sound.index(b"IDAT") + 6] ^= 1
+    for damaged, said in (
+        (b"nothing", "the label map cannot be read"),
+        (sound[:-20], "png truncated"),  # decoders fill missing rows with label 0
+        (bytes(flipped), "png cannot be decoded"),
+    ):
+        map_file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"m/0\.png: {said}"):
+            data[0]
