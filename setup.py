@@ -97,6 +97,7 @@ setup(
     extras_require={
         "test": ["pytest", "pytest-cov", "pytest-xdist", "ruff", "webdataset", "lvis"],
         "logging": ["wandb", "mlflow"],
+        "demo": ["gradio>=5"],  # it asks for an older pillow than constraints.txt has
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
     },
 )

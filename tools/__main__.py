@@ -24,6 +24,7 @@ COMMANDS = {
     "data": "make, convert and check data sets",
     "pretrain": "learn a backbone from captioned images",
     "align": "which patches each word of a caption gathers: picture and viewer",
+    "demo": "the same on a page to type into, with boxes and retrieval (needs gradio)",
     "zeroshot": "evaluate a run folder without training",
     "train": "fine-tune a detector, segmentor or captioner with it",
     "test": "evaluate a fine-tuned checkpoint",

@@ -29,12 +29,9 @@ def main(argv: list[str] | None = None) -> int:
         "--others", nargs="+", metavar="IMAGE", help="to hold it against (default: 4 of its folder)"
     )
     args = parser.parse_args(argv)
-    import torch
     from PIL import Image
 
-    from sparc_pretrain import run_folder
-    from sparc_pretrain.page import viewer
-    from sparc_pretrain.report.samples import backbone_facts
+    from sparc_pretrain.page.answers import Answers
     from sparc_pretrain.zeroshot import encode, readings
     from sparc_pretrain.zeroshot.alignment_sheet import sheet
 
@@ -44,29 +41,19 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"--out {out}: use a .png, .jpg or .webp file")
     files = list(map(Path, args.others or ())) or readings.neighbours(Path(args.image))
     others = [encode.open_image(file) for file in files]
-    run = run_folder.open_run(args.run)
-    model, objective = encode.load(run.path)
-    if torch.cuda.is_available():
-        model, objective = model.cuda(), objective.cuda()
-    found = readings.read(model, objective, image, others, args.caption)
-    if not found:
-        raise ValueError("the caption has no words")
-    known = viewer.told(readings.measured(run))
-    picture = sheet(image, args.caption, found[0], args.width, known)
+    model = Answers.of(args.run)
+    names = [Path(args.image).name, *(file.name for file in files)]
+    found, page = model.words(image, others, names, args.caption)
+    picture = sheet(image, args.caption, found[0], args.width, model.measured)
     out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(out)
-    names = [Path(args.image).name, *(file.name for file in files)]
-    part = viewer.fragment(args.caption, image, others, found, names)
-    facts = backbone_facts(run)
-    seen = f", {facts['seen']:,} pairs seen" if facts["seen"] is not None else ""
-    page = viewer.page(part, f"{run.name}: {facts['objective']}, {facts['arch']}{seen}", known)
     html = out.with_suffix(".html")
     html.write_text(page, encoding="utf-8")
     tell(found[0], len(files))
     unread = args.caption[found[0].own[-1].end :].strip(" .,;:!?")
     if unread:
-        print(f"not read, beyond this model's {model.text.max_tokens} tokens: {unread}")
-    print(f"{known}\nwritten to {out} and, to touch, {html}")
+        print(f"not read, beyond this model's {model.model.text.max_tokens} tokens: {unread}")
+    print(f"{model.measured}\nwritten to {out} and, to touch, {html}")
     return 0
 
 

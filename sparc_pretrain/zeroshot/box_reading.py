@@ -51,7 +51,7 @@ def evaluate(
     side = size or model.vision.img_size
     grid = (side // model.vision.patch,) * 2
     shown = [item for item in data if item.phrases]
-    states = [_states(model, objective, item, side) for item in shown]
+    states = [_states(model, objective, encode.open_image(i.file), side) for i in shown]
     values: dict[str, list[float]] = defaultdict(list)
     for row, item in enumerate(tqdm(shown, desc="boxes", unit="image", disable=None)):
         texts = [phrase.text for phrase in item.phrases]
@@ -78,6 +78,19 @@ def evaluate(
                 fixed = _box_values(constant * pixels, phrase.boxes)
                 values["chance_constant_box_recall"].append(fixed["box_recall"])
     return dict(values)
+
+
+@torch.inference_mode()
+def predicted(
+    model: DualEncoder, objective: Objective, image: Tensor, texts: Sequence[str]
+) -> Tensor:
+    """The box [N,4] (x0 y0 x1 y1, pixels) that an objective with `ground` predicts for each text
+    in image [3,H,W] uint8.
+    """
+    states = _states(model, objective, image, model.vision.img_size)
+    text = model.text_features(*model.tokenize(texts))
+    boxes = objective.ground(_aligned(states, len(texts)), text).double().cpu()
+    return boxes * torch.tensor([image.shape[-1], image.shape[-2]] * 2)
 
 
 @torch.inference_mode()
@@ -138,8 +151,8 @@ def constant_box(data: Sequence[PhraseImage]) -> Tensor:
     return tried[(share >= grounding.IOU).sum(dim=1).argmax()]
 
 
-def _states(model: DualEncoder, objective: Objective, item: PhraseImage, side: int) -> Tensor:
-    pixels = eval_resize(encode.open_image(item.file), side, "squash")[None]
+def _states(model: DualEncoder, objective: Objective, image: Tensor, side: int) -> Tensor:
+    pixels = eval_resize(image, side, "squash")[None]
     return objective.read_images(model, pixels.to(model.mean.device)).patch_states[0]
 
 
