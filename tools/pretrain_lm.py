@@ -78,10 +78,10 @@ def main(argv: list[str] | None = None) -> int:
     device = args.device or ("cuda" if gpu else "cpu")
     if args.width % args.heads:
         raise ValueError(f"--width {args.width} is not a multiple of --heads {args.heads}")
-    texts = sentences.read_sentences(args.text)
-    excluded = sentences.read_sentences(args.exclude)
-    kept = sentences.without(texts, excluded)
-    say(f"{len(kept):,} sentences, {len(texts) - len(kept):,} left out as held out")
+    groups = sentences.read_groups(args.text)
+    kept = sentences.without(groups, sentences.read_groups(args.exclude))
+    count = sum(map(len, kept))
+    say(f"{count:,} sentences, {sum(map(len, groups)) - count:,} left out as held out")
     training, held = sentences.split(kept, 0.01, args.seed)
     tokenizer = Tokenizer.train(training, args.vocab)
     blocks = sentences.pack(training, tokenizer, args.block)
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     model, record = train(
         plan, tokenizer, blocks, held_blocks, folder, say, args.resume, device=device
     )
-    record |= dict(text=[str(name) for name in args.text], sentences=len(kept), seed=args.seed)
+    record |= dict(text=[str(name) for name in args.text], sentences=count, seed=args.seed)
     write_folder(out, model, tokenizer, record)
     shutil.rmtree(folder)
     say(f"{out}: perplexity {record['perplexity']} on {len(held):,} held-out sentences")

@@ -3,7 +3,7 @@
     python tools/quickstart.py --work-dir work_dirs/quickstart
 
 Every step is the command a user would type; it is printed before it runs, and a step that is done
-is not repeated.
+is not repeated. How far it is: WORK_DIR/logs/progress.log, a line a minute.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sparc_pretrain.command import cli, flags
 
 SCENES = "data/quickstart"
 TASKS = ("det", "seg", "caption")
-PROGRESS = re.compile(r"((?:train|val)\) *\[[^\]]*\].*?eta: [\d:]+)")
+PROGRESS = re.compile(r"(train|val)\) *(\[[^\]]*\]).*?(eta: [\d:]+)")
 Command = list[str]
 
 
@@ -130,8 +130,10 @@ def step(title: str, commands: dict[Path, Command], work: Path) -> None:
 
 def wait(running: dict[Path, subprocess.Popen], work: Path) -> None:
     """Until one command ends: mark it, or end everything when it failed. Raises ValueError then."""
+    logs = [log_of(work, mark) for mark in running]
     while True:
-        show([log_of(work, mark) for mark in running])
+        show(logs)
+        note(logs, work / "logs" / "progress.log")
         for mark, process in list(running.items()):
             if process.poll() is None:
                 continue
@@ -149,16 +151,27 @@ def wait(running: dict[Path, subprocess.Popen], work: Path) -> None:
         time.sleep(0.2)
 
 
+def progress(log: Path) -> str:
+    """The newest that a command says of how far it is, '...' before it says anything."""
+    text = log.read_bytes()[-4000:].decode(errors="replace")
+    said = PROGRESS.findall(text)
+    return f"{log.stem}: {' '.join(said[-1]) if said else '...'}"
+
+
 def show(logs: list[Path]) -> None:
-    """On a terminal, the newest progress of each running command on one line."""
+    """On a terminal, the progress of each running command on one line."""
     if not sys.stdout.isatty():
         return
-    found = []
-    for log in logs:
-        ends = PROGRESS.findall(log.read_bytes()[-4000:].decode(errors="replace"))
-        found.append(f"{log.stem}: {' '.join(ends[-1].split())}" if ends else f"{log.stem}: ...")
     width = shutil.get_terminal_size().columns - 1
-    print("\r" + "   ".join(found)[:width].ljust(width), end="", flush=True)
+    print("\r" + "   ".join(map(progress, logs))[:width].ljust(width), end="", flush=True)
+
+
+def note(logs: list[Path], file: Path, every: float = 60) -> None:
+    """The same with its time into `file`, unless its last line is younger than `every` seconds."""
+    if file.exists() and time.time() - file.stat().st_mtime < every:
+        return
+    with open(file, "a", encoding="utf-8") as out:
+        out.write(f"{time.strftime('%H:%M')} {'   '.join(map(progress, logs))}\n")
 
 
 def start(command: Command, log: Path, together: int) -> subprocess.Popen:

@@ -173,13 +173,20 @@ def test_sentences_are_packed_with_their_begin_and_end() -> None:
     assert sentences.pack(["the sky"], tokenizer, 64).shape == (1, 64)  # shorter than a block
 
 
-def test_what_is_held_out_is_never_trained_on(tmp_path: Path) -> None:
-    texts = ["A dog .", "a cat", "a cat", "the sky", "two men"]
-    assert sentences.without(texts, ["a DOG", "Two men."]) == ["a cat", "a cat", "the sky"]
-    train, held = sentences.split([f"line {n % 40}" for n in range(200)], 0.1, seed=0)
-    assert len(held) == 4 and len(train) == 180 and not set(train) & set(held)
-    (tmp_path / "a.tsv").write_text("7\t0\tA dog .\n8\t1\tThe sky .\n")
-    assert sentences.read_sentences([tmp_path / "a.tsv"]) == ["A dog .", "The sky ."]
+def test_what_is_held_out_is_never_trained_on_and_no_image_is_on_both_sides(tmp_path: Path) -> None:
+    texts = [["A dog .", "a cat"], ["a cat", "the sky"], ["two men"]]
+    kept = sentences.without(texts, [["a DOG", "Two men."]])
+    assert kept == [["a cat"], ["a cat", "the sky"]]
+    groups = [[f"image {n} text {k}" for k in range(5)] + ["a dog"] for n in range(40)]
+    train, held = sentences.split(groups, 0.1, seed=0)
+    assert len(held) == 4 * 5 + 1 and len(train) == 36 * 5  # "a dog" is held out with them
+    images = [{text.split()[1] for text in side if text != "a dog"} for side in (train, held)]
+    assert not images[0] & images[1] and len(images[1]) == 4
+    (tmp_path / "a.tsv").write_text("7\t0\tA dog .\n8\t1\tThe sky .\n7\t1\tIt runs .\n")
+    (tmp_path / "b.tsv").write_text("8.jpg#0\tA cloud\n")
+    (tmp_path / "c.txt").write_text("one\n\ntwo\n")
+    found = sentences.read_groups([tmp_path / name for name in ("a.tsv", "b.tsv", "c.txt")])
+    assert found == [["A dog .", "It runs ."], ["The sky .", "A cloud"], ["one"], ["two"]]
 
 
 def test_wrong_requests_for_a_language_model_end_in_one_line(place: Path, tmp_path: Path) -> None:

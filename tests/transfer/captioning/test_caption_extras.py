@@ -80,7 +80,10 @@ def test_intervals_hold_the_mean_shrink_with_images_and_are_repeatable() -> None
 
 def test_chair_counts_what_neither_boxes_nor_references_show() -> None:
     words = ObjectWords({"person": ["man", "woman"], "dog": ["puppy"], "hot dog": [], "bus": []})
-    assert words("Two MEN eat hot dogs near a puppy and buses") == ["hot dog", "dog", "bus"]
+    assert words("Two MEN eat hot dogs near a puppy") == ["person", "hot dog", "dog"]
+    many = ObjectWords({"knife": [], "person": ["woman"], "mouse": [], "bus": [], "cow": []})
+    text = "knives, people and women, mice on buses, cows"
+    assert many(text) == ["knife", "person", "person", "mouse", "bus", "cow"]
     found, rows = chair(
         ["a man and a dog", "a dog on a bus", "nothing at all"],
         [["a person"], ["a puppy plays"], ["a bus"]],
@@ -198,13 +201,22 @@ def test_java_metrics_that_cannot_be_had_are_skipped_with_the_reason(
 
 @real
 @pytest.mark.skipif("SPARC_JAVA" not in os.environ, reason="takes 40 s: set SPARC_JAVA=1")
-def test_meteor_is_that_of_pycocoevalcap() -> None:
+def test_meteor_is_that_of_pycocoevalcap_and_its_interval_is_of_the_corpus() -> None:
     items = json.loads(REFERENCE.read_text())["items"][:12]
-    _, found = java_metrics.java_score(
-        "METEOR", [item["cand_tok"] for item in items], [item["refs_tok"] for item in items]
-    )
-    expected = [item["scores"]["METEOR"] for item in items]
-    assert found == pytest.approx(expected, abs=1e-6)
+    ours, theirs = [item["cand_tok"] for item in items], [item["refs_tok"] for item in items]
+    corpus, found, ends = java_metrics.java_score("METEOR", ours, theirs, 200)
+    assert found == pytest.approx([item["scores"]["METEOR"] for item in items], abs=1e-6)
+    assert corpus != pytest.approx(np.mean(found), abs=1e-3)
+    # two resamples the slow way: METEOR of the sentences that were drawn
+    drawn = []
+    for counts in intervals.resampled_counts(len(items), 200, 0)[:2]:
+        rows = np.repeat(np.arange(len(items)), counts)
+        again = ([ours[i] for i in rows], [theirs[i] for i in rows])
+        drawn.append(java_metrics.java_score("METEOR", *again)[0])
+    first = java_metrics.java_score("METEOR", ours, theirs, 1)[2]
+    assert first == pytest.approx((drawn[0], drawn[0]), abs=1e-6)
+    assert drawn[0] != drawn[1] and ends[0] < corpus < ends[1]
+    assert ends[0] < np.median(drawn) < ends[1]
 
 
 # ------------------------------------------------------------------ questions

@@ -152,11 +152,13 @@ class CaptionMetric(BaseMetric):
             tokenizer = PTBTokenizer()
             words = tokenizer.tokenize(captions)
             their_words = [tokenizer.tokenize(texts) for texts in references]
+        found: dict[str, tuple[float, float] | None] = {}
         for name in self.java:
-            total, values = java_metrics.java_score(name, words, their_words)
+            asked = (name, words, their_words, self.resamples)
+            total, values, found[name] = java_metrics.java_score(*asked)
             note(name, values, total)
         if self.resamples:
-            found = intervals.bleu_intervals(words, their_words, self.resamples)
+            found |= intervals.bleu_intervals(words, their_words, self.resamples)
             for name, values in items.items():
                 ends = found.get(name) or intervals.mean_interval(values, self.resamples)
                 totals[f"{name}_low"], totals[f"{name}_high"] = ends

@@ -16,8 +16,9 @@ class ObjectWords:
     """Finds objects in captions, by the words for them.
 
     Args:
-        synonyms: category -> its words; lower case; a word may be several. Plurals in -s, -es and
-            -ies are found too. The longest match counts: "hot dog" is no dog.
+        synonyms: category -> its words; lower case; a word may be several. Plurals are found too,
+            regular ones and those that textblob knows (knives, people, mice), as CHAIR finds them
+            by the same rules of `pattern`. The longest match counts: "hot dog" is no dog.
     """
 
     def __init__(self, synonyms: Mapping[str, Sequence[str]]) -> None:
@@ -94,9 +95,14 @@ def chair(
     return found, rows
 
 
-def _forms(word: str) -> list[str]:
+def _forms(word: str) -> set[str]:
+    """A word and its plurals: textblob's "kine" is no reason to miss cows."""
+    from textblob.en.inflect import pluralize
+
     if word.endswith(("s", "x", "ch", "sh")):
-        return [word, f"{word}es"]
-    if word.endswith("y") and word[-2:-1] not in "aeiou":
-        return [word, f"{word[:-1]}ies"]
-    return [word, f"{word}s"]
+        regular = f"{word}es"
+    elif word.endswith("y") and word[-2:-1] not in "aeiou":
+        regular = f"{word[:-1]}ies"
+    else:
+        regular = f"{word}s"
+    return {word, regular, pluralize(word)}

@@ -23,7 +23,7 @@ def mean_interval(
     if not len(values):
         raise ValueError("there are no values to resample")
     counts = resampled_counts(len(values), resamples, seed)
-    return _percentiles(counts @ np.asarray(values, dtype=float) / len(values), level)
+    return percentiles(counts @ np.asarray(values, dtype=float) / len(values), level)
 
 
 def ratio_interval(
@@ -41,7 +41,7 @@ def ratio_interval(
     drawn = wholes > 0
     if not drawn.any():
         return float("nan"), float("nan")
-    return _percentiles(parts[drawn] / wholes[drawn], level)
+    return percentiles(parts[drawn] / wholes[drawn], level)
 
 
 def bleu_statistics(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
@@ -79,9 +79,10 @@ def bleu_intervals(
     """Intervals of corpus BLEU-1..4; arguments are tokens joined by spaces."""
     counts = resampled_counts(len(candidates), resamples, seed)
     found = corpus_bleu(counts @ bleu_statistics(candidates, references))
-    return {f"BLEU-{n + 1}": _percentiles(found[:, n], level) for n in range(4)}
+    return {f"BLEU-{n + 1}": percentiles(found[:, n], level) for n in range(4)}
 
 
-def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
+def percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
+    """The ends of the middle `level` of what the resamples gave."""
     low, high = np.percentile(values, [50 * (1 - level), 50 * (1 + level)])
     return float(low), float(high)

@@ -7,6 +7,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from transfer.captioning.metrics import intervals
+
 NAMES = ("METEOR", "SPICE")
 
 
@@ -29,22 +33,51 @@ def unavailable(name: str) -> str | None:
 
 
 def java_score(
-    name: str, candidates: Sequence[str], references: Sequence[Sequence[str]]
-) -> tuple[float, list[float]]:
-    """(corpus score, one per item), 0 to 1, of tokens joined by spaces.
+    name: str,
+    candidates: Sequence[str],
+    references: Sequence[Sequence[str]],
+    resamples: int = 0,
+) -> tuple[float, list[float], tuple[float, float] | None]:
+    """(corpus score, one per item, 95 % interval over images or None without `resamples`), 0 to 1,
+    of tokens joined by spaces.
+
+    METEOR of a corpus is no mean of its items: it is computed from the sums of their counts, and
+    so is the interval, by METEOR itself. SPICE is a mean.
 
     Raises ValueError with the reason when it cannot be computed here.
     """
     if reason := unavailable(name):
         raise ValueError(reason)
-    ours = {i: [text] for i, text in enumerate(candidates)}
-    theirs = {i: list(texts) for i, texts in enumerate(references)}
     if name == "METEOR":
-        from pycocoevalcap.meteor.meteor import Meteor
-
-        corpus, items = Meteor().compute_score(theirs, ours)
-        return float(corpus), [float(value) for value in items]
+        return _meteor(candidates, references, resamples)
     from pycocoevalcap.spice.spice import Spice
 
+    ours = {i: [text] for i, text in enumerate(candidates)}
+    theirs = {i: list(texts) for i, texts in enumerate(references)}
     corpus, rows = Spice().compute_score(theirs, ours)
-    return float(corpus), [float(row["All"]["f"]) for row in rows]
+    items = [float(row["All"]["f"]) for row in rows]
+    return float(corpus), items, intervals.mean_interval(items, resamples) if resamples else None
+
+
+def _meteor(
+    candidates: Sequence[str], references: Sequence[Sequence[str]], resamples: int
+) -> tuple[float, list[float], tuple[float, float] | None]:
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    scorer = Meteor()
+    counted = [scorer._stat(c, list(r)) for c, r in zip(candidates, references, strict=True)]
+
+    def asked(lines: Sequence[str]) -> tuple[list[float], float]:
+        """Scores of lines of counts, and that of their sum."""
+        scorer.meteor_p.stdin.write(f"EVAL ||| {' ||| '.join(lines)}\n".encode())
+        scorer.meteor_p.stdin.flush()
+        found = [float(scorer.meteor_p.stdout.readline()) for _ in range(len(lines) + 1)]
+        return found[:-1], found[-1]
+
+    items, corpus = asked(counted)
+    if not resamples:
+        return corpus, items, None
+    rows = np.array([[float(number) for number in line.split()] for line in counted])
+    sums = intervals.resampled_counts(len(rows), resamples, seed=0) @ rows
+    drawn, _ = asked([" ".join(map(str, row)) for row in sums.tolist()])
+    return corpus, items, intervals.percentiles(np.asarray(drawn), level=0.95)
