@@ -36,6 +36,11 @@ DECLARED: dict[str, tuple[Metric, ...]] = {
         ),
     ),
     "Regions: ground-truth boxes named": regions.METRICS,
+    "Linear probe: what the frozen backbone holds": (
+        Metric("probe_category", title="category of a box", words="from its mean state, ridge"),
+        Metric("probe_colour", title="colour of a box", words="from its mean state, ridge"),
+        Metric("probe_box_IoU", title="box, IoU", words="from the patch of its centre, ridge"),
+    ),
     "The local loss: does it look": (
         Metric(
             "image_dependence",

@@ -18,7 +18,7 @@ import torch
 from sparc_pretrain import metrics_file
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.study import page, statistics
-from sparc_pretrain.study.evaluate import Measures
+from sparc_pretrain.study.measure import Measures
 from sparc_pretrain.study.plan import Cell, Plan
 from sparc_pretrain.study.protocol import OLDER, UNRECORDED
 

@@ -12,7 +12,7 @@ import pytest
 from sparc_pretrain.metric import Metric
 from sparc_pretrain.objectives.clip import Clip
 from sparc_pretrain.study import catalogue, evaluate, page, plan, sheets, statistics, store
-from sparc_pretrain.study.evaluate import Measure
+from sparc_pretrain.study.measure import Measure
 from sparc_pretrain.zeroshot import grounding_run, retrieval
 from tests.commands import ROOT, call, command, refusal, tool
 from tests.zeroshot.oracle_model import NAMES, oracle, paint
