@@ -6,10 +6,13 @@ text are read; no code or pickle from outside is ever run.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import importlib.util
 import json
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import tokenizers
@@ -97,9 +100,11 @@ def from_file(path: Path) -> tokenizers.Tokenizer:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no tokenizer here; it is one file named {FILE}")
     try:
-        inner = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        _complete(inner, path)
-        inner.encode("A red kite, 3 hills.")  # what a file leaves out is missed here at the latest
+        with _without_panics():
+            inner = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            _complete(inner, path)
+            # what a file leaves out is missed here at the latest
+            inner.encode("A red kite, 3 hills.")
     except (KeyboardInterrupt, SystemExit, OSError):
         raise
     except BaseException as error:  # the library raises bare Exception; a panic of Rust is none
@@ -107,6 +112,22 @@ def from_file(path: Path) -> tokenizers.Tokenizer:
             raise
         raise ValueError(f"{path} is not a tokenizer.json ({error})") from None
     return inner
+
+
+@contextlib.contextmanager
+def _without_panics() -> Iterator[None]:
+    """Rust writes a panic, with its stack, past Python to the process's standard error: not here,
+    where it becomes an error that is told in one line.
+    """
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def from_hub(name: str) -> tokenizers.Tokenizer:

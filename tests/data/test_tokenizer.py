@@ -319,3 +319,17 @@ def test_a_panic_of_the_library_is_a_refusal(tmp_path, monkeypatch):
     monkeypatch.setattr(vocabularies.tokenizers.Tokenizer, "from_str", panic)
     with pytest.raises(ValueError, match=r"is not a tokenizer\.json .*unwrap"):
         Tokenizer.load(path)
+
+
+def test_a_panic_of_the_library_says_nothing_beside_the_refusal(tmp_path, capfd):
+    content = json.loads(Tokenizer.train(["a red kite"] * 3, 270).to_json())
+    (frame,) = [
+        part
+        for part in content["post_processor"]["processors"]
+        if part["type"] == "TemplateProcessing"
+    ]
+    frame["special_tokens"].popitem()
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"is not a tokenizer\.json"):
+        Tokenizer.load(tmp_path)
+    assert capfd.readouterr() == ("", "")
