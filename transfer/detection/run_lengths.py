@@ -25,7 +25,7 @@ def encode(masks: torch.Tensor | Sequence[dict], boxes: torch.Tensor | None = No
     if isinstance(masks, torch.Tensor):
         masks = masks.detach().bool()
         height, width = masks.shape[1:]
-        totals = masks.flatten(1).count_nonzero(1).tolist()
+        totals = _pixels(masks)
         whole = (0, 0, width, height)
         spans = [whole] * len(masks) if boxes is None else _spans(boxes, width, height)
         parts = [
@@ -36,6 +36,13 @@ def encode(masks: torch.Tensor | Sequence[dict], boxes: torch.Tensor | None = No
         {**rle, "counts": c.decode() if isinstance(c := rle["counts"], bytes) else c}
         for rle in masks
     ]
+
+
+def _pixels(masks: torch.Tensor) -> list[int]:
+    """How many pixels each of masks [N,H,W] bool has."""
+    if masks.device.type == "cpu":  # torch's count takes 30 times as long there
+        return [np.count_nonzero(mask) for mask in masks.numpy()]
+    return masks.flatten(1).count_nonzero(1).tolist()
 
 
 def _spans(boxes: torch.Tensor, width: int, height: int) -> list[tuple[int, int, int, int]]:

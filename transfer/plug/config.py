@@ -98,10 +98,10 @@ def explain(
         _leave_behind(cfg, ledger)
     if adamw:
         take_adamw(cfg, ledger)
-    elif plans:
-        note_optimizer(cfg, ledger)
     if layer_decay is not None:
         layer_wise(cfg, layer_decay, ledger)
+    if plans and not adamw:
+        note_optimizer(cfg, ledger)
     # a language model of random weights has no tokens of its own, nor has an open vocabulary
     wordless = "model_type" in (model.get("language_model") or {})
     wordless |= model.get("type") == "sparc.OpenVocabularyDetector"

@@ -12,6 +12,7 @@ FOREIGN_DECAY = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerCo
 FOREIGN_RATES = ("decay_rate", "layer_decay_rate")
 # What plain ViTs are fine-tuned with (ViTDet, arXiv 2203.16527, app. A; MAE, 2111.06377, app. A).
 ADAMW = ConfigDict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05)
+POSITIONS = "backbone.tower.net.pos_embed"  # their name in a plugged model
 CLIPPED = ConfigDict(max_norm=1.0)
 
 
@@ -33,13 +34,30 @@ def take_adamw(cfg: Config, ledger: Ledger) -> None:
 
 
 def note_optimizer(cfg: Config, ledger: Ledger) -> None:
-    """The ledger says which optimizer stays, where it is one that ViTs are not trained with."""
-    optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer") or {}
+    """The ledger says which optimizer stays, where it is one that ViTs are not trained with, or
+    one that decays what is not decayed in ViTs.
+    """
+    wrapper = cfg.get("optim_wrapper") or {}
+    optimizer = wrapper.get("optimizer") or {}
     if str(optimizer.get("type")).startswith("Adam"):
+        decay = optimizer.get("weight_decay")
+        if decay and _decays_positions(wrapper):
+            reason = "decays the ViT's position embeddings too: --layer-decay 1 exempts them"
+            path = "optim_wrapper.optimizer.weight_decay"
+            ledger.changes.append(Change(path, decay, decay, reason))
         return
     kept = {key: optimizer[key] for key in ("type", "lr", "weight_decay") if key in optimizer}
     reason = "made for the old backbone; ViTs learn with AdamW at about 1e-4: see --adamw"
     ledger.changes.append(Change("optim_wrapper.optimizer", kept, kept, reason))
+
+
+def _decays_positions(wrapper: ConfigDict) -> bool:
+    """Whether mmengine's constructor decays them: the longest key in a parameter's name decides."""
+    if wrapper.get("constructor") not in (None, "DefaultOptimWrapperConstructor"):
+        return False
+    told = (wrapper.get("paramwise_cfg") or {}).get("custom_keys") or {}
+    found = [key for key in sorted(told) if key in POSITIONS]
+    return not found or told[max(found, key=len)].get("decay_mult", 1) != 0
 
 
 def layer_wise(cfg: Config, rate: float, ledger: Ledger) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
+from torch import nn
 from torch.nn import functional as F
 
 from sparc_pretrain import run_folder
@@ -21,6 +22,8 @@ from sparc_pretrain.towers.vision import VisionTower
 from tests.commands import ROOT, call
 from transfer import mm
 from transfer.plug import explain, plug
+from transfer.plug.optimizer import note_optimizer
+from transfer.plug.replace import Ledger
 from transfer.run import recipe
 
 MEAN, STD = (0.5, 0.25, 0.5), (0.125, 0.25, 0.5)
@@ -209,8 +212,37 @@ def test_the_ledger_says_that_sgd_stays(run: run_folder.RunFolder) -> None:
     _, told = changes("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", run)
     (line,) = [line for line in told if line.startswith("optim_wrapper.optimizer")]
     assert "SGD" in line and "0.01" in line and "stays" in line and "--adamw" in line
-    _, told = changes("mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py", run)
-    assert not [line for line in told if line.startswith("optim_wrapper")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py",
+        "mmseg::mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py",
+        "mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py",
+    ],
+)
+def test_the_ledger_says_that_an_adamw_which_stays_decays_positions(run, name) -> None:
+    """And it does, unless it is told of `--layer-decay 1`."""
+    from mmengine.optim import build_optim_wrapper
+
+    positions = "backbone.tower.net.pos_embed"
+    for options, wanted in (({}, True), (dict(layer_decay=1.0), False)):
+        cfg, told = changes(name, run, **options)
+        lines = [line for line in told if line.startswith("optim_wrapper.optimizer")]
+        assert len(lines) == wanted and all("--layer-decay 1" in line for line in lines)
+        cfg.optim_wrapper.type = "OptimWrapper"
+        model = nn.ModuleDict(dict(backbone=MODELS.build(cfg.model.backbone)))
+        groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+        place = model.get_parameter(positions)
+        (group,) = [group for group in groups if any(one is place for one in group["params"])]
+        assert (group["weight_decay"] > 0) == wanted
+    cfg, _ = changes(name, run)
+    cfg.optim_wrapper.setdefault("paramwise_cfg", {}).setdefault("custom_keys", {})
+    cfg.optim_wrapper.paramwise_cfg.custom_keys["tower.net.pos_embed"] = dict(decay_mult=0.0)
+    ledger = Ledger()
+    note_optimizer(cfg, ledger)
+    assert not ledger.changes
 
 
 def test_adamw_takes_the_place_of_the_old_optimizer_and_decays_no_vectors(
