@@ -15,11 +15,14 @@ from sparc_pretrain import run_folder
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.engine import mmengine_patches
 from sparc_pretrain.metrics_file import write_metrics
+from sparc_pretrain.page.answers import Answers
 from sparc_pretrain.pretraining import starting_weights
+from sparc_pretrain.pretraining.onlookers import Guide
 from sparc_pretrain.registry import OBJECTIVES, build_described
 from sparc_pretrain.zeroshot import encode
 from tests.commands import call, refusal
 from tests.models import TEXT, pretrainer
+from transfer.captioning.metrics.likeness import clip_scores
 
 PHOTO = "images/a.png"
 DETECTOR = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
@@ -142,6 +145,20 @@ def test_a_pretraining_that_starts_from_a_forged_run_folder_is_refused(forge, li
     root = forge(lie)
     with pytest.raises(ValueError, match=str(root)):
         starting_weights.adopt(Config(dict(model=dict(init_from=str(root / "run"), vision={}))))
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_demo_a_guide_and_a_judge_of_captions_that_lie_are_refused(forge, lie):
+    root = forge(lie)
+    readers = {
+        "demo": Answers.of,
+        "guide": lambda run: Guide(run, "local", None),
+        "judge": lambda run: clip_scores(run, [root / PHOTO], ["a red kite"]),
+    }
+    for name, read in readers.items():
+        if lie not in OBJECTIVE_LIES or name in ("demo", "guide"):
+            with pytest.raises(ValueError, match=str(root)):
+                read(root / "run")
 
 
 def test_the_true_one_is_read_by_all_of_them(good):

@@ -13,7 +13,9 @@ from mmengine.config import Config
 from mmengine.structures import BaseDataElement, PixelData
 from mmengine.visualization import Visualizer
 from PIL import Image
+from safetensors.torch import save_file
 
+from sparc_pretrain.engine import checkpoint
 from tests.commands import call, refusal
 from tests.transfer.mm.test_images import bomb
 from tests.transfer.small_sets import coco, detector, hasten, quick, write  # noqa: F401
@@ -86,10 +88,12 @@ def test_a_photograph_that_cannot_be_read_is_refused_by_name(work: Path, tmp_pat
         assert name in refusal(call("predict", *words))
 
 
-def predicted(work: Path, folder: Path, *words: object) -> tuple[tuple[int, str], list[dict]]:
+def predicted(
+    work: Path, folder: Path, *words: object, weights: str | Path = "iter_2.pth"
+) -> tuple[tuple[int, str], list[dict]]:
     """What predict.py says and writes of the training's photographs, ids from its own file."""
     truth = work.parent / "boxes.json"
-    argv = [work / "det.py", work / "iter_2.pth", *words, "--out-dir", folder]
+    argv = [work / "det.py", work / weights, *words, "--out-dir", folder]
     said = call("predict", *argv, "--json", "--annotations", truth, "--no-pictures")
     return said, json.loads((folder / "predictions.json").read_text())
 
@@ -108,6 +112,14 @@ def test_a_folder_becomes_coco_results_whatever_the_batch(work: Path, tmp_path: 
     assert [row["file_name"] for row in listed["images"]] == [f"{photos}/{i}.png" for i in range(4)]
     assert evaluate(work.parent / "boxes.json", rows)["AP"] >= 0
     assert [p.name for p in (tmp_path / "one").iterdir() if p.suffix != ".json"] == []
+
+
+def test_weights_in_safetensors_predict_what_their_checkpoint_does(work, tmp_path) -> None:
+    """The way out that a refused checkpoint is told."""
+    photos, file = work.parent / "images", tmp_path / "weights.safetensors"
+    save_file(checkpoint.weights(work / "iter_2.pth"), file)
+    wanted = predicted(work, tmp_path / "pth", photos)
+    assert predicted(work, tmp_path / "safetensors", photos, weights=file) == wanted
 
 
 def test_one_bad_photograph_of_many_is_told_and_the_others_are_predicted(
