@@ -17,4 +17,12 @@ model = dict(
     width=96,
 )
 default_hooks = dict(checkpoint=dict(interval=100))
-study = dict(root="data/scenes_easy", sweeps=[])
+_ours = dict(arms=("sparc_ic",), budget=1)
+study = dict(
+    root="data/scenes_easy",
+    sweeps=[
+        dict(_ours, key="model.objective.image_negatives", values=(1, 2, 4)),
+        dict(_ours, key="model.objective.token_context", values=("text", "none", "both")),
+    ],
+)
+del _ours

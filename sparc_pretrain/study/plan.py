@@ -210,7 +210,7 @@ def _swept(sweep: dict[str, Any], arms: dict[str, Arm]) -> list[Arm]:
         if name not in arms:
             raise ValueError(f"study.sweeps: no arm {name!r}{nearest(name, arms)}")
         for value in sweep["values"]:
-            shown = f"{value}" if isinstance(value, bool) else f"{value:g}"
+            shown = f"{value:g}" if type(value) in (int, float) else str(value)
             found.append(
                 replace(
                     arms[name],

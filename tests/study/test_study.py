@@ -207,6 +207,9 @@ def test_sweeps_change_one_key_at_a_third_of_the_budget():
     assert swept.schedule.steps == round(main.schedule.steps / 3)
     assert cell.seed == 0 and study.cells()[-1].arm.group == "sweep"
     assert study.arms["sparc_local_temperature_True"].label == "SPARC, local_temperature True"
+    words = plan.read(ROOT / "configs" / "study" / "scenes_easy.py")
+    (arm,) = (arm for arm in words.arms.values() if arm.label.endswith(", token_context none"))
+    assert words.cell_config(plan.Cell(arm, 0)).model.objective.token_context == "none"
 
 
 def test_the_gpu_preset_resolves():
