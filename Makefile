@@ -17,6 +17,7 @@ $(VENV)/.ready: setup.py constraints.txt
 	$(PIP) install -q -c constraints.txt torch torchvision
 	$(PIP) install -q --no-cache-dir -c constraints.txt onedl-mmcv
 	$(PIP) install -q -c constraints.txt -e ".[test]"
+	$(PY) -m sparc_pretrain.startup
 	$(PY) tools/doctor.py
 	touch $@
 
@@ -36,7 +37,6 @@ lint: setup
 
 # the site, in build/site; --strict: a dead link or a missing docstring is an error
 docs: setup
-	$(PIP) install -q "mkdocs-material>=9.5" "mkdocstrings[python]>=0.27"
 	$(VENV)/bin/mkdocs build --strict
 
 clean:

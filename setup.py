@@ -1,5 +1,6 @@
 """Packaging of sparc_pretrain (pre-training) and transfer (detection, segmentation, captioning)."""
 
+import runpy
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
+TEST = ["pytest", "pytest-cov", "pytest-xdist", "ruff", "webdataset", "lvis"]
+DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"]
 VERSION = (HERE / "sparc_pretrain" / "__init__.py").read_text().split('"')[1]
 
 
@@ -27,6 +30,8 @@ class BuildWithShippedFiles(build_py):
             shutil.copytree(HERE / name, mim / name, ignore=ignored)
         shutil.copy(HERE / "constraints.txt", mim)
         (mim / "model-index.yml").write_text("Import: []\n")  # mim looks for one
+        at_start = runpy.run_path(str(HERE / "sparc_pretrain" / "startup.py"), run_name="startup")
+        Path(self.build_lib, at_start["FILE"]).write_text(at_start["LINE"])
 
 
 setup(
@@ -95,9 +100,9 @@ setup(
         "textblob>=0.19",  # its PatternTagger has its lexicon in the wheel: nothing is downloaded
     ],
     extras_require={
-        "test": ["pytest", "pytest-cov", "pytest-xdist", "ruff", "webdataset", "lvis"],
+        "test": [*TEST, *DOCS],  # a test builds the site
         "logging": ["wandb", "mlflow"],
         "demo": ["gradio>=5"],  # it asks for an older pillow than constraints.txt has
-        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
+        "docs": DOCS,
     },
 )

@@ -2,7 +2,8 @@
 ``sparc_pretrain/.mim``, as mm packages have it; in a checkout beside the package.
 
 `sparc_pretrain::det/sparc_coco.py` names a config of ours on every command line and, once
-`teach_mmengine` was called (every tool does), in every config's `_base_`.
+`teach_mmengine` was called (every tool does, and `startup` for other people's), in every config's
+`_base_`.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ FLOORS = {
     "sparc_pretrain": 0,  # the package itself: its version
     "sparc_pretrain.types": 0,
     "sparc_pretrain.shipped": 0,
+    "sparc_pretrain.startup": 0,
     "sparc_pretrain.model_card": 0,
     "sparc_pretrain.hub_run": 1,
     "sparc_pretrain.config_tree": 0,

@@ -30,7 +30,13 @@ class KeyValues(argparse.Action):
         """Put a dict of the pairs under the flag's name."""
         from mmengine.config import DictAction
 
-        DictAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
+        try:
+            DictAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
+        except RecursionError:  # how mmengine fails at key=dict(...)
+            parser.error(
+                f"{option_string}: a value is a number, a word, or a list of them; of a dict, give "
+                "the parts: a.b=1 a.c=2"
+            )
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,7 +103,8 @@ class Curve:
 
 def chart(title: str, curves: Sequence[Curve]) -> Markup:
     """An SVG line chart with axes and ticks; x is the step, from 0. Values that are not finite are
-    gaps; at least one must be finite.
+    gaps; at least one must be finite. `data-told` has what `page/curves.js` shows where one points:
+    the frame in pixels and units, and the points of each curve.
     """
     finite = [p for curve in curves for p in curve.points if math.isfinite(p[1])]
     x_low, x_high = 0, max(1, *(x for x, _ in finite))
@@ -144,10 +146,17 @@ def chart(title: str, curves: Sequence[Curve]) -> Markup:
                 parts.append(f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>')
             else:
                 parts.append(f'<polyline class="curve {style}" points="{path}"/>')
+    parts.append(f'<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}" x1="-9" x2="-9"/>')
     ends = "; ".join(f"{curve.name}: {curve.end}" for curve in curves)
+    told = {
+        "x": [LEFT, WIDTH - RIGHT, x_low, x_high],
+        "y": [HEIGHT - BOTTOM, TOP, y_low, y_high],
+        "curves": [[(x, y) for piece in _pieces(c.points) for x, y in piece] for c in curves],
+    }
     return Markup(
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(f"{title}. {ends}")}">{"".join(parts)}</svg>'
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" tabindex="0" '
+        f'aria-label="{escape(f"{title}. {ends}")}" '
+        f'data-told="{escape(json.dumps(told, default=float))}">{"".join(parts)}</svg>'
     )
 
 
@@ -177,7 +186,7 @@ def _pieces(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, flo
     pieces: list[list[tuple[float, float]]] = [[]]
     for point in kept:
         if math.isfinite(point[1]):
-            pieces[-1].append(point)
+            pieces[-1].append((point[0], float(f"{point[1]:.5g}")))
         elif pieces[-1]:
             pieces.append([])
     return [piece for piece in pieces if piece]

@@ -23,10 +23,12 @@ data sets is escaped.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.metric import short
@@ -43,12 +45,12 @@ from sparc_pretrain.report.numbers import (
     shown,
     starts_of,
 )
-from sparc_pretrain.report.records import Evaluation, gather, style
+from sparc_pretrain.report.records import Evaluation, Found, gather, style
 from sparc_pretrain.report.verdict import next_steps, verdict
 from sparc_pretrain.zeroshot import readings
 
 TEMPLATE = "page.html"
-PARTS = ("design.css", "viewer.css", "viewer.js")
+PARTS = ("design.css", "viewer.css", "viewer.js", "curves.js")
 TITLE = "SPARC: pre-training and transfer"
 
 
@@ -125,7 +127,7 @@ def build(
             struck=any("false" in row for e in found.evaluations for row in e.captions),
             comparisons=[_comparison(one) for one in comparisons],
             per_class=sections.per_class(_groups(found.evaluations, comparisons)),
-            rows=[_row(evaluation) for evaluation in found.evaluations],
+            rows=[_row(evaluation, found, Path(out).parent) for evaluation in found.evaluations],
             missing=missing,
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             folders=[str(folder) for folder in work_dirs],
@@ -212,10 +214,21 @@ def _comparison(one: Comparison) -> dict[str, Any]:
     }
 
 
-def _row(evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation as a row of the table of everything."""
+def _row(evaluation: Evaluation, found: Found, place: Path) -> dict[str, Any]:
+    """An evaluation as a row of the table of everything, with links from a page in `place` to the
+    files that are there.
+    """
     record, backbone = evaluation.record, evaluation.backbone
+    config = Path(record.get("config") or "-")
+    configs = [evaluation.file.with_name(config.name), config]
+    runs = [run.path for run in found.runs if run.sha256 == backbone.get("sha256")]
+
+    def link(*paths: Path) -> str:
+        there = next((path for path in paths if path.exists()), None)
+        return quote(os.path.relpath(there.resolve(), place.resolve())) if there else ""
+
     return {
+        "links": {"file": link(evaluation.file), "config": link(*configs), "run": link(*runs)},
         "task": evaluation.task,
         "place": evaluation.place,
         "data": record.get("data"),

@@ -92,15 +92,19 @@ class Evaluation:
 
 @dataclass
 class TrainingLog:
-    """The rows of a work dir's scalars.json files that hold a loss, in order of steps."""
+    """The rows of a work dir's scalars.json files in order of steps: those of training, and those
+    of the `validations` between them, each at the training step before it.
+    """
 
     folder: Path
     rows: list[dict[str, float]]
     run: RunFolder | None = None  # that the training has made: it is a pre-training
+    validations: list[dict[str, float]] = field(default_factory=list)
 
-    def series(self, key: str) -> list[tuple[float, float]]:
-        """(step, value) of `key`."""
-        return [(row["step"], row[key]) for row in self.rows if key in row]
+    def series(self, key: str, held_out: bool = False) -> list[tuple[float, float]]:
+        """(step, value) of `key`, in training or in validations."""
+        rows = self.validations if held_out else self.rows
+        return [(row["step"], row[key]) for row in rows if key in row]
 
 
 @dataclass
@@ -235,9 +239,10 @@ def _evaluation(file: Path) -> Evaluation:
 def _log(folder: Path, files: Sequence[Path], run: RunFolder | None) -> TrainingLog:
     """Join the logs of a work dir's starts: a resume continues, a fresh start replaces."""
     rows: list[dict[str, float]] = []
+    held: list[dict[str, float]] = []
     for file in files:
         lines = file.read_text(encoding="utf-8").splitlines()
-        fresh = []
+        fresh, validated = [], []
         for n, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
@@ -245,8 +250,12 @@ def _log(folder: Path, files: Sequence[Path], run: RunFolder | None) -> Training
                 if n == len(lines):  # a training that is under way, or was killed while it wrote
                     continue
                 raise ValueError(f"{file}, line {n}: not JSON") from None
-            if "loss" in row and "step" in row:
+            # validations of a pre-training have losses too, and retrieval
+            if "loss" in row and "step" in row and not any("R@" in key for key in row):
                 fresh.append(row)
+            elif fresh:  # mmengine counts them by epochs, of which a training by steps has none
+                validated.append({**row, "step": fresh[-1]["step"]})
         if fresh:
             rows = [row for row in rows if row["step"] < fresh[0]["step"]] + fresh
-    return TrainingLog(folder, rows, run)
+            held = [row for row in held if row["step"] < fresh[0]["step"]] + validated
+    return TrainingLog(folder, rows, run, held)

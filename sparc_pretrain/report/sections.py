@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from sparc_pretrain.report.figures import Album, Curve, alike, chart, halves
-from sparc_pretrain.report.numbers import Comparison
+from sparc_pretrain.report.numbers import Comparison, label, scale
 from sparc_pretrain.report.records import Evaluation, Found, TrainingLog, style
 from sparc_pretrain.report.samples import Images, backbone_facts
 
@@ -24,15 +24,19 @@ TERMS = {
 
 
 def curves(found: Found) -> list[dict[str, Any]]:
-    """Charts of pre-training (each term), then of transfer (total loss, per kind)."""
+    """Charts of pre-training (each term, its held-out value beside it), then of transfer: total
+    loss, and the headline of validations where there are several.
+    """
     charts = []
     logs = sorted(found.logs, key=lambda log: _start(log, found) != "SPARC")
     ahead = [log for log in logs if log.run]
     terms = dict.fromkeys(key for log in ahead for key in log.rows[-1] if key.endswith("loss"))
     for key in sorted(terms, key=lambda key: (key != "loss", key)):
-        if lines := _lines(ahead, key, found):
+        if lines := [*_lines(ahead, key, found), *_lines(ahead, key, found, held_out=True)]:
             title = TERMS.get(key, key.replace("_", " ").capitalize())
             charts.append(_chart("Pre-training", title, lines))
+    if lines := _lines(ahead, "R@1", found, held_out=True, factor=100):
+        charts.append(_chart("Pre-training", "Held-out R@1, percent", lines))
     groups: dict[str, list[TrainingLog]] = {}
     for log in logs:
         if log.run is None:
@@ -42,6 +46,13 @@ def curves(found: Found) -> list[dict[str, Any]]:
     for kind, logs in groups.items():
         if lines := _lines(logs, "loss", found):
             charts.append(_chart("Transfer", f"{kind}: training loss", lines))
+        own = next((own for log in logs if (own := _of(log, found))), None)
+        key = own.headline if own else None
+        if key and max(len(log.series(key, held_out=True)) for log in logs) > 1:
+            how = scale(key, own)
+            lines = _lines(logs, key, found, held_out=True, factor=how.factor)
+            title = f"{kind}: {label(key, own)} of validations{', in percent' * (how.unit == ' %')}"
+            charts.append(_chart("Transfer", title, lines))
     return charts
 
 
@@ -49,16 +60,23 @@ def _chart(part: str, title: str, lines: list[Curve]) -> dict[str, Any]:
     return {"part": part, "title": title, "svg": chart(title, lines), "curves": lines}
 
 
-def _lines(logs: Sequence[TrainingLog], key: str, found: Found) -> list[Curve]:
+def _lines(
+    logs: Sequence[TrainingLog],
+    key: str,
+    found: Found,
+    held_out: bool = False,
+    factor: float = 1,
+) -> list[Curve]:
     lines: list[Curve] = []
     for log in logs:
-        points = log.series(key)
+        points = [(x, y * factor) for x, y in log.series(key, held_out)]
         if not any(math.isfinite(y) for _, y in points):
             continue
         start = _start(log, found)
         drawn = style(start)
-        nth = sum(line.style.startswith(drawn) for line in lines)
-        name = f"{start} ({'/'.join(log.folder.parts[-2:])}{_weight(log, key)})"
+        nth = sum(line.style.startswith(drawn) for line in lines) + held_out
+        told = ", held out" if held_out and log.run else ""
+        name = f"{start} ({'/'.join(log.folder.parts[-2:])}{_weight(log, key)}{told})"
         lines.append(Curve(name, f"{drawn} dash{nth % 4}", points))
     return lines
 

@@ -58,6 +58,14 @@ def test_key_value_pairs_are_those_of_mmengine_in_one_flag_or_in_two() -> None:
     assert parser.parse_args([]).cfg_options is None
 
 
+def test_a_dict_as_a_value_is_refused_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    parser = flags.parser("x")
+    flags.cfg_options(parser)
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(["--cfg-options", "a=dict(b='c',d=1)"])
+    assert "of a dict, give the parts" in capsys.readouterr().err
+
+
 def test_a_shared_flag_is_declared_once() -> None:
     flag = re.compile(r'add_argument\(\s*"(--[\w-]+)"')
     shared = set(flag.findall((ROOT / "sparc_pretrain" / "command" / "flags.py").read_text()))

@@ -118,6 +118,34 @@ def test_a_config_of_ours_is_a_base_anywhere_and_gets_no_scope(site: Path, tmp_p
     assert ".mim/configs/det/sparc_coco.py" in done.stdout
 
 
+def test_mmdets_own_train_py_reads_and_trains_a_config_on_one_of_ours(
+    site: Path, tmp_path: Path
+) -> None:
+    from sparc_pretrain.data.scenes import write_scenes
+
+    write_scenes(tmp_path / "data/quickstart", 4, 1, 64, level="easy")
+    (tmp_path / "mine.py").write_text(
+        "_base_ = 'sparc_pretrain::quickstart/det.py'\n"
+        "train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)\n"
+        "train_cfg = dict(max_iters=1, val_interval=9)\n"
+        "default_hooks = dict(logger=dict(interval=1))\n"
+    )
+    tool = Path(importlib.util.find_spec("mmdet").origin).parent / ".mim/tools/train.py"
+    # as a Python whose site-packages this folder is
+    run = "import runpy, site, sys; site.addsitedir(sys.argv.pop(1)); runpy.run_path(sys.argv.pop("
+    run += "1), run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", run, str(site), str(tool), "mine.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "work_dirs/mine/iter_1.pth").is_file()
+    assert "SparcViT" in (tmp_path / "work_dirs/mine/mine.py").read_text()
+
+
 def test_help_and_messages_speak_of_the_command_that_was_typed(site: Path, tmp_path: Path) -> None:
     told = sparc(site, tmp_path, "pretrain", "--help").stdout
     assert told.startswith("usage: sparc pretrain")

@@ -132,8 +132,10 @@ def test_the_page_needs_nothing_from_outside(page):
     assert not re.search(r"@import|url\(", page)
     sources = re.findall(r'src="([^"]{0,30})', page)
     assert len(sources) > 10 and all(s.startswith("data:image/jpeg;base64,") for s in sources)
-    kinds = re.findall(r"<script([^>]*)>", page)  # the viewer and its data, nothing of a data set
-    assert kinds.count("") == 1 and set(kinds) == {"", ' type="application/json"'}
+    kinds = re.findall(
+        r"<script([^>]*)>", page
+    )  # the viewer with its data, the charts; nothing of a data set
+    assert kinds.count("") == 2 and set(kinds) == {"", ' type="application/json"'}
 
 
 def test_the_page_is_well_formed_and_accessible(page):
@@ -360,6 +362,58 @@ def test_a_resumed_log_continues_and_a_fresh_start_replaces(tmp_path):
     resumed.write_text('{"lo\n{"loss": 8, "step": 5}\n')
     with pytest.raises(ValueError, match="line 1"):
         gather([tmp_path])
+
+
+def test_validations_are_curves_of_their_own_at_the_steps_of_the_training(tree, tmp_path):
+    work = tmp_path / "work"
+    file = log(work / "1/vis_data", 4)
+    lines = file.read_text().splitlines()
+    # as mmengine writes them: a validation of a training by steps is of epoch 0
+    lines.insert(2, '{"coco/bbox_AP": 0.1, "loss": 2.5, "i2t_R@1": 0.5, "R@1": 0.25, "step": 0}')
+    lines.append('{"coco/bbox_AP": 0.3, "loss": 1.5, "i2t_R@1": 0.5, "R@1": 0.5, "step": 0}')
+    file.write_text("\n".join(lines) + "\n")
+    read = _log(work, [file], None)
+    assert [row["step"] for row in read.rows] == [1, 2, 3, 4]
+    assert read.series("R@1", held_out=True) == [(2, 0.25), (4, 0.5)]
+    again = log(tmp_path / "2/vis_data", 3)
+    assert _log(work, [file, again], None).validations == []  # began anew
+    run = gather([tree]).runs[0]
+    ahead = curves(Found([], [_log(work, [file], run)], []))
+    assert [chart["title"] for chart in ahead] == ["Total loss", "Held-out R@1, percent"]
+    assert ahead[0]["curves"][1].points == [(2, 2.5), (4, 1.5)]
+    assert ahead[1]["curves"][0].points == [(2, 25), (4, 50)]
+    own = next(e for e in gather([tree]).evaluations if e.file.parent.name == "det_sparc")
+    fine = _log(own.file.parent, [file], None)
+    [_, judged] = curves(Found([own], [fine], []))
+    assert "box AP of validations" in judged["title"]
+    assert [y for _, y in judged["curves"][0].points] == pytest.approx([10, 30])
+
+
+def test_a_chart_tells_the_values_where_one_points(tree):
+    out = build([tree], tree / "out/chart.html")
+    script = """
+    const svg = document.querySelector("svg.chart"), box = svg.getBoundingClientRect();
+    const told = svg.closest("figure").querySelectorAll(".value");
+    const values = () => [...told].map((value) => value.innerText);
+    const before = values();
+    svg.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + 60 / 430 * box.width,
+      clientY: box.top + 9}));
+    const low = values(), dots = svg.querySelectorAll("circle").length;
+    svg.dispatchEvent(new KeyboardEvent("keydown", {key: "End"})); const last = values();
+    svg.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowLeft"})); const back = values();
+    svg.dispatchEvent(new KeyboardEvent("keydown", {key: "Escape"}));
+    document.title = JSON.stringify([before, low, dots, last, back, values()])"""
+    before, low, dots, last, back, after = json.loads(asked(out, script))
+    assert before == after == last == ["0.3 at step 10"]
+    assert low == ["3 at step 1"] and dots == 1 and back == ["0.33333 at step 9"]
+
+
+def test_links_lead_from_the_page_to_record_config_and_run(tree, tmp_path):
+    (tree / "det_sparc/det.py").write_text("")
+    out = build([tree], tree / "out/links.html")
+    links = re.findall(r'<a href="([^#"][^"]*)"', out.read_text(encoding="utf-8"))
+    wanted = {"../det_sparc/metrics.json", "../det_sparc/det.py", "../sparc/run"}
+    assert wanted <= set(links) and all((out.parent / link).exists() for link in links)
 
 
 def test_a_prediction_is_not_put_beside_the_truth_of_another_image(tree, tmp_path):
