@@ -32,7 +32,7 @@ ENDS = {
     "words_on_patches": "[len(trained.own), all(box for _, box in boxes), "
     "ranked[0][0] == photos[0]]",
     "backbone_into_a_detector": "[len(changes) > 3, 0 <= record['metrics']['coco/bbox_AP'] < 1, "
-    "record['backbone']['run']]",
+    "record['backbone']['run'].endswith('sparc-scenes-tiny')]",
 }
 
 
@@ -61,5 +61,5 @@ def test_a_notebook_runs_to_its_end(name: str, tmp_path: Path) -> None:
         assert ended == "[9, True, True]" and shown.count("Image") == 4
         assert (tmp_path / "words.html").stat().st_size > 10_000
     else:
-        assert ended == "[True, True, 'sparc-scenes-tiny']" and "Image" in shown
+        assert ended == "[True, True, True]" and "Image" in shown
     assert set(ENDS) == {file.stem for file in NOTEBOOKS}
