@@ -35,7 +35,7 @@ class Scale:
 def label(name: str, evaluation: Evaluation) -> str:
     """The name of a metric in words that a table has room for."""
     metric = evaluation.metric(name)
-    if metric.title:
+    if metric.title and "*" not in metric.title:  # else of a control of a whole family
         return metric.title
     name = short(name)
     for prefix, words in (("bbox_", "box "), ("segm_", "mask ")):
@@ -120,6 +120,11 @@ class Comparison:
     @property
     def baseline(self) -> str:
         return next(reversed(self.starts))
+
+    @property
+    def columns(self) -> list[str]:
+        """The starts as every table and chart has them: the baseline first."""
+        return [self.baseline, *(start for start in self.starts if start != self.baseline)]
 
     @property
     def config_name(self) -> str:

@@ -128,6 +128,7 @@ def build(
             comparisons=[_comparison(one) for one in comparisons],
             per_class=sections.per_class(_groups(found.evaluations, comparisons)),
             rows=[_row(evaluation, found, Path(out).parent) for evaluation in found.evaluations],
+            image_contrast=any(e.start.startswith("SPARC+IC") for e in found.evaluations),
             missing=missing,
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             folders=[str(folder) for folder in work_dirs],
@@ -149,7 +150,7 @@ def _tiles(
         name = one.headline()
         if name is None:
             continue
-        cells = {start: one.cell(start, name) for start in one.starts}
+        cells = {start: one.cell(start, name) for start in one.columns}
         bars = [(start, c) for start, c in cells.items() if c is not None and c.value is not None]
         if not bars:
             continue
@@ -197,12 +198,16 @@ def _where(evaluation: Evaluation) -> tuple[str, str, str, str]:
 
 def _comparison(one: Comparison) -> dict[str, Any]:
     """A comparison as rows of text: per metric the baseline, then each start and its difference."""
-    others = [start for start in one.starts if start != one.baseline]
+    others = one.columns[1:]
     first = one.starts[one.baseline][0]
-    rows = []
+    rows, nowhere = [], []
     for name in one.names():
         cells = [(other, one.cell(other, name), one.difference(other, name)) for other in others]
-        rows.append((label(name, first), one.cell(one.baseline, name), cells))
+        base = one.cell(one.baseline, name)
+        if all(cell is None or cell.value is None for cell in (base, *(c for _, c, _ in cells))):
+            nowhere.append(label(name, first))
+        else:
+            rows.append((label(name, first), base, cells))
     return {
         "kind": one.kind,
         "place": one.place,
@@ -211,6 +216,7 @@ def _comparison(one: Comparison) -> dict[str, Any]:
         "baseline": one.baseline,
         "others": others,
         "rows": rows,
+        "nowhere": nowhere,
     }
 
 

@@ -157,7 +157,7 @@ def alignment(album: Album, run: RunFolder, some: Sequence[Sample]) -> list[dict
             picture = album.picture(overlay(pixels, word.weights), alt, 220)
             gap = found[0].gap(at)
             told = f"\N{MULTIPLICATION SIGN}{word.peak:.1f}" if gap is None else f"{gap:+.2f}"
-            told = told.replace("-", "\N{MINUS SIGN}")
+            told = "0.00" if told[1:] == "0.00" else told.replace("-", "\N{MINUS SIGN}")
             words.append({"word": word.word, "told": told, "picture": picture})
         names = [sample.file.name, *("another sample" for _ in others)]
         row = {"photo": album.picture(photo, caption, 260), "caption": caption, "words": words}

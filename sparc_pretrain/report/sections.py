@@ -171,13 +171,13 @@ def side_by_side(group: Sequence[Evaluation], columns: int = COLUMNS) -> list[Ev
 
 def per_class(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """Per setting and metric: the classes, each with its mean over the runs of each start; sorted
-    by the first start's, the best first.
+    by the last start's, the best first.
     """
     tables = []
     for one in comparisons:
         told = {
-            start: [run.record.get("per_class") or {} for run in runs]
-            for start, runs in one.starts.items()
+            start: [run.record.get("per_class") or {} for run in one.starts[start]]
+            for start in one.columns
         }
         for name in dict.fromkeys(key for runs in told.values() for run in runs for key in run):
             means = {
@@ -185,8 +185,8 @@ def per_class(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
                 for start, runs in told.items()
             }
             means = {start: values for start, values in means.items() if values}
-            first = next(iter(means.values()))
-            classes = sorted(first, key=lambda c: -first[c])
+            last = list(means.values())[-1]
+            classes = sorted(last, key=lambda c: -last[c])
             rows = [
                 (
                     c,
