@@ -1,6 +1,6 @@
 """Bad files through the tools that take them, in this process: run folders, tokenizers,
-checkpoints, images, captions, COCO and LVIS files, phrases, label maps, tars. Each must be refused
-in one line with exit code 2 or be read.
+checkpoints, images, captions, COCO and LVIS files, phrases, label maps, labels, records, configs,
+tars and their indexes. Each must be refused in one line with exit code 2 or be read.
 
 python -m tests.fuzz_files [every Nth] [part of a name]
 
@@ -37,6 +37,8 @@ from sparc_pretrain.data.captions import read_captions
 from sparc_pretrain.data.scenes import write_scenes
 from sparc_pretrain.data.shards import write_shards
 from sparc_pretrain.data.tokenizer import Tokenizer
+from sparc_pretrain.metric import Metric
+from sparc_pretrain.metrics_file import write_metrics
 from tests.commands import call
 from tests.models import TEXT, pretrainer
 
@@ -56,7 +58,15 @@ TOOLS = {
     "segmentation": "zeroshot {}/run segmentation --images {}/scenes/ade/images/validation"
     f" --annotations {{}}/{MAPS} --classes {{}}/scenes/ade/classes.json",
     "index": "data index {}/shards",
+    "shards": "data shards --images {}/scenes/images/val --captions {}/captions.* --out {}/made",
+    "boxes": "data boxes --kind lvis --images {}/scenes/images --out {}/made"
+    f" --annotations {{}}/{NOTES}/lvis_v1_val.json",
+    "labels": "zeroshot {}/run classification --images {}/scenes/images/val"
+    " --labels {}/labels.csv --classes {}/scenes/ade/classes.json",
+    "report": "report {}/records --out {}/report.html",
+    "pretrain": "pretrain {}/config.json --work-dir {}/work",
 }
+UNREAD = ("convert", "pretrain")  # refuse the good files, too: these are no model, and no data
 Spoil = Callable[[Path], None]
 
 
@@ -78,6 +88,16 @@ def good(root: Path) -> Path:
     photos = sorted((root / "scenes/images/val").iterdir())
     pairs = [(one.stem, one.read_bytes(), one.suffix[1:], captions[one.name]) for one in photos]
     write_shards(pairs, root / "shards")
+    labels = "image,label\n" + "".join(f"{photo.name},{n}\n" for n, photo in enumerate(photos))
+    (root / "labels.csv").write_text(labels)
+    told = dict(config="a.py", data="b", seconds=1.0, per_class={"car": {"AP": 0.5}})
+    declared = [Metric("R@1", words="found", headline=True)]
+    file, backbone = root / "records" / "metrics.json", {"run": "r", "objective": "Sparc"}
+    write_metrics(
+        file, "retrieval", {"R@1": 0.5}, {"images": 2}, backbone, declared=declared, **told
+    )
+    config = {"_base_": "sparc_pretrain::sparc.py", "data": {"sources": "missing"}, "train": [1]}
+    (root / "config.json").write_text(json.dumps(config))
     return root
 
 
@@ -179,37 +199,43 @@ def inputs(root: Path) -> Iterator[tuple[str, Spoil, str]]:
     label = min((root / MAPS).iterdir()).relative_to(root)
     image = min((root / "scenes/images/val").iterdir()).relative_to(root)
     tar = min((root / "shards").glob("*.tar")).relative_to(root)
-    read_by = {
-        "run/config.json": "align",
-        "run/tokenizer.json": "align",
-        "run/manifest.json": "verify",
-        "run/model.safetensors": "align",
-        "w.pth": "convert",
-        "photo.png": "align",
-        "captions.json": "retrieval",
-        f"{NOTES}/lvis_v1_val.json": "regions",
-        f"{NOTES}/phrases_val.json": "grounding",
-        "scenes/ade/classes.json": "segmentation",
-        f"{label}": "segmentation",
-        f"{image}": "retrieval",
-        f"{tar}": "index",
-        f"{tar}.index": "index",
-    }
-    for name, tool in read_by.items():
+    read_by = (
+        ("run/config.json", "align"),
+        ("run/tokenizer.json", "align"),
+        ("run/manifest.json", "verify"),
+        ("run/model.safetensors", "align"),
+        ("w.pth", "convert"),
+        ("photo.png", "align"),
+        ("captions.json", "retrieval"),
+        ("captions.json", "shards"),
+        (f"{NOTES}/lvis_v1_val.json", "regions"),
+        (f"{NOTES}/lvis_v1_val.json", "boxes"),
+        (f"{NOTES}/phrases_val.json", "grounding"),
+        ("scenes/ade/classes.json", "segmentation"),
+        ("labels.csv", "labels"),
+        ("records/metrics.json", "report"),
+        ("config.json", "pretrain"),
+        (f"{label}", "segmentation"),
+        (f"{image}", "retrieval"),
+        (f"{image}", "shards"),
+        (f"{tar}", "index"),
+        (f"{tar}.index", "index"),
+    )
+    for name, tool in read_by:
         content = (root / name).read_bytes()
         rules = [changed(json.loads(content))] if name.endswith(".json") else []
         rules += [pictures((48, 48))] if name in ("photo.png", f"{label}", f"{image}") else []
         rules += [tars(content) if name == f"{tar}" else broken(content)]
         for rule in rules:
             for what, made in some(rule):
-                yield f"{name}: {what}", put(name, made), tool
+                yield f"{tool} of {name}: {what}", put(name, made), tool
         for what, make in (
             ("a pipe", os.mkfifo),
             ("a folder", Path.mkdir),
             ("a link to itself", lambda path: path.symlink_to(path)),
             ("missing", lambda path: None),
         ):
-            yield f"{name}: {what}", special(name, make), tool
+            yield f"{tool} of {name}: {what}", special(name, make), tool
     table = "image,caption\n" + "".join(f"{image.name},a red kite {n}\n" for n in range(5))
     for kind, text in (
         ("csv", table),
@@ -223,7 +249,7 @@ def inputs(root: Path) -> Iterator[tuple[str, Spoil, str]]:
                 (folder / "captions.json").unlink()
                 (folder / f"captions.{kind}").write_bytes(made)
 
-            yield f"captions.{kind}: {what}", write, "retrieval"
+            yield f"retrieval of captions.{kind}: {what}", write, "retrieval"
 
 
 class TooLong(BaseException):
@@ -268,7 +294,7 @@ def main() -> int:
         root = good(Path(place) / "good")
         for tool in TOOLS:
             shutil.copytree(root, Path(place) / tool)
-            if tool != "convert" and outcome(tool, Path(place) / tool) != "read":
+            if tool not in UNREAD and outcome(tool, Path(place) / tool) != "read":
                 raise AssertionError(f"{tool} does not read the good files")
             shutil.rmtree(Path(place) / tool)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -191,11 +191,16 @@ def check_sources(sources: Any) -> list[dict]:
     """Normalise ``data.sources`` (a path or brace pattern, or a list of dicts) and check that the
     shards exist.
 
-    Raises FileNotFoundError with the command that makes the built-in ones.
+    Raises FileNotFoundError with the command that makes the built-in ones, ValueError for anything
+    else.
     """
-    entries = [sources] if isinstance(sources, (str, dict)) else list(sources)
-    entries = [dict(shards=e) if isinstance(e, str) else dict(e) for e in entries]
-    for entry in entries:
+    entries = sources if isinstance(sources, (list, tuple)) else [sources]
+    found = [dict(shards=e) if isinstance(e, (str, Path)) else e for e in entries]
+    for entry in found:
+        shards = entry.get("shards") if isinstance(entry, dict) else None
+        shards = shards if isinstance(shards, (list, tuple)) else [shards]
+        if not all(isinstance(one, (str, Path)) for one in shards):
+            raise ValueError(f"data.sources: {entry!r} is neither a path nor dict(shards=PATH)")
         try:
             expand(entry["shards"])
         except FileNotFoundError as error:
@@ -203,7 +208,7 @@ def check_sources(sources: Any) -> list[dict]:
                 f"{error}. Make the built-in data with: {SCENES_COMMAND} ; then add "
                 "--cfg-options data.sources='data/scenes/shards/train-*.tar'"
             ) from None
-    return entries
+    return [dict(entry) for entry in found]
 
 
 def make_tokenizer(

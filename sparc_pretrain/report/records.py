@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sparc_pretrain import json_file
 from sparc_pretrain.metric import Metric, short
 from sparc_pretrain.run_folder import MANIFEST, WEIGHTS, RunFolder, open_run
 
 RANDOM = "random initialisation"
+OBJECTS = ("described", "protocol", "backbone", "versions", "per_class")  # of a record
 # Objective of the run folder -> how it is called, where that is not its name in capitals.
 STARTS = {"Sparc": "SPARC", "Clip": "CLIP", "Filip": "FILIP", "Pacl": "PACL", "Mgca": "MGCA"}
 STARTS |= {"Gloria": "GLoRIA", "Siglip": "SigLIP", "Xvlm": "X-VLM", "Uniter": "UNITER"}
@@ -202,37 +204,55 @@ def _tested_again(one: Evaluation, evaluations: Sequence[Evaluation]) -> bool:
     )
 
 
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
-
-
-def _evaluation(file: Path) -> Evaluation:
-    record = _json(file)
+def _record(file: Path) -> dict[str, Any]:
+    """A metrics.json whose parts are of the kinds that they should be."""
+    record = json_file.read(file)
     if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
         raise ValueError(f"{file} is no record of an evaluation: 'metrics' is missing")
     if "task" not in record:
         raise ValueError(f"{file} is no record of an evaluation: 'task' is missing")
+    for name in OBJECTS:
+        if not isinstance(record.get(name), dict | None):
+            raise ValueError(f"{file}: {name} is no object")
+    classes = record.get("per_class") or {}
+    for name, values in {"metrics": record["metrics"], **classes}.items():
+        numbers = values.values() if isinstance(values, dict) else [values]
+        sound = all(one is None or type(one) in (int, float) for one in numbers)
+        if not (sound and isinstance(values, dict)):
+            raise ValueError(f"{file}: {name} holds something else than numbers by their names")
+    for name, told in (record.get("described") or {}).items():
+        try:
+            words = vars(Metric(**told))
+        except TypeError:
+            words = {}
+        if not all(isinstance(words.get(key), str) for key in ("name", "unit", "words", "title")):
+            raise ValueError(f"{file}: described.{name} does not describe a metric")
+    return record
+
+
+def _evaluation(file: Path) -> Evaluation:
+    record = _record(file)
     captions, retrieval = file.with_name("captions.json"), file.with_name("retrieval.json")
     found = Evaluation(file, record, sorted((file.parent / "pictures").glob("*.png")))
     if captions.exists():
-        found.captions = _json(captions)
+        found.captions = json_file.read(captions)
         if not isinstance(found.captions, list) or not all(
             isinstance(row, dict) and {"image", "caption"} <= row.keys() for row in found.captions
         ):
             raise ValueError(f"{captions} is not a list of image, caption, references")
     if retrieval.exists():
-        found.retrieval = _json(retrieval)
+        found.retrieval = json_file.read(retrieval)
         if not isinstance(found.retrieval, dict) or not {"images", "examples"} <= set(
             found.retrieval
         ):
             raise ValueError(f"{retrieval} holds no 'images' and 'examples'")
-        rows = range(len(found.retrieval["images"]))
-        for example in found.retrieval["examples"]:
-            if not {*example["answers"], example["correct"]} <= set(rows):
-                raise ValueError(f"{retrieval}: an example names a row that 'images' does not have")
+        try:
+            rows = set(range(len(found.retrieval["images"])))
+            answers = [{*one["answers"], one["correct"]} for one in found.retrieval["examples"]]
+        except (KeyError, TypeError):
+            raise ValueError(f"{retrieval}: examples have no answers and correct rows") from None
+        if not all(one <= rows for one in answers):
+            raise ValueError(f"{retrieval}: an example names a row that 'images' does not have")
     return found
 
 
@@ -241,15 +261,17 @@ def _log(folder: Path, files: Sequence[Path], run: RunFolder | None) -> Training
     rows: list[dict[str, float]] = []
     held: list[dict[str, float]] = []
     for file in files:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = json_file.read_text(file).splitlines()
         fresh, validated = [], []
         for n, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 if n == len(lines):  # a training that is under way, or was killed while it wrote
                     continue
                 raise ValueError(f"{file}, line {n}: not JSON") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{file}, line {n}: no object")
             # validations of a pre-training have losses too, and retrieval
             if "loss" in row and "step" in row and not any("R@" in key for key in row):
                 fresh.append(row)

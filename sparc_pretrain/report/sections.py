@@ -185,6 +185,8 @@ def per_class(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
                 for start, runs in told.items()
             }
             means = {start: values for start, values in means.items() if values}
+            if not means:
+                continue
             last = list(means.values())[-1]
             classes = sorted(last, key=lambda c: -last[c])
             rows = [

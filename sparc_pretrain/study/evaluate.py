@@ -5,7 +5,6 @@ item by item.
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparc_pretrain import json_file
 from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.data.scenes import CATEGORIES, COLOURS
 from sparc_pretrain.data.sets import label_maps
@@ -165,7 +165,7 @@ def segment(images: str, annotations: str, classes: str) -> Task:
 def things_of(classes: str) -> int:
     """How many of a class file's classes are things, as the json beside it says; 0 without one."""
     told = Path(classes).with_suffix(".json")
-    return int(json.loads(told.read_text()).get("things", 0)) if told.is_file() else 0
+    return int(json_file.read_object(told).get("things", 0)) if told.is_file() else 0
 
 
 def ground(images: str, phrases: str, limit: int | None = None) -> Task:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sparc_pretrain import metrics_file
+from sparc_pretrain import json_file, metrics_file
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.study import page, statistics
 from sparc_pretrain.study.measure import Measures
@@ -143,7 +143,7 @@ def record_of(work: Path, name: str) -> Path:
 
 def read_record(work: Path, name: str) -> Json:
     """A cell's record, its items as lists of numbers."""
-    record = json.loads(record_of(work, name).read_text())
+    record = json_file.read_object(record_of(work, name), most=None)
     for metric, items in record.get("items", {}).items():
         record["items"][metric] = [float(value) for value in items]
     return record

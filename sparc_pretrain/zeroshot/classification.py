@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -83,23 +82,17 @@ def read_labelled(
 
 
 def _read_table(path: Path, root: Path) -> list[tuple[Path, str]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no table {path}")
+    columns, given = json_file.read_csv(path)
+    if not {"image", "label"} <= set(columns):
+        raise ValueError(f"{path}, line 1: needs the columns 'image' and 'label', has {columns}")
     rows = []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if not {"image", "label"} <= set(columns):
-            raise ValueError(
-                f"{path}, line 1: needs the columns 'image' and 'label', has {columns}"
-            )
-        for row in reader:
-            if not row["image"] or not row["label"]:
-                raise ValueError(f"{path}, line {reader.line_num}: no image or no label")
-            image = root / row["image"].strip()
-            if not image.is_file():
-                raise FileNotFoundError(f"{image} is missing; {path} names it")
-            rows.append((image, row["label"].strip()))
+    for line, row in given:
+        if not row["image"] or not row["label"]:
+            raise ValueError(f"{path}, line {line}: no image or no label")
+        image = root / row["image"].strip()
+        if not image.is_file():
+            raise FileNotFoundError(f"{image} is missing; {path} names it")
+        rows.append((image, row["label"].strip()))
     if not rows:
         raise ValueError(f"{path} holds no images")
     return rows

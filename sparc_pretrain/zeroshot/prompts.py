@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -86,12 +85,11 @@ def read_classes(path: str | Path) -> list[str]:
             data = data.get("classes") or data.get("categories")
         rows = data if isinstance(data, list) else []
         names = [row.get("name") if isinstance(row, dict) else row for row in rows]
+    elif path.suffix.lower() == ".csv":
+        names = [row.get("Name") for _, row in json_file.read_csv(path, what="class names")[1]]
     else:
         lines = json_file.read_text(path, what="class names").splitlines()
-        if path.suffix.lower() == ".csv":
-            names = [row.get("Name") for row in csv.DictReader(lines)]
-        else:
-            names = [line for line in lines if line.strip()]
+        names = [line for line in lines if line.strip()]
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise ValueError(f"{path} holds no list of class names (text, JSON, or CSV with Name)")
     return [name.strip() for name in names]

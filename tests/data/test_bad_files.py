@@ -15,6 +15,7 @@ from sparc_pretrain import json_file
 from sparc_pretrain.data.captions import read_captions, splits
 from sparc_pretrain.data.sets.label_maps import read_maps
 from sparc_pretrain.data.sets.phrases import read_phrases
+from sparc_pretrain.zeroshot.classification import read_labelled
 from sparc_pretrain.zeroshot.prompts import read_classes, templates
 
 
@@ -93,4 +94,14 @@ def test_text_that_is_no_utf_8_is_told_with_the_byte(tmp_path: Path) -> None:
     path.write_bytes(b"sky\n\xe9\n")
     for read in (json_file.read, read_captions, read_classes, lambda file: templates(str(file))):
         with pytest.raises(ValueError, match=r"classes\.txt is not UTF-8 text \(byte 4\)"):
+            read(path)
+
+
+def test_a_table_that_is_no_csv_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("image,Name\na.jpg,sky\n")
+    assert json_file.read_csv(path) == (["image", "Name"], [(2, {"image": "a.jpg", "Name": "sky"})])
+    path.write_text("image,Name\na.jpg," + "[" * 200_000 + "\n")
+    for read in (json_file.read_csv, read_classes, lambda file: read_labelled(tmp_path, file)):
+        with pytest.raises(ValueError, match=r"labels\.csv, line 2: field larger"):
             read(path)

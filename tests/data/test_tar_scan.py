@@ -105,6 +105,13 @@ def test_a_size_beyond_the_header_is_that_of_its_pax_header(tmp_path):
     assert samples(path) == [(b"1", b"image", b"t")] and scan(path).problem == ""
 
 
+def test_a_sparse_file_of_a_pax_header_is_passed_over(tmp_path):
+    """What is stored of it is its map and pieces, no image."""
+    members = [member("p", b"22 GNU.sparse.major=1\n", kind=b"x"), member("0.jpg", b"1\n0\n5\nx")]
+    path = make(tmp_path / "a.tar", [*members, member("1.jpg", b"image")], tarfile.USTAR_FORMAT)
+    assert samples(path) == [(b"1", b"image", None)] and scan(path).ignored == 1
+
+
 def test_gnu_s_times_where_ustar_has_its_prefix_are_no_part_of_a_name(tmp_path):
     path = make(tmp_path / "a.tar", [member("1.jpg", b"image")], tarfile.GNU_FORMAT)
     raw = bytearray(path.read_bytes())

@@ -277,6 +277,9 @@ def test_sources_may_be_one_path_or_many_and_must_exist(shards: Path) -> None:
     assert check_sources(many) == [dict(shards=str(shards)), many[1]]
     with pytest.raises(FileNotFoundError, match=r"tools/data\.py scenes .*data\.sources="):
         check_sources(f"{shards}/nothing-*.tar")
+    for wrong in (None, 3, [[1]], [None], dict(weight=1.0), dict(shards=1), [dict(shards=[1])]):
+        with pytest.raises(ValueError, match=r"neither a path nor dict\(shards=PATH\)"):
+            check_sources(wrong)
 
 
 def test_a_tokenizer_that_is_there_is_kept(tmp_path: Path, shards: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -216,8 +217,19 @@ def test_no_metrics_is_a_users_mistake_with_exit_code_2(tmp_path, capsys):
     [
         ("metrics.json", "{"),
         ("metrics.json", '{"task": "x"}'),
+        ("metrics.json", "[" * 100_000),
+        ("metrics.json", '{"task": "x", "metrics": {"a": "1"}}'),
+        ("metrics.json", '{"task": "x", "metrics": {}, "protocol": "many"}'),
+        ("metrics.json", '{"task": "x", "metrics": {}, "per_class": {"a": 1}}'),
+        ("metrics.json", '{"task": "x", "metrics": {}, "per_class": {"a": {"dog": "1"}}}'),
+        ("metrics.json", '{"task": "x", "metrics": {}, "described": {"a": {"name": 1}}}'),
+        ("metrics.json", '{"task": "x", "metrics": {}, "described": {"a": {"colour": "red"}}}'),
         ("captions.json", '{"image": 1}'),
         ("retrieval.json", "[]"),
+        ("retrieval.json", '{"images": [], "examples": [{"query": ""}]}'),
+        ("retrieval.json", '{"images": 3, "examples": []}'),
+        ("vis_data/scalars.json", "3\n{}\n"),
+        ("vis_data/scalars.json", "[" * 100_000 + "\n{}\n"),
         (
             "retrieval.json",
             '{"images": [], "examples": [{"query": "", "answers": [3], "correct": 0}]}',
@@ -228,8 +240,26 @@ def test_no_metrics_is_a_users_mistake_with_exit_code_2(tmp_path, capsys):
 def test_a_broken_file_is_named(name, content, tmp_path):
     write_metrics(tmp_path / "metrics.json", "detection", {"bbox_AP": 0.1}, {}, None)
     (tmp_path / "pictures").mkdir()
+    name = f"work/1/{name}" if name.startswith("vis_data") else name
+    (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=re.escape(str(tmp_path / name))):
+        build([tmp_path], tmp_path / "report.html")
+
+
+def test_a_record_that_is_a_pipe_is_not_waited_for_and_one_without_numbers_is_shown(tmp_path):
+    write_metrics(
+        tmp_path / "a" / "metrics.json",
+        "segmentation",
+        {"mIoU": None},
+        {},
+        None,
+        per_class={"IoU": {"sky": math.nan}},
+    )
+    build([tmp_path], tmp_path / "report.html")
+    (tmp_path / "b").mkdir()
+    os.mkfifo(tmp_path / "b" / "metrics.json")
+    with pytest.raises(ValueError, match=r"metrics\.json is no file"):
         build([tmp_path], tmp_path / "report.html")
 
 
