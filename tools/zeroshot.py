@@ -6,6 +6,7 @@ python tools/zeroshot.py RUN classification --images DIR [--labels TABLE.csv] --
 python tools/zeroshot.py RUN segmentation --images DIR --annotations DIR --classes classes.txt
 python tools/zeroshot.py RUN grounding --images DIR --phrases entities.json
 python tools/zeroshot.py RUN regions --images DIR --annotations lvis_v1_val.json
+python tools/zeroshot.py RUN terms --shards boxes-val-*.tar
 
 Each task prints its numbers and writes them with their protocol to metrics.json.
 """
@@ -42,7 +43,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     sub = parser.add_subparsers(dest="task", required=True)
     for name, task in TASKS.items():
         found = sub.add_parser(name, help=task.words)
-        found.add_argument("--images", required=True, help="folder of the images")
+        if task.pictures:
+            found.add_argument("--images", required=True, help="folder of the images")
         where = "zeroshot" if name == "retrieval" else f"zeroshot/{name}"
         found.add_argument("--out", help=f"metrics file (default: WORK_DIR/{where}/metrics.json)")
         task.flags(found)

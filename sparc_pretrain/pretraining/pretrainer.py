@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -19,12 +18,13 @@ from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import full_precision
 from sparc_pretrain.pretraining import starting_weights
 from sparc_pretrain.pretraining.accumulation import Losses, accumulated_step, add_up
+from sparc_pretrain.pretraining.batch_features import features_of
 from sparc_pretrain.pretraining.onlookers import Guide, Teacher
 from sparc_pretrain.registry import MODEL_WRAPPERS, MODELS, OBJECTIVES, parameters_of
 from sparc_pretrain.towers.lengths import caption_lengths
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
-from sparc_pretrain.types import Batch, Features, ImageFeatures, Views
+from sparc_pretrain.types import Batch, Features, Views
 
 # Which features each adapter makes: it is trained when the objective reads one of them.
 MADE_BY = {
@@ -107,12 +107,9 @@ class Pretrainer(BaseModel):
             **(dict(target="frozen") if init_from and "target" not in objective else {}),
         )
         self.objective: Objective = OBJECTIVES.build(dict(self.objective_config))
-        self.trained_features = {
-            *self.objective.coupled_features,
-            *self.objective.paired_features,
-        }
+        trained = {*self.objective.coupled_features, *self.objective.paired_features}
         for adapter, made in MADE_BY.items():
-            if not made & self.trained_features:
+            if not made & trained:
                 getattr(self.encoder.adapters, adapter).requires_grad_(False)
         if not self.objective.vision_trained:
             self.encoder.vision.requires_grad_(False)
@@ -156,48 +153,7 @@ class Pretrainer(BaseModel):
 
     def features(self, batch: Batch) -> Features:
         """What the objective sees of a batch, its views and concepts included."""
-        if batch.concepts is not None and "concept" in self.trained_features:
-            return self._concept_features(batch)
-        image = ImageFeatures(None, None, None)
-        if self.objective.sees_images:
-            image = self.encoder.image_features(batch.image)
-        text = self.encoder.text_features(batch.ids, batch.mask, batch.special)
-        features = Features.of(image, text)
-        if "word_table" in self.trained_features:
-            features.word_table = self.encoder.text.word_table
-        if batch.views is not None:
-            for name, text in batch.views.texts.items():
-                texts = self.encoder.text_features(text.ids, text.mask, text.special)
-                features.views[name] = texts
-            for name, image in batch.views.images.items():
-                if name in batch.views.still and name in batch.views.taught:
-                    continue  # the teacher has seen it
-                with torch.no_grad() if name in batch.views.still else nullcontext():
-                    features.views[name] = self._seen(image)
-        return features
-
-    def _seen(self, image: Tensor) -> ImageFeatures:
-        if image.ndim == 5:
-            return ImageFeatures(None, None, self.encoder.pooled_states(image))
-        return self.encoder.image_features(image)
-
-    def _concept_features(self, batch: Batch) -> Features:
-        """Of a batch with concepts. Its captions are slot 0 of these, so they are encoded once."""
-        concepts, encoder = batch.concepts, self.encoder
-        image = encoder.image_features(batch.image)
-        text = encoder.packed_text_features(concepts.ids, concepts.mask, concepts.special)
-        masked = batch.views.texts["masked"]
-        masked = encoder.packed_text_features(masked.ids, masked.mask, masked.special)
-        first = {k: v[:, 0] for k, v in vars(text).items()}
-        return Features(
-            **vars(image),
-            **first,
-            concept=encoder.concept_features(image.patch_states, concepts.box, concepts.valid),
-            concept_text=text.text,
-            concept_states=text.token_states,
-            masked_states=masked.token_states,
-            word_table=encoder.text.word_table,
-        )
+        return features_of(self.encoder, self.objective, batch)
 
     @torch.no_grad()
     def with_views(self, batch: Batch) -> Batch:

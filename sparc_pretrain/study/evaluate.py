@@ -18,6 +18,7 @@ from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.data.scenes import CATEGORIES, COLOURS
 from sparc_pretrain.data.sets import label_maps
 from sparc_pretrain.data.sets.phrases import read_phrases
+from sparc_pretrain.data.shards import expand
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.objectives.contrastive import Temperature
 from sparc_pretrain.study.dependence import image_dependence
@@ -32,9 +33,12 @@ from sparc_pretrain.zeroshot import (
     regions,
     segmentation,
 )
+from sparc_pretrain.zeroshot.box_reading import CONSTANT, constant_box
 from sparc_pretrain.zeroshot.outcome import Outcome
 from sparc_pretrain.zeroshot.patch_reader import PatchReader
 from sparc_pretrain.zeroshot.retrieval import ranks
+from sparc_pretrain.zeroshot.terms import run as terms
+from sparc_pretrain.zeroshot.terms.readings import READINGS
 
 
 def prepare(evaluations: Sequence[dict[str, Any]]) -> list[tuple[str, Task]]:
@@ -84,12 +88,16 @@ def measure(
 
 
 def retrieve(
-    images: str, captions: str, split: str | None = None, ks: Sequence[int] = (1, 5)
+    images: str,
+    captions: str,
+    split: str | None = None,
+    ks: Sequence[int] = (1, 5),
+    per_image: int | None = None,
 ) -> Task:
     """R@k both ways, read as the objective says and (``cosine``) by pooled cosine; ``R@5`` is the
-    mean of both ways, image by image.
+    mean of both ways, image by image. per_image: only the first captions of each.
     """
-    data = encode.CaptionedImages.read(images, captions, split)
+    data = encode.CaptionedImages.read(images, captions, split, per_image)
 
     def of(subject: Subject) -> Measures:
         found: Measures = {}
@@ -168,14 +176,20 @@ def things_of(classes: str) -> int:
     return int(json_file.read_object(told).get("things", 0)) if told.is_file() else 0
 
 
-def ground(images: str, phrases: str, limit: int | None = None) -> Task:
+def ground(
+    images: str, phrases: str, limit: int | None = None, train_phrases: str | None = None
+) -> Task:
     """Pointing accuracy of phrases, by each of the readings of `zeroshot.grounding_run`, and of
-    single words, colours and scenes' categories apart.
+    single words, colours and scenes' categories apart; what a model that predicts boxes finds,
+    beside the box of `train_phrases` that is best for all.
     """
     data = read_phrases(images, phrases, limit)
+    constant = constant_box(read_phrases(None, train_phrases)) if train_phrases else None
 
     def of(subject: Subject) -> Measures:
-        outcome = grounding_run.evaluate(subject.model, data, objective=subject.objective)
+        outcome = grounding_run.evaluate(
+            subject.model, data, objective=subject.objective, constant=constant
+        )
         blind = {
             "a random patch": outcome.metrics["chance_random_patch_pointing"],
             "the centre": outcome.metrics["chance_centre_pointing"],
@@ -184,6 +198,11 @@ def ground(images: str, phrases: str, limit: int | None = None) -> Task:
         for reading in grounding_run.READINGS:
             name = f"{reading}_pointing"
             found[name] = Measure.of(outcome.items[name], outcome.owners, blind)
+        fixed = outcome.metrics.get(f"chance_{CONSTANT}")
+        for name in (n for n in outcome.items if n.startswith(BOXED)):
+            known = {"the best constant box": fixed} if name == "box_box_recall" and fixed else {}
+            known = blind if name.endswith("pointing") else known
+            found[name] = Measure.of(outcome.items[name], outcome.owners, known)
         for kind, words in {"word": None, "colour": COLOURS, "category": CATEGORIES}.items():
             spoken = outcome.apart["spoken"]
             said = [one for one in spoken if words is None or one[0] in words]
@@ -191,6 +210,29 @@ def ground(images: str, phrases: str, limit: int | None = None) -> Task:
                 chance = {"a random patch": fmean(one[3] for one in said)}
                 hits, owners = [one[2] for one in said], [one[1] for one in said]
                 found[f"{kind}_pointing"] = Measure.of(hits, owners, chance)
+        return found
+
+    return of
+
+
+def judge(
+    shards: str, concepts: int = 5, regions: int = 12, tags: int = 12, visits: int = 4
+) -> Task:
+    """Each term's number and its controls, batch by batch: see `zeroshot.terms`; of hidden words
+    the colours and categories of scenes count.
+    """
+    numbers = dict(concepts=concepts, regions=regions, tags=tags)
+    expand(shards)
+
+    def of(subject: Subject) -> Measures:
+        if type(subject.objective) not in READINGS:
+            return {}
+        words = [*COLOURS, *CATEGORIES]
+        outcome = terms.evaluate(subject.model, subject.objective, shards, numbers, words, visits)
+        found = {}
+        for name, value in outcome.metrics.items():
+            items = outcome.items.get(name, [value])
+            found[name] = Measure.of(items)
         return found
 
     return of
@@ -232,6 +274,7 @@ def _items(outcome: Outcome, names: Iterable[str]) -> Measures:
     return {name: Measure.of(outcome.items[name], outcome.owners) for name in names}
 
 
+BOXED = ("box_", "attention_", "other_image_")  # of the readings of boxes
 DENSE = ("segmentation", "grounding", "dependence", "regions")  # patches against texts
 TASKS: dict[str, Callable[..., Task]] = {
     "retrieval": retrieve,
@@ -242,4 +285,5 @@ TASKS: dict[str, Callable[..., Task]] = {
     "dependence": depend,
     "regions": classify_regions,
     "probe": probe,
+    "terms": judge,
 }

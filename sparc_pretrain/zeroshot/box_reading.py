@@ -33,6 +33,7 @@ METRICS = (
     Metric("attention_pointing", title="cross-attention points", words="where the words look"),
     Metric("other_image_*", higher_is_better=None, words="with the states of another image"),
 )
+CONSTANT = "constant_box_recall"  # by chance
 CANDIDATES = 500  # training boxes tried as the constant one
 
 
@@ -76,7 +77,7 @@ def evaluate(
                     values[f"attention_{key}"].append(value)
             if constant is not None:
                 fixed = _box_values(constant * pixels, phrase.boxes)
-                values["chance_constant_box_recall"].append(fixed["box_recall"])
+                values[f"chance_{CONSTANT}"].append(fixed["box_recall"])
     return dict(values)
 
 

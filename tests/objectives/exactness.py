@@ -55,12 +55,16 @@ def assert_micro_batches_add_up(model, data, cases, **options) -> None:
 
 
 def overfitted(made, batch, steps: int, rate: float = 3e-3, draws: int = 2) -> tuple[dict, dict]:
-    """Losses before and after some steps of Adam on one batch, under `draws` steps' noise."""
+    """Losses before and after some steps of Adam on one batch, under `draws` steps' noise; the rate
+    rises for 20 steps and falls to 0.
+    """
     optimizer = torch.optim.Adam([p for p in made.parameters() if p.requires_grad], lr=rate)
+    rates = [min(1, (step + 1) / 20) * (1 - step / steps) for step in range(steps)]
     first: dict = {}
     losses: dict = {}
     for step in range(steps):
         batch.views = made.objective.views(batch, step % draws)
+        optimizer.param_groups[0]["lr"] = rate * rates[step]
         losses = made(batch)
         first = first or {name: value.item() for name, value in losses.items()}
         optimizer.zero_grad()

@@ -219,11 +219,9 @@ def test_one_product_alone_has_no_negative_and_finite_losses():
 
 
 def test_it_learns_six_pictures_by_heart():
-    first, last = overfitted(model().float(), region_batch(6), steps=120, draws=1)
-    for name in ("amlm", "itm", "rotation", "jigsaw", "camouflage"):
+    first, last = overfitted(model().float(), region_batch(6), steps=220, draws=1)
+    for name in NAMES:
         assert last[f"{name}_loss"] < first[f"{name}_loss"] / 10, name
-    for name in ("grey", "blank"):
-        assert last[f"{name}_loss"] < first[f"{name}_loss"] / 2, name
 
 
 # ------------------------------------------------------------------ reading

@@ -12,6 +12,7 @@ from tests.objectives.exactness import (
     assert_micro_batches_add_up,
     assert_two_processes_are_one,
     gradients,
+    overfitted,
 )
 
 model = partial(masked, "Xvlm", layers=1)
@@ -205,6 +206,13 @@ def test_it_reads_matches_boxes_and_where_it_looks():
     assert boxes.shape == (3, 4) and (boxes[:, 2:] >= boxes[:, :2]).all()
     assert (boxes >= 0).all() and (boxes <= 1).all()
     assert made.objective.look(image, text).shape == (3, 9, 16)
+
+
+def test_it_learns_eight_pictures_by_heart():
+    made = model().float()
+    first, last = overfitted(made, concept_batch(8), steps=400, rate=5e-3, draws=1)
+    for name in ("itc", "itm", "mlm", "box_l1", "box_giou"):
+        assert last[f"{name}_loss"] < first[f"{name}_loss"] / 10, (name, last[f"{name}_loss"])
 
 
 def test_a_run_folder_of_it_is_opened_with_its_heads(tmp_path):

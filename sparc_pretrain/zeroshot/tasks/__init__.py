@@ -14,6 +14,16 @@ from sparc_pretrain.zeroshot.tasks.grounding import Grounding
 from sparc_pretrain.zeroshot.tasks.regions import Regions
 from sparc_pretrain.zeroshot.tasks.retrieval import Retrieval
 from sparc_pretrain.zeroshot.tasks.segmentation import Segmentation
+from sparc_pretrain.zeroshot.tasks.terms import Terms
 
-ALL = (Retrieval, Faithfulness, Classification, Segmentation, Grounding, Regions, AttributeSwap)
+ALL = (
+    Retrieval,
+    Faithfulness,
+    Classification,
+    Segmentation,
+    Grounding,
+    Regions,
+    AttributeSwap,
+    Terms,
+)
 TASKS: dict[str, Task] = {task.name: task() for task in ALL}

@@ -19,13 +19,14 @@ class Task:
 
     Attributes:
         name: its sub-command. words: its help. record: the task that metrics.json names.
-        source: the option that names the data.
+        source: the option that names the data. pictures: whether it reads a folder, --images.
     """
 
     name = ""
     words = ""
     record = ""
     source = "captions"
+    pictures = True
 
     def flags(self, parser: argparse.ArgumentParser) -> None:
         """Its options; --images and --out are there already."""
