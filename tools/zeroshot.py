@@ -23,6 +23,8 @@ from sparc_pretrain.command import cli, flags
 from sparc_pretrain.zeroshot.tasks import TASKS
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from sparc_pretrain.zeroshot.outcome import Outcome
 
 # The classes that mmseg's data sets have, where --classes is not given.
@@ -87,6 +89,14 @@ def precision(found: Outcome, truth: dict, style: str) -> None:
     found.protocol["chance_AP"] = "random class scores, one draw"
 
 
+def write_picture(path: Path, pixels: np.ndarray) -> None:
+    """[H,W,3] uint8 as a PNG."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the task, write its record and what lies beside it, print the numbers."""
     args = parse(argv)
@@ -127,6 +137,8 @@ def main(argv: list[str] | None = None) -> int:
         if beside == out:  # --out retrieval.json is the record, which it would overwrite
             beside = out.with_name(f"{name}_examples.json")
         atomic_write(beside, lambda file, text=text: file.write(text))
+    for name, pixels in found.pictures.items():
+        write_picture(out.parent / "pictures" / f"{name}.png", pixels)
     width = max(16, *map(len, found.metrics))
     for name, value in found.metrics.items():
         digits = 1 if "median_rank" in name else 4

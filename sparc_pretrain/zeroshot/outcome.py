@@ -15,7 +15,7 @@ class Outcome:
     `items` are a metric's values per item, whose mean is the metric of that name, and `owners` the
     image row of each item: what tests of significance resample. `extra` are further JSON files,
     name -> content. `declared` says what the metrics are. `apart` are values of other items than
-    `items`, which no file holds: see the task.
+    `items`, which no file holds: see the task. `pictures`, name -> [H,W,3] uint8, are written.
     """
 
     metrics: dict[str, float]
@@ -25,3 +25,4 @@ class Outcome:
     extra: dict[str, Any] = field(default_factory=dict)
     declared: tuple[Metric, ...] = ()
     apart: dict[str, list] = field(default_factory=dict)
+    pictures: dict[str, Any] = field(default_factory=dict)

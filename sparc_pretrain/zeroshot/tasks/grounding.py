@@ -24,6 +24,9 @@ class Grounding(Task):
         parser.add_argument(
             "--train-phrases", help="of the training split: gives the best constant box"
         )
+        parser.add_argument(
+            "--pictures", type=int, default=0, help="draw so many images: truth, predicted boxes"
+        )
         sized(parser)
 
     def read(self, options: Namespace) -> Any:
@@ -41,4 +44,9 @@ class Grounding(Task):
 
         images, train = data
         constant = constant_box(train) if train else None
-        return evaluate(model, images, options.size, objective, constant)
+        found = evaluate(model, images, options.size, objective, constant)
+        if count := getattr(options, "pictures", 0):
+            from sparc_pretrain.zeroshot.box_pictures import pictures
+
+            found.pictures.update(pictures(model, objective, images[:count], options.size))
+        return found
