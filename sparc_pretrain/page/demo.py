@@ -4,7 +4,6 @@ apart. Nothing here computes; `answers` does.
 
 from __future__ import annotations
 
-import functools
 import html
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +41,6 @@ def app(answers: Answers) -> gradio.Blocks:
     def answered(function: Callable[..., Any]) -> Callable[..., Any]:
         """What `answers` refuses is said on the page, in its words."""
 
-        @functools.wraps(function)
         def told(photo: np.ndarray | None, text: str) -> Any:
             if photo is None:
                 raise gr.Error("give a photo first")
