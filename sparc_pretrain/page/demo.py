@@ -65,6 +65,9 @@ def app(answers: Answers) -> gradio.Blocks:
                 with gr.Column():
                     caption = gr.Textbox(label="Caption", placeholder="a brown fish on snow")
                     button = gr.Button("Which patches does each word gather?", variant="primary")
+            some = [[str(file)] for file in answers.files[:6]]
+            if some:
+                gr.Examples(some, inputs=photo, label="Or one of these")
             viewer = gr.HTML()
             for asked in (button.click, caption.submit):
                 asked(answered(words), [photo, caption], viewer, api_name="words")
@@ -74,6 +77,8 @@ def app(answers: Answers) -> gradio.Blocks:
                 with gr.Column():
                     texts = gr.Textbox(label="Words, with commas", placeholder="a fish, a cup")
                     find = gr.Button("Where are they?", variant="primary")
+            if some:
+                gr.Examples(some, inputs=second, label="Or one of these")
             drawn, missing = gr.AnnotatedImage(label="Found"), gr.Markdown()
             for asked in (find.click, texts.submit):
                 asked(answered(boxes), [second, texts], [drawn, missing], api_name="boxes")
