@@ -5,7 +5,7 @@ folders.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -248,19 +248,19 @@ class DualEncoder(nn.Module):
         """The model of a run folder on the meta device, without weights and words; raises
         InvalidRunFolder when its config and its weights are not of one model.
         """
-        config = run.config
+        return draw(run, "", lambda: cls.from_config(run.config))
 
-        def build() -> DualEncoder:
-            return cls(
-                VisionTower.from_config(config["vision"]),
-                TextTower.from_config(config["text"]) if config["text"] else None,
-                config["width"],
-                config.get("global_head", True),
-                config["mean"],
-                config["std"],
-            )
-
-        return draw(run, "", build)
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> DualEncoder:
+        """The architecture that a run folder's config.json describes, with random weights."""
+        return cls(
+            VisionTower.from_config(config["vision"]),
+            TextTower.from_config(config["text"]) if config["text"] else None,
+            config["width"],
+            config.get("global_head", True),
+            config["mean"],
+            config["std"],
+        )
 
 
 def _channels(values: Sequence[float]) -> Tensor:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from mmengine.logging import MessageHub
 
+from sparc_pretrain import run_folder
+from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.pretraining.pretrainer import Pretrainer
 from sparc_pretrain.towers.text import TextTower
@@ -44,6 +48,24 @@ def masked(kind: str, accumulate: int = 1, layers: int = 0, **options) -> Pretra
     torch.manual_seed(0)
     made = pretrainer(masked_objective(kind, **options), layers=layers, accumulate=accumulate)
     return made.double().train()
+
+
+def saved(kind: str, folder: Path, texts: list[str], layers: int = 0) -> Path:
+    """The run folder of an untrained pretrainer of `masked_objective`, its words those of texts."""
+    torch.manual_seed(0)
+    words = Tokenizer.train(texts, 300).with_mask()
+    folder.mkdir(parents=True)
+    (folder / "words.json").write_text(words.to_json())
+    objective = masked_objective(kind, mask_id=words.mask_id, word_ids=list(words.word_ids))
+    made = Pretrainer(
+        vision=VISION,
+        text={**TEXT, "vocab_size": words.vocab_size, "layers": layers, "max_tokens": 16},
+        objective=objective,
+        width=16,
+        tokenizer=str(folder / "words.json"),
+    )
+    config = {**made.encoder.config(), "objective": made.objective_config}
+    return run_folder.write(folder / "run", config, made.run_weights(), words.to_json()).path
 
 
 def batch(size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> Batch:

@@ -20,7 +20,7 @@ from sparc_pretrain.data.scenes import write_scenes
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.pretraining.recipe import complete, with_objective
 from tests.commands import ROOT, call, refusal
-from tests.models import pretrainer
+from tests.models import pretrainer, saved
 from tests.parameter_groups import assert_only_matrices_decay, groups_of
 from transfer import mm
 from transfer.run.recipe import harden, single_process_norms
@@ -43,7 +43,7 @@ TRANSFER = [p for p in LEAVES if p not in PRETRAINING]
 WITH_CLASSES = [  # an open-vocabulary detector has no classes of its own
     p
     for p in TRANSFER
-    if Config.fromfile(p).task != "captioning" and "open_vocabulary" not in p.stem
+    if Config.fromfile(p).task in ("detection", "segmentation") and "open_vocabulary" not in p.stem
 ]
 leaves = pytest.mark.parametrize("path", LEAVES, ids=name)
 
@@ -247,7 +247,7 @@ def datasets(node: Any):
 
 
 @pytest.mark.parametrize("path", TRANSFER, ids=name)
-def test_a_transfer_config_is_accepted_and_built(path: Path, scenes: Path) -> None:
+def test_a_transfer_config_is_accepted_and_built(path: Path, scenes: Path, tmp_path: Path) -> None:
     cfg = Config.fromfile(path)
     scope = cfg.default_scope
     if scope in mm.SCOPES:
@@ -255,15 +255,18 @@ def test_a_transfer_config_is_accepted_and_built(path: Path, scenes: Path) -> No
     harden(cfg)
     cli.check_config(cfg)
     single_process_norms(cfg.model)
-    captioner = cfg.model.type == "sparc.FlamingoCaptioner"
+    captioner, pairs = cfg.model.type == "sparc.FlamingoCaptioner", "run" in cfg.model
+    if pairs:
+        cfg.model.run = str(saved("Xvlm", tmp_path / "xvlm", ["a red star"], layers=1))
+        cfg.model.update(dict(answers=["yes"]) if "answers" in cfg.model else {})
     if captioner:
         cfg.model.tokenizer = str(scenes / "tokenizer.json")
         if "pretrained" in cfg.model.language_model:  # a folder that is not there: GPT-2 small
             cfg.model.language_model = dict(model_type="gpt2")
     with DefaultScope.overwrite_default_scope(scope):
-        model = on_meta(cfg.model)
+        model = MODELS.build(cfg.model) if pairs else on_meta(cfg.model)
         assert_optimizer_and_schedule_are_built(cfg, model)
-        if captioner:
+        if captioner or pairs:
             found = groups_of(model, build_optim_wrapper(model, cfg.optim_wrapper))
             decayed = {name for name, (_, decay) in found.items() if decay}
             bare = {n for n, p in model.named_parameters() if p.ndim < 2 or n.endswith(".latents")}
@@ -271,11 +274,11 @@ def test_a_transfer_config_is_accepted_and_built(path: Path, scenes: Path) -> No
         pipelines = [
             d for key in ("train", "val", "test") for d in datasets(cfg[f"{key}_dataloader"])
         ]
-        assert captioner or len(pipelines) >= 3
+        assert captioner or pairs or len(pipelines) >= 3
         for dataset in pipelines:
             for transform in dataset["pipeline"]:
                 TRANSFORMS.build(transform)
-    assert cfg.task in ("detection", "segmentation", "captioning")
+    assert cfg.task in ("detection", "segmentation", "captioning", "vqa", "nlvr")
 
 
 @pytest.mark.parametrize("path", WITH_CLASSES, ids=name)

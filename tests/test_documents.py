@@ -49,7 +49,7 @@ NOT_RUN = {
     r"sparc train sparc_pretrain::my/small/": "downloaded data; tests/transfer/run/own_data",
     r"sparc study ": "hours; tests/study run a small one",
     r"sparc convert (?!sparc-)": "downloads weights; tests/convert do it from random ones",
-    r"sparc (zeroshot|train|test|predict) .*(RUN|WORK|CHECKPOINT|runs/|work_dirs/sparc)":
+    r"sparc (zeroshot|train|test|predict|pretrain) .*(RUN|WORK|CHECKPOINT|runs/|work_dirs/sparc)":
         "the reader's own run and downloaded data; tests/tools and tests/transfer run each tool",
     r"sparc (pretrain_lm|caption) ": "a language model's training; tests/transfer/captioning",
     r"sparc align work_dirs/sparc ": "the reader's own photo",

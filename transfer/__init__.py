@@ -7,8 +7,18 @@ mmdet or mmseg. Importing it registers everything under the scope ``sparc``.
 from transfer import mm  # isort: split
 
 from sparc_pretrain import engine
-from transfer import backbone, captioning, detection
+from transfer import backbone, captioning, detection, pairs
 from transfer.plug import plug  # the function: `transfer.plug(config, run)`
 from transfer.run import checkpoints, hooks
 
-__all__ = ["backbone", "captioning", "checkpoints", "detection", "engine", "hooks", "mm", "plug"]
+__all__ = [
+    "backbone",
+    "captioning",
+    "checkpoints",
+    "detection",
+    "engine",
+    "hooks",
+    "mm",
+    "pairs",
+    "plug",
+]

@@ -35,9 +35,9 @@ class Objective(nn.Module):
             uses where they are there.
         dense_patches: None, or patches [...,D] -> [...,D], what follows g_v before a patch is
             compared with a text (PACL's embedder).
-        match, ground, look: None, or (image, text) features of n aligned pairs -> log-odds [n]
-            that they belong together, -> boxes [n,4] in 0..1 of what the text means, -> where its
-            tokens look, weights [n,T,P].
+        match, ground, look, begin: None, or (image, text) features of n aligned pairs -> log-odds
+            [n] that they belong together, -> boxes [n,4] in 0..1 of what the text means, -> where
+            its tokens look, weights [n,T,P], -> the fused state [n,H] of the text's begin token.
         sees_images: whether the vision tower is run on the batch's images; else on those of the
             views alone, or not at all.
         reading: of one that compares no vectors, how it sees a picture at reading time.
@@ -55,6 +55,7 @@ class Objective(nn.Module):
     match: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
     ground: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
     look: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
+    begin: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
     sees_images: bool = True
     vision_trained: bool = True
     reading: str = ""

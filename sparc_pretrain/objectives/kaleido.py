@@ -243,13 +243,12 @@ class Kaleido(SingleStream):
         states = torch.cat([encoder.pooled_states(one) for one in cut], dim=1)
         return ImageFeatures(None, None, states)
 
-    def match(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
-        """How well row i of the images and row i of the texts match: log-odds [n]."""
+    def begin(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """See `SingleStream`."""
         tokens = self.embed(image.patch_states, _whole(image.patch_states))
         real = torch.ones_like(tokens[..., 0], dtype=torch.bool)
         given = (text.token_states, text.mask, tokens, real)
-        no, yes = self.match_head(self.fuse(*given)[0][:, 0]).T
-        return yes - no
+        return self.fuse(*given)[0][:, 0]
 
 
 def _counted(drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:

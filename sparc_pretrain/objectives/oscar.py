@@ -248,10 +248,13 @@ class Oscar(SingleStream):
         seen = seen_of(image.patch_states, image.regions)
         return (text.token_states, text.mask, self.embed(seen), seen.valid), seen
 
+    def begin(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """See `SingleStream`."""
+        return self.fuse(*self._read(image, text)[0])[0][:, 0]
+
     def match(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """How well row i of the images and row i of the texts match: log-odds [n] of 'own'."""
-        states = self.fuse(*self._read(image, text)[0])[0]
-        logits = self.own_head(states[:, 0])
+        logits = self.own_head(self.begin(image, text))
         return logits[:, OWN] - logits[:, OWN + 1 :].logsumexp(dim=1)
 
     def look(self, image: ImageFeatures, text: TextFeatures) -> Tensor:

@@ -166,6 +166,15 @@ class SingleStream(MaskedObjective):
         """Fused states of aligned rows, see `fuse_rows`."""
         return fuse_rows(self.fusion, *rows, block=self.block)
 
+    def begin(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """The fused begin state [n,H] of row i of the images and row i of the texts."""
+        raise NotImplementedError
+
+    def match(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """How well they match: log-odds [n]."""
+        no, yes = self.match_head(self.begin(image, text)).unbind(dim=1)
+        return yes - no
+
     def scores(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """Log-odds [I,T] that they match, `block` pairs at a time."""
         return all_pairs(self.match, image, text, self.block)

@@ -259,10 +259,9 @@ class Uniter(SingleStream):
         tokens = self.embed(seen.state, seen.box)
         return *self._fused(text.token_states, text.mask, tokens, seen.valid), seen
 
-    def match(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
-        """How well row i of the images and row i of the texts match: log-odds [n]."""
-        no, yes = self.match_head(self._read(image, text)[0][:, 0]).unbind(dim=1)
-        return yes - no
+    def begin(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """See `SingleStream`."""
+        return self._read(image, text)[0][:, 0]
 
     def _plan(self, image: ImageFeatures, text: TextFeatures) -> tuple[Tensor, Seen]:
         """The transport plan [n,T,R] of aligned rows, and the regions."""

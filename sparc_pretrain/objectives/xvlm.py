@@ -230,20 +230,20 @@ class Xvlm(MaskedObjective):
         """Fused begin states [n,H] -> boxes [n,4] as cx cy w h in 0..1."""
         return self.box_head(states).sigmoid()
 
-    def _begin(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+    def begin(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """The fused begin state [n,H] of aligned rows, all cells seen."""
         return self.fusion(*_sides(image, text))[0][:, 0]
 
     def match(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """How well row i of the images and row i of the texts match: log-odds [n]."""
-        no, yes = self.match_head(self._begin(image, text)).unbind(dim=1)
+        no, yes = self.match_head(self.begin(image, text)).unbind(dim=1)
         return yes if self.score == "logit" else yes - no
 
     def ground(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """Where row i of the images shows what row i of the texts says [n,4]: x0 y0 x1 y1 in
         0..1.
         """
-        return corners(self.boxes(self._begin(image, text))).clamp(0, 1)
+        return corners(self.boxes(self.begin(image, text))).clamp(0, 1)
 
     def look(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """Cross-attention of the last layer [n,T,P], aligned rows."""

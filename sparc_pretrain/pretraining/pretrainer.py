@@ -132,6 +132,7 @@ class Pretrainer(BaseModel):
         """
         if self.init_from:
             starting_weights.load(self.encoder, self.init_from)
+            starting_weights.load_objective(self.objective, self.init_from)
             if self.objective_config.get("target") == "frozen":
                 self.teacher = Teacher(self.encoder)
 

@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from timm.layers import resample_abs_pos_embed
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.data.tokenizer import Tokenizer
@@ -91,6 +91,25 @@ def load(encoder: DualEncoder, source: str | Path) -> None:
         encoder.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"init_from={run.path}: {error}") from None
+
+
+def load_objective(objective: nn.Module, source: str | Path) -> None:
+    """Take temperature, heads and fusion encoder of the run at `source` too, where it was trained
+    by the same objective with weights of the same shapes; the log says so, or why not.
+    """
+    run = run_folder.open_run(source)
+    kind = type(objective).__name__
+    if (run.config["objective"] or {}).get("type") != kind:
+        return
+    weights, own = run.weights("objective."), objective.state_dict()
+    unlike = {k for k in weights.keys() | own.keys() if k not in weights or k not in own}
+    unlike |= {k for k in weights.keys() & own.keys() if weights[k].shape != own[k].shape}
+    if unlike:
+        said = f"starts anew: {len(unlike)} of its weights are others, {min(unlike)} among them"
+    else:
+        objective.load_state_dict(weights)
+        said = "goes on with its weights"
+    print_log(f"init_from={run.path}: {kind} {said}", "current")
 
 
 @torch.no_grad()

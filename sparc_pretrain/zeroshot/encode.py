@@ -87,6 +87,15 @@ def load(run: str | Path) -> tuple[DualEncoder, Objective]:
     return model, objective.eval()
 
 
+def untrained(run: str | Path) -> tuple[DualEncoder, Objective]:
+    """As `load`, with random weights."""
+    opened = run_folder.open_run(run)
+    check(opened)
+    model = DualEncoder.from_config(opened.config)
+    model.tokenizer = DualEncoder.from_pretrained(opened.path).tokenizer
+    return model, _objective(opened)
+
+
 def check(opened: run_folder.RunFolder) -> None:
     """Raises InvalidRunFolder when config and weights are not of one model and objective; nothing
     of its size is built.

@@ -15,13 +15,15 @@ from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 from sparc_pretrain import run_folder
+from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.engine.optim import GuardedOptimWrapper
+from sparc_pretrain.pretraining import starting_weights
 from sparc_pretrain.pretraining.accumulation import by_length
 from sparc_pretrain.pretraining.pretrainer import Pretrainer
 from sparc_pretrain.types import Batch, Features
 from sparc_pretrain.zeroshot import encode
 from tests import fused_toy  # noqa: F401  registers it
-from tests.models import TEXT, VISION, batch, pretrainer
+from tests.models import TEXT, VISION, batch, pretrainer, saved
 
 ROOT = Path(__file__).parents[2]
 OBJECTIVES = {
@@ -321,6 +323,32 @@ def test_a_locked_tower_is_not_trained_and_stays_in_eval_mode():
     assert all(p.grad is None for p in model.encoder.vision.parameters())
     with pytest.raises(ValueError, match="locked"):
         pretrainer(locked="audio")
+
+
+def test_init_from_takes_the_weights_of_the_same_objective_and_says_why_not(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(starting_weights, "print_log", lambda line, _: told.append(line))
+    source = saved("Xvlm", tmp_path / "x", ["a small red star"], layers=1)
+    there = run_folder.open_run(source)
+    words = Tokenizer.load(source)
+    text = {**TEXT, "vocab_size": words.vocab_size, "layers": 1, "max_tokens": 16}
+    for layers, taken in ((2, True), (1, False)):
+        fusion = dict(layers=layers, heads=2, dropout=0.0)
+        torch.manual_seed(5)
+        made = Pretrainer(
+            vision=VISION,
+            text=text,
+            objective=dict(type="Xvlm", fusion=fusion),
+            width=16,
+            tokenizer=str(source),
+            init_from=str(source),
+        )
+        made.init_weights()
+        ours, theirs = made.objective.state_dict(), there.weights("objective.")
+        same = [torch.equal(ours[k], theirs[k]) for k in ours if k.startswith("match_head.0")]
+        assert same == [taken, taken]
+        said = "goes on with its weights" if taken else "starts anew"
+        assert any(f"Xvlm {said}" in line for line in told)
 
 
 def test_init_from_takes_all_weights_of_a_run_and_refuses_others(tmp_path):

@@ -100,8 +100,8 @@ def read_vqa(
 @DATASETS.register_module()
 class VQADataset(ImageItems):
     """Questions with their images: `inputs`, and a `data_samples` with `image`, `prompt` (the
-    question in `template`) and, in training, `caption` (the most frequent answer), with `test_mode`
-    `references` (all answers).
+    question in `template`), `references` (all answers) and, in training, `caption` (the most
+    frequent one).
 
     Args: ann_file: the questions. answers: the annotations, below `data_root` too. image_name: see
         `read_vqa`. The others: see `CaptionDataset`.
@@ -138,10 +138,8 @@ class VQADataset(ImageItems):
         """See the class."""
         image, index = self._good_image(index)
         name, texts = self.items[index]
-        meta = {"image": name, "prompt": self.questions[index]}
-        if self.test_mode:
-            meta["references"] = texts
-        else:
+        meta = {"image": name, "prompt": self.questions[index], "references": texts}
+        if not self.test_mode:
             meta["caption"] = Counter(texts).most_common(1)[0][0]
         return {"inputs": image, "data_samples": BaseDataElement(metainfo=meta)}
 

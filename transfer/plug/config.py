@@ -79,6 +79,12 @@ def explain(
     model, owners = cfg.get("model") or ConfigDict(), _owners(cfg)
     foreign = [(p, o) for p, o in owners if o.backbone.get("type") not in BACKBONE]
     ledger, plans = Ledger(), []
+    if "run" in model:  # of `transfer.pairs`
+        if adamw or layer_decay is not None:
+            raise ValueError(f"{model.type} has no --adamw and no --layer-decay")
+        ledger.set(model, "model", "run", str(opened.path), "towers, fusion encoder and words")
+        model.scratch, cfg.ancestry = scratch, None if scratch else ancestry(opened)
+        return ledger.changes
     if foreign or not owners:
         if scope in mm.SCOPES:
             mm.register(scope)

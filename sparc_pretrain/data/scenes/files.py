@@ -7,6 +7,8 @@ annotations/captions_{train,val}.json    COCO captions, five per image
 annotations/phrases_{train,val}.json     what the captions' phrases mean, with boxes and masks, as
                                          Flickr30k Entities has it
 annotations/elements_{train,val}.json    the objects as elements with texts, see `data.elements`
+annotations/vqa_{train,val}.json         questions and answers in the VQA format
+annotations/nlvr_{train,val}.jsonl       statements about two images, as NLVR2 has them
 ade/images/{training,validation}/NNNNNN.jpg       hard links to images
 ade/annotations/{training,validation}/NNNNNN.png  0 = unlabelled rim, k = line k of the classes
 ade/classes.txt, ade/classes.json      categories, then backgrounds; the json adds a palette
@@ -20,7 +22,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
@@ -37,7 +39,8 @@ from sparc_pretrain.data.scenes.elements import sample_record
 from sparc_pretrain.data.scenes.levels import HARD, Level, level_of
 from sparc_pretrain.data.scenes.paint import BACKGROUNDS
 from sparc_pretrain.data.scenes.phrases import phrase_record
-from sparc_pretrain.data.scenes.render import render_scene
+from sparc_pretrain.data.scenes.questions import Facts, statements, vqa_file
+from sparc_pretrain.data.scenes.render import caption_facts, render_scene
 
 VAL_START = 500_000  # val has its own scene indices, so that neither split depends on the other
 VERSION = 1  # of the drawings: raise it when the same arguments give other bytes
@@ -51,9 +54,13 @@ _UNFINISHED = "scenes.unfinished.json"
 
 
 def _write_json(path: Path, value: Json | list[Json]) -> None:
+    _write_text(path, [json.dumps(value)])
+
+
+def _write_text(path: Path, lines: Iterable[str]) -> None:
     """Whole or not at all."""
     draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(value), encoding="utf-8")
+    draft.write_text("\n".join(lines), encoding="utf-8")
     os.replace(draft, path)
 
 
@@ -101,7 +108,7 @@ def _write_split(
     out: Path, split: str, indices: range, arguments: Json, tick: Callable[[], None]
 ) -> tuple[list[Json], list[Json]]:
     """Writes images, semantic maps, COCO instances and captions; returns images and objects."""
-    images, objects, captions, phrases, elements = [], [], [], [], []
+    images, objects, captions, phrases, elements, facts = [], [], [], [], [], []
     image_folder, ade_images, ade_maps = _folders(out, split)
     size, level = arguments["size"], level_in(arguments)
     for index in indices:
@@ -115,6 +122,7 @@ def _write_split(
         objects += coco_annotations(scene, index, len(objects) + 1)
         phrases.append(phrase_record(scene, index, jpeg.name))
         elements.append(sample_record(scene, index, jpeg.name))
+        facts.append((index, jpeg.name, caption_facts(scene)))
         for text in scene.captions:
             captions.append({"id": len(captions) + 1, "image_id": index, "caption": text})
         tick()
@@ -125,20 +133,32 @@ def _write_split(
     _write_json(folder / f"captions_{split}.json", _head(split, images) | texts)
     _write_json(folder / f"phrases_{split}.json", phrases)
     _write_json(folder / f"elements_{split}.json", elements)
+    _write_questions(folder, split, facts, arguments)
     return images, objects
+
+
+def _write_questions(folder: Path, split: str, facts: Facts, arguments: Json) -> None:
+    seed = f"{level_in(arguments).name} {arguments['seed']} {split}"
+    _write_json(folder / f"vqa_{split}.json", vqa_file(facts, seed))
+    _write_text(folder / f"nlvr_{split}.jsonl", map(json.dumps, statements(facts, seed)))
 
 
 def _add_later_files(out: Path, arguments: Json) -> None:
     """The files of a data set that was written before there were any; nothing else is touched."""
+    how = arguments["size"], level_in(arguments).name
     for split, first in (("train", 0), ("val", VAL_START)):
         scenes = range(first, first + arguments[split])
         for kind, record in (("phrases", phrase_record), ("elements", sample_record)):
             path = out / "annotations" / f"{kind}_{split}.json"
             if path.is_file():
                 continue
-            how = arguments["size"], level_in(arguments).name
             rendered = ((i, render_scene(arguments["seed"], i, *how)) for i in scenes)
             _write_json(path, [record(scene, i, f"{i:06d}.jpg") for i, scene in rendered])
+        folder = out / "annotations"
+        if not (folder / f"nlvr_{split}.jsonl").is_file():
+            rendered = ((i, render_scene(arguments["seed"], i, *how)) for i in scenes)
+            facts = [(i, f"{i:06d}.jpg", caption_facts(scene)) for i, scene in rendered]
+            _write_questions(folder, split, facts, arguments)
 
 
 def _head(split: str, images: list[Json]) -> Json:
