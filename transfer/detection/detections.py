@@ -38,6 +38,7 @@ class Detections:
         labels = _joined([entry["labels"] for entry in entries], int)
         self.category = np.asarray(category_ids)[labels] if len(labels) else labels
         self.score = _joined([entry[key] for entry in entries], float)
+        self._corners: np.ndarray | None = None  # [M,4]
 
     def __len__(self) -> int:
         return len(self.image)
@@ -80,6 +81,16 @@ class Detections:
                     "score": float(self.score[i]),
                     key: shape,
                 }
+
+    def boxes(self, which: np.ndarray, image_ids: np.ndarray) -> np.ndarray:
+        """Those at the places `which` as `metrics.BOX` [len(which),7]; image_ids: of `entries`."""
+        if self._corners is None:
+            entries = [np.asarray(one["bboxes"], float).reshape(-1, 4) for one in self.entries]
+            self._corners = np.concatenate([*entries, np.zeros((0, 4))])
+        corners = self._corners[which]
+        columns = [image_ids[self.image[which], None], corners[:, :2]]
+        columns += [corners[:, 2:] - corners[:, :2], self.score[which, None]]
+        return np.concatenate([*columns, self.category[which, None]], axis=1, dtype=float)
 
     def groups(self, categories: Sequence[int]) -> Iterator[tuple[list[int], np.ndarray]]:
         """Categories together with the places of their detections, about `GROUP` at a time."""
@@ -129,6 +140,8 @@ def precisions(
     listed = {row["id"]: row for row in truth["categories"]}
     by_id = {row["id"]: row for row in truth["images"]}
     ids = [entry["image_id"] for entry in found.entries]
+    as_table = found.iou_type == "bbox" and all(isinstance(i, int) for i in (*by_id, *ids))
+    numbers = np.array(ids, dtype=float) if as_table else np.zeros(0)
     for some, places in found.groups(categories):
         annotations = [row for category in some for row in of_category.get(category, ())]
         seen = {row["image_id"] for row in annotations} | {ids[i] for i in set(found.image[places])}
@@ -140,7 +153,8 @@ def precisions(
             "annotations": annotations,
         }
         for name, (counts, limit) in protocols.items():
-            rows = list(found.rows(places[counts[places]]))
+            which = places[counts[places]]
+            rows = found.boxes(which, numbers) if as_table else list(found.rows(which))
             values, categories_found = matched(part, rows, found.iou_type, style, limit)
             precision[name].append(values)
         order += categories_found

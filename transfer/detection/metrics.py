@@ -32,6 +32,7 @@ DECLARED = (
     Metric("segm_*", words="masks"),
 )
 LVIS_GROUPS = {"r": "APr", "c": "APc", "f": "APf"}  # rare, common, frequent
+BOX = ("image_id", "x", "y", "w", "h", "score", "category_id")  # hotcoco's columns
 AREAS = {"AP": 0, "APs": 1, "APm": 2, "APl": 3}  # all, below 32^2, up to 96^2, above: pixels
 
 
@@ -80,30 +81,57 @@ def evaluate(
     truth, truth_name = _load(ground_truth_json, "the ground truth")
     results, results_name = _load(results_json, "the results")
     check_ground_truth(truth, iou_type, style, truth_name)
-    _check_results(results, truth, iou_type, results_name)
-
-    # a box beside a mask would set the object's size, so only the field in question goes on
-    field = "bbox" if iou_type == "bbox" else "segmentation"
-    rows = [
-        {key: row[key] for key in ("image_id", "category_id", "score", field)} for row in results
-    ]
+    rows = boxes_of(results, truth) if iou_type == "bbox" else None
+    if rows is None:
+        _check_results(results, truth, iou_type, results_name)
+        # a box beside a mask would set the object's size, so only the field in question goes on
+        field = "bbox" if iou_type == "bbox" else "segmentation"
+        rows = [
+            {key: row[key] for key in ("image_id", "category_id", "score", field)}
+            for row in results
+        ]
     if style == "lvis":  # lvis-api keeps the best of an image first
         rows = _best_per_image(rows, limit)
     precision, categories = matched(truth, rows, iou_type, style, limit)
     return summary(precision, categories, truth, style)
 
 
+def boxes_of(results: Any, truth: Json) -> np.ndarray | None:
+    """Boxes in COCO's result format as `BOX` [M,7], which hotcoco takes without a dict for each;
+    None where the ids of images are no numbers, or `_check_results` has something to say.
+    """
+    if not isinstance(results, list) or not results:
+        return None
+    try:
+        table = np.array(
+            [(r["image_id"], *r["bbox"], r["score"], r["category_id"]) for r in results]
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+    if table.ndim != 2 or table.shape[1] != len(BOX) or table.dtype.kind not in "if":
+        return None
+    listed = [[row["id"] for row in truth[key]] for key in ("images", "categories")]
+    known = [np.isin(table[:, i], ids) for i, ids in zip((0, 6), listed, strict=True)]
+    return table if (np.isfinite(table).all(axis=1) & known[0] & known[1]).all() else None
+
+
 def matched(
-    truth: Json, rows: list[Json], iou_type: str, style: str, limit: int
+    truth: Json, rows: list[Json] | np.ndarray, iou_type: str, style: str, limit: int
 ) -> tuple[np.ndarray, list[int]]:
-    """Precision [IoU, recall, category, area, 1] of checked `rows`, -1 where nothing is annotated,
-    and the categories' ids. In LVIS's style the limit of an image has been applied.
+    """Precision [IoU, recall, category, area, 1] of checked `rows` (dicts, or boxes [M,7] as
+    `boxes_of` gives them), -1 where nothing is annotated, and the categories' ids. In LVIS's style
+    the limit of an image has been applied.
     """
     field = "bbox" if iou_type == "bbox" else "segmentation"
-    truth, rows = _numbered(truth, rows)
+    table = isinstance(rows, np.ndarray)
+    if not table:
+        truth, rows = _numbered(truth, rows)
     if style == "lvis":
         # what has no area is dropped after the limit
-        rows = [row for row in rows if _area(row, field) > 0]
+        if table:
+            rows = rows[rows[:, 3] * rows[:, 4] > 0]
+        else:
+            rows = [row for row in rows if _area(row, field) > 0]
         annotations = [row for row in truth["annotations"] if row["area"] > 0]
         truth = {**truth, "annotations": annotations}
         loaded = hotcoco.LVISResults(index := hotcoco.COCO(truth), rows, max_dets=None)
@@ -162,8 +190,13 @@ def _mean(precision: np.ndarray) -> float:
     return float(defined.mean()) if defined.size else -1.0
 
 
-def _best_per_image(rows: list[Json], limit: int) -> list[Json]:
+def _best_per_image(rows: list[Json] | np.ndarray, limit: int) -> list[Json] | np.ndarray:
     """The `limit` best-scored detections of each image; equal scores in the order given."""
+    if isinstance(rows, np.ndarray):
+        order = np.lexsort((-rows[:, 5], rows[:, 0]))  # stable: the last key first
+        image = rows[order, 0]
+        place = np.arange(len(order)) - np.searchsorted(image, image, side="left")
+        return rows[np.sort(order[place < limit])]
     per_image: dict[int, list[Json]] = defaultdict(list)
     for row in rows:
         per_image[row["image_id"]].append(row)
