@@ -9,14 +9,21 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 import time
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather as _all_gather_with_gradient
 from torch.nn import functional as F
+
+from sparc_pretrain.step_before import Later
+
+T = TypeVar("T")
+BEAT, SILENCE = 10.0, 600.0  # seconds between two signs of life, and without one
 
 
 def rank() -> int:
@@ -122,6 +129,37 @@ def total(x: Tensor) -> Tensor:
     return summed
 
 
+def share(x: Tensor) -> None:
+    """Rank 0's `x` on every rank, in place."""
+    if world_size() > 1:
+        dist.broadcast(x, 0)
+
+
+def is_sharded(x: Tensor) -> bool:
+    """Whether `x` is a DTensor, of which this rank holds a part (`engine.sharded`)."""
+    return hasattr(x, "placements")
+
+
+def part_of(value: Any, weight: Tensor) -> Any:
+    """This rank's part of the whole `value` [...], sharded as `weight` [...] is; what has another
+    shape (a count of steps), or a whole `weight`, leaves it as it is. No rank waits for another.
+    """
+    if not is_sharded(weight) or not isinstance(value, Tensor) or value.shape != weight.shape:
+        return value
+    from torch.distributed.tensor import distribute_tensor  # who needs it has it imported
+
+    value, mesh = value.to(weight.device), weight.device_mesh
+    return distribute_tensor(value, mesh, weight.placements, src_data_rank=None)
+
+
+def most(x: Tensor) -> Tensor:
+    """The largest `x` of all ranks, without gradient; `x` itself is left alone."""
+    largest = x.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest
+
+
 def everywhere(flag: bool, device: torch.device | str = "cpu") -> bool:
     """True when `flag` is true on every rank."""
     if world_size() == 1:
@@ -136,6 +174,36 @@ def anywhere(flag: bool, device: torch.device | str = "cpu") -> bool:
     return not everywhere(not flag, device)
 
 
+class LateVote:
+    """The largest number that any rank casts, told one cast later: nobody waits for it."""
+
+    def __init__(self) -> None:
+        self._sent: tuple[Later, dist.Work] | None = None
+
+    def cast(self, value: int) -> int:
+        """The outcome of the cast before, 0 at the first; on one process that of this one. Every
+        rank must call it as often.
+        """
+        if world_size() == 1:
+            return int(value)
+        before = self.take()
+        place = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        vote = torch.full((1,), int(value), dtype=torch.int32, device=place)  # no copy to wait for
+        work = dist.all_reduce(vote, op=dist.ReduceOp.MAX, async_op=True)
+        if vote.is_cuda:
+            work.wait()  # the device waits, not this process
+        self._sent = Later(vote), work
+        return before
+
+    def take(self) -> int:
+        """The outcome of the last cast, waited for; 0 when there is none."""
+        if self._sent is None:
+            return 0
+        (vote, work), self._sent = self._sent, None
+        work.wait()
+        return int(vote.read())
+
+
 def gather_objects(value: object) -> list:
     """`value` of every rank, in rank order, on every rank (small picklable objects only)."""
     if world_size() == 1:
@@ -143,6 +211,53 @@ def gather_objects(value: object) -> list:
     values: list = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def from_first(work: Callable[[], T]) -> T:
+    """What `work` gives on rank 0, on every rank, and what it raises; the others do not work.
+
+    It may take hours: nobody waits in a collective, which would end after minutes, but looks into
+    the store that ranks meet at, where rank 0 shows that it lives. Raises TimeoutError when it has
+    not for `SILENCE` seconds. For picklable values; every rank must call it.
+    """
+    if world_size() == 1:
+        return work()
+    store = dist.PrefixStore("sparc/first", dist.distributed_c10d._get_default_store())
+    call = store.add(f"calls/{rank()}", 1)
+    done, beat = f"{call}/done", f"{call}/beat"
+    told: list = [None]
+    if rank() == 0:
+        over = threading.Event()
+
+        def live() -> None:
+            while not over.wait(BEAT):
+                store.add(beat, 1)
+
+        thread = threading.Thread(target=live, daemon=True)
+        thread.start()
+        try:
+            told = [(work(), None)]
+        except Exception as error:
+            told = [(None, error)]
+        finally:
+            over.set()
+            thread.join()
+        store.set(done, "1")
+    else:
+        seen, since = 0, time.monotonic()
+        while not store.check([done]):
+            beats = store.add(beat, 0)
+            if beats != seen:
+                seen, since = beats, time.monotonic()
+            if time.monotonic() - since > SILENCE:
+                raise TimeoutError(f"rank 0 has given no sign of life for {SILENCE:.0f} s")
+            time.sleep(min(1.0, BEAT))
+    own = told[0]
+    dist.broadcast_object_list(told, src=0)
+    value, error = told[0] if own is None else own  # rank 0 keeps what it has, not a copy
+    if error is not None:
+        raise error
+    return value
 
 
 def barrier() -> None:

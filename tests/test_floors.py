@@ -22,6 +22,7 @@ FLOORS = {
     "sparc_pretrain.registry": 0,
     "sparc_pretrain.distributed": 0,
     "sparc_pretrain.chance": 0,
+    "sparc_pretrain.step_before": 0,
     "sparc_pretrain.data": 1,
     "sparc_pretrain.data.dataset": 2,
     "sparc_pretrain.towers": 1,

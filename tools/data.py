@@ -10,11 +10,11 @@ python tools/data.py coco data/coco        (also lvis, ade20k, voc, objects365)
 from __future__ import annotations
 
 import argparse
+import os
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -22,9 +22,6 @@ from sparc_pretrain import json_file
 from sparc_pretrain.command import cli, flags
 from sparc_pretrain.data.box_import import kinds as box_kinds
 from sparc_pretrain.data.layouts import LAYOUTS, link_coco, prepare
-
-if TYPE_CHECKING:
-    pass
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -41,6 +38,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="COCO or Karpathy JSON, Flickr token.txt, CSV, TSV or JSONL (image, caption)",
     )
     shards.add_argument("--split", help="of a Karpathy JSON, e.g. train or train+restval")
+    shards.add_argument("--seed", type=int, default=0, help="of the order of the samples")
+    shards.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="threads")
     shards.set_defaults(run=make_shards, prefix="shard-")
 
     boxes = commands.add_parser("boxes", help="images and boxes with words -> tars")
@@ -128,7 +127,8 @@ def make_shards(args: argparse.Namespace) -> None:
         )
     captions = read_captions(args.captions, args.split)
     skipped: Counter[str] = Counter()
-    found = image_files.pairs(args.images, captions, args.resize, skipped, show=True)
+    captions = image_files.shuffled(captions, args.seed)
+    found = image_files.pairs(args.images, captions, args.resize, skipped, True, args.jobs)
     first = next(found, None)  # before any old tar is replaced
     if first is None:
         raise ValueError(f"no pair in {args.images} and {args.captions}: {_summary(skipped)}")

@@ -162,12 +162,14 @@ class PairDataset(Dataset):
         sources: str | Path | Sequence[dict[str, Any]], limit: int | None = None
     ) -> Iterator[str]:
         """Captions of `sources` in stored order, a sample of each source by turns, at most `limit`,
-        to train a tokenizer.
+        to train a tokenizer; where there are more, of samples spread evenly over all tars.
 
         Unusable ones are left out. Raises like the constructor.
         """
         sets = [ShardSet(source["shards"]) for source in _as_list(sources)]
-        return islice(_by_turns(sets), limit)
+        most = max(map(len, sets))
+        step = max(1, most * len(sets) // limit) if limit else 1
+        return islice(_by_turns(sets, range(0, most, step)), limit)
 
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
@@ -247,8 +249,8 @@ class PairDataset(Dataset):
         return crop, flip and (self.fields is None or self.fields.may_mirror(found))
 
 
-def _by_turns(sets: Sequence[ShardSet]) -> Iterator[str]:
-    for n in range(max(map(len, sets))):
+def _by_turns(sets: Sequence[ShardSet], places: range) -> Iterator[str]:
+    for n in places:
         for shards in sets:
             if n < len(shards):
                 with suppress(BadCaption, BadElements, OSError):

@@ -4,8 +4,11 @@ made smaller when asked.
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 from torchvision.io import encode_jpeg
@@ -15,6 +18,7 @@ from sparc_pretrain.data.images import BadImage, check, decode, read_size, shrin
 from sparc_pretrain.data.shards import Pair
 
 JPEG_QUALITY = 95
+AT_A_TIME = 16  # images of each thread that are held in memory
 EXTENSION = {"jpeg": "jpg", "webp animation": "webp"}
 
 
@@ -54,34 +58,51 @@ def key_of_name(name: str, used: set[str]) -> str:
     return key
 
 
+def shuffled(captions: Mapping[str, list[str]], seed: int) -> dict[str, list[str]]:
+    """The same in another order: neighbours in a caption file are alike, and training reads tar by
+    tar.
+    """
+    names = list(captions)
+    random.Random(seed).shuffle(names)
+    return {name: captions[name] for name in names}
+
+
 def pairs(
     images: Path,
     captions: Mapping[str, list[str]],
     resize: int | None,
     skipped: Counter[str],
     show: bool = False,
+    jobs: int = 1,
 ) -> Iterator[Pair]:
     """What `write_shards` takes, from a folder of images; counts in `skipped` what cannot be used.
 
     An image whose shorter side is above `resize` is made smaller; any other keeps its bytes. With
-    `show`, a bar of the progress.
+    `show`, a bar of the progress. jobs: threads that read and shrink images; the pairs and their
+    order are the same for any number.
     """
     folder = images.resolve()
     used: set[str] = set()
+    keys = {name: key_of_name(name, used) for name in sorted(captions)}  # whatever the order
     # a last part that several images have is no name of any of them
     last_parts = Counter(Path(name).name for name in captions)
-    for name, texts in tqdm(captions.items(), unit=" images", disable=not show):
-        if not texts:
-            skipped["no caption"] += 1
-            continue
+
+    def read(name: str) -> tuple[bytes, str] | str:
+        if not captions[name]:
+            return "no caption"
         path = find(folder, name, by_last_part=last_parts[Path(name).name] == 1)
         if path is None:
-            skipped["image file missing or outside of the folder"] += 1
-            continue
+            return "image file missing or outside of the folder"
         try:
-            data, extension = stored(path.read_bytes(), resize)
+            return stored(path.read_bytes(), resize)
         except BadImage as error:
-            skipped[str(error)] += 1
-            continue
-        key = key_of_name(name, used)
-        yield key, data, extension, texts
+            return str(error)
+
+    names = iter(tqdm(captions, unit=" images", disable=not show))
+    with ThreadPoolExecutor(jobs) as pool:
+        while some := list(islice(names, AT_A_TIME * jobs)):
+            for name, made in zip(some, pool.map(read, some), strict=True):
+                if isinstance(made, str):
+                    skipped[made] += 1
+                else:
+                    yield keys[name], *made, captions[name]

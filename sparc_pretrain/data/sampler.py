@@ -18,6 +18,7 @@ from torch.utils.data import Sampler
 from sparc_pretrain.distributed import rank, world_size
 from sparc_pretrain.registry import DATA_SAMPLERS
 
+BATCHES_PER_BLOCK, FEWEST, MOST = 16, 32, 256  # the last: shards that a process holds open
 CHUNK = 4096  # positions worked out at a time
 FINEST_WEIGHT = 1000  # weights are rounded to fractions with at most this denominator
 LONGEST_CYCLE = 100_000  # draws; where fractions have no shorter one, weights are rounded to it
@@ -130,8 +131,11 @@ class PairSampler(Sampler):
     """Endless `(index, visit)` pairs for `PairDataset`; `visit` counts the epochs of the sample's
     source.
 
-    mode='alternate': each global batch of `global_batch` samples comes from one source (as in the
-    paper); mode='mixed': every sample is drawn from a source of its own. Weights count draws.
+    shards_per_block: neighbours in the shuffled order of a source's shards whose samples are
+    shuffled together; default: as many as hold `BATCHES_PER_BLOCK` global batches, from `FEWEST`
+    to `MOST` shards. mode='alternate': each global batch of `global_batch` samples comes from one
+    source (as in the paper); mode='mixed': every sample is drawn from a source of its own. Weights
+    count draws.
 
     Raises ValueError for an unknown mode, without `global_batch` when several sources alternate,
     and for fewer samples than a global batch takes of them, which would then hold the same pair
@@ -144,7 +148,7 @@ class PairSampler(Sampler):
         seed: int | None = None,
         global_batch: int | None = None,
         mode: str = "alternate",
-        shards_per_block: int = 32,
+        shards_per_block: int | None = None,
     ) -> None:
         if mode not in ("alternate", "mixed"):
             raise ValueError(f"mode must be 'alternate' or 'mixed', not {mode!r}")
@@ -154,15 +158,17 @@ class PairSampler(Sampler):
                 "several sources alternate by global batches: give the sampler "
                 "global_batch = batch_size * number of processes, or mode='mixed'"
             )
-        if shards_per_block < 1:
+        if shards_per_block is not None and shards_per_block < 1:
             raise ValueError(f"shards_per_block must be at least 1, not {shards_per_block}")
-        seed, self.shards_per_block = seed or 0, shards_per_block
+        seed = seed or 0
+        blocks = [shards_per_block or _block(s, global_batch or 1) for s in dataset.shard_sizes]
+        self.shards_per_block = blocks[0] if len(set(blocks)) == 1 else blocks
         # with one source the size of a draw changes nothing
         self.draw_size = int(global_batch) if mode == "alternate" and several else 1
         self.schedule = Schedule(list(dataset.weights), seed)
         self.orders = [
-            SourceOrder(sizes, (seed, 1 + s), shards_per_block)
-            for s, sizes in enumerate(dataset.shard_sizes)
+            SourceOrder(sizes, (seed, 1 + s), block)
+            for s, (sizes, block) in enumerate(zip(dataset.shard_sizes, blocks, strict=True))
         ]
         totals = np.asarray([order.total for order in self.orders], dtype=np.int64)
         self.first_index = np.cumsum(totals) - totals
@@ -222,6 +228,12 @@ class PairSampler(Sampler):
 
     def set_epoch(self, epoch: int) -> None:
         """Nothing to do: the stream is endless and its position says it all."""
+
+
+def _block(sizes: np.ndarray, global_batch: int) -> int:
+    """How many shards of these sizes [S] hold `BATCHES_PER_BLOCK` global batches, within limits."""
+    mean = max(1.0, float(np.mean(sizes)))
+    return int(np.clip(ceil(BATCHES_PER_BLOCK * global_batch / mean), FEWEST, MOST))
 
 
 def _hash(x: np.ndarray, seed: int) -> np.ndarray:

@@ -24,7 +24,7 @@ import numpy as np
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.data.tar_scan import IMAGE_EXTENSIONS, KEY_BYTES, row_type, scan
 
-__all__ = ["IMAGE_EXTENSIONS", "KEY_BYTES", "RawSample", "ShardIndex", "index_file"]
+__all__ = ["IMAGE_EXTENSIONS", "KEY_BYTES", "RawSample", "ShardIndex", "index_file", "places"]
 
 SUFFIX = ".index"
 FORMAT = b"SPARCIX2"
@@ -56,7 +56,7 @@ def index_file(tar: Path) -> Path:
     return tar.with_name(tar.name + SUFFIX)
 
 
-def _places(tar: Path) -> list[Path]:
+def places(tar: Path) -> list[Path]:
     """Where its index may lie: beside it, then in the user's cache, if there is a user's home."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     name = hashlib.sha256(os.fsencode(tar.absolute())).hexdigest()[:32]
@@ -102,7 +102,7 @@ class ShardIndex:
         if not path.is_file():  # a pipe would be waited for
             raise OSError(f"{path} is no file")
         found = (
-            [] if verify else [(file, *_read_index(file, stat.st_size)) for file in _places(path)]
+            [] if verify else [(file, *_read_index(file, stat.st_size)) for file in places(path)]
         )
         found = [one for one in found if one[1] is not None]
         for file, header, rows in found:
@@ -215,7 +215,7 @@ def _write_index(tar: Path, header: dict, rows: np.ndarray) -> Path | None:
     text = json.dumps(header).encode()
     body = len(text).to_bytes(8, "little") + text + np.ascontiguousarray(rows).tobytes()
     whole = FORMAT + hashlib.sha256(body).digest() + body
-    for file in _places(tar):
+    for file in places(tar):
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(file, lambda f: f.write(whole))

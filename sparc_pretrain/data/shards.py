@@ -5,24 +5,18 @@ The naming is told in `shard_index`, which finds the samples of one tar; here ar
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
 import re
 import tarfile
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from glob import glob
+from collections.abc import Iterable
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from braceexpand import braceexpand
-from tqdm import tqdm
 
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.data.shard_index import (
@@ -31,13 +25,12 @@ from sparc_pretrain.data.shard_index import (
     ShardIndex,
     index_file,
 )
-from sparc_pretrain.types import BadSample
+from sparc_pretrain.data.shard_list import expand, look, open_all
 
 __all__ = ["RawSample", "ShardIndex", "ShardSet", "expand", "open_all", "write_shards"]
 
 Pair = tuple[str, bytes, str, list[str] | dict[str, Any]]  # key, image, its extension, captions
-BAR_DELAY = 3  # seconds
-OPEN_SHARDS = 64  # file handles and maps held per process; a block of the order touches fewer
+OPEN_SHARDS = 256  # file handles and maps held per process; a block of the order touches fewer
 
 
 def write_shards(
@@ -120,33 +113,6 @@ def _check_pair(
         raise ValueError(f"{key}: a sample needs at least one caption")
 
 
-def expand(shards: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Paths meant by a tar, a folder of tars, a pattern (`*`, `?`, `{000..009}`) or a list of
-    these.
-
-    Raises ValueError for `pipe:`, `http:` and other addresses, and FileNotFoundError when a folder
-    or a `*` pattern holds no tar. A missing tar named one by one is not an error here.
-    """
-    if not isinstance(shards, (str, Path)):
-        return [path for one in shards for path in expand(one)]
-    found: list[Path] = []
-    for name in braceexpand(str(shards)):
-        if re.match(r"^[A-Za-z][A-Za-z0-9+.-]+:", name):
-            raise ValueError(f"{name}: shards must be local files; copy them to disk first")
-        path = Path(name).expanduser()
-        if path.is_dir():
-            matches = sorted(path.glob("*.tar"))
-        elif any(mark in name for mark in "*?["):
-            matches = sorted(Path(match) for match in glob(str(path)))
-        else:
-            found.append(path)
-            continue
-        if not matches:
-            raise FileNotFoundError(f"{name}: no .tar file here; make shards with tools/data.py")
-        found += matches
-    return found
-
-
 class ShardSet:
     """Several tars as one sequence of samples; sample `i` counts through the tars in order.
 
@@ -157,31 +123,15 @@ class ShardSet:
     """
 
     def __init__(self, shards: str | Path | Iterable[str | Path], show: bool = False) -> None:
-        self.paths = expand(shards)
-        opened = open_all(self.paths, show)
-        self.bad: list[BadSample] = []
-        self.ignored = self.without_caption = 0
-        sizes = np.zeros(len(self.paths), dtype=np.int64)
-        digest = hashlib.sha256()
-        self._memory: dict[int, ShardIndex] = {}
-        for i, (path, index) in enumerate(zip(self.paths, opened, strict=True)):
-            problem = index if isinstance(index, str) else index.problem
-            if problem:
-                self.bad.append(BadSample(str(path), "", problem))
-            if isinstance(index, str):
-                continue
-            sizes[i] = len(index)
-            self.ignored += index.ignored
-            self.without_caption += index.without_caption
-            digest.update(f"{path.name} {index.sha256}\n".encode())
-            if index.in_memory:
-                self._memory[i] = index  # would have to be built again
-        if not sizes.any():
+        found = look(shards, show)
+        self.paths, self.sizes, self.bad = found.paths, found.sizes, found.bad
+        self.ignored, self.without_caption = found.ignored, found.without_caption
+        self.sha256 = found.sha256
+        if not self.sizes.any():
             why = f"; {self.bad[0].shard}: {self.bad[0].reason}" if self.bad else ""
             raise ValueError(f"no sample in {shards}{why}")
-        self.sizes = sizes
-        self.sha256 = digest.hexdigest()
-        self._ends = np.cumsum(sizes).tolist()
+        self._memory = found.in_memory  # would have to be built again
+        self._ends = np.cumsum(self.sizes).tolist()
         self._open: OrderedDict[int, ShardIndex] = OrderedDict()
 
     def __len__(self) -> int:
@@ -215,24 +165,3 @@ class ShardSet:
         """Sample `i`; see `ShardIndex.read`."""
         shard, row = self.locate(i)
         return self.shard(shard).read(row, image)
-
-
-def open_all(paths: Sequence[Path], show: bool = False) -> list[ShardIndex | str]:
-    """The (closed) index of each tar, built where there is none, or what is wrong with it; with
-    `show`, a bar when that takes more than a few seconds.
-    """
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(_open_or_problem, paths)
-        bar = tqdm(found, "indexing", len(paths), unit=" tars", disable=not show, delay=BAR_DELAY)
-        return list(bar)
-
-
-def _open_or_problem(path: Path) -> ShardIndex | str:
-    try:
-        index = ShardIndex.open(path)
-    except FileNotFoundError:
-        return "missing"
-    except OSError as error:
-        return f"cannot be read ({error.strerror or error})"
-    index.close()
-    return index

@@ -15,17 +15,20 @@ from mmengine.logging import print_log
 from sparc_pretrain import shipped
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.command.cli import nearest
+from sparc_pretrain.data import shard_list
 from sparc_pretrain.data.dataset import PairDataset
 from sparc_pretrain.data.fields import Fields
-from sparc_pretrain.data.shards import expand, open_all
+from sparc_pretrain.data.shard_list import ShardList, expand
 from sparc_pretrain.data.tokenizer import Tokenizer
-from sparc_pretrain.distributed import barrier, rank, world_size
+from sparc_pretrain.distributed import from_first, world_size
 from sparc_pretrain.pretraining import held_out, needs, sections, starting_weights
 from sparc_pretrain.pretraining.schedules import schedulers
 from sparc_pretrain.pretraining.sections import Data, Schedule
 
 SCENES_COMMAND = "python tools/data.py scenes --out data/scenes --train 4000 --val 400 --size 128"
 CONFIGS = shipped.folder() / "configs"
+STRATEGIES = {"ddp": "sparc.DistributedPretrainer", "fsdp2": "sparc.FullySharded"}
+SHARDED_STATE = "sparc.ShardedStateHook"
 # Captions read to train a tokenizer: enough for 32k merges, read in seconds.
 TOKENIZER_CAPTIONS = 2_000_000
 
@@ -51,7 +54,8 @@ def complete(
         ValueError: a section or key that is missing or unknown, batch sizes that do not divide.
     """
     data, schedule = check_sections(cfg)
-    sources = check_sources(data.sources)
+    held = data.held_out
+    sources, *others = look_at(data.sources, *([held.get("sources", ())] if held else []))
     accumulate = cfg.model.get("accumulate", 1) if accumulate is None else accumulate
     if accumulate < 1:
         raise ValueError(f"accumulate={accumulate}: 1 or more")
@@ -61,12 +65,10 @@ def complete(
             f"data.global_batch={data.global_batch} does not divide into {world_size()} processes "
             f"x {accumulate} micro-batches"
         )
-    held = None
-    if data.held_out is not None:
-        held = {**data.held_out, "sources": check_sources(data.held_out.get("sources", ()))}
-    index(sources + (held["sources"] if held else []))
+    held = {**held, "sources": others[0]} if held else None
     starting_weights.adopt(cfg)
-    for line in needs.check(cfg.model.objective, Fields.of(data.fields), sources):
+    wants = cfg.model.objective, Fields.of(data.fields), sources
+    for line in from_first(lambda: needs.check(*wants)):
         print_log(line, logger="current")
     needs.adopt_labels(cfg, sources)
     tokenizer = make_tokenizer(
@@ -97,6 +99,7 @@ def complete(
                 seed=seed,
                 mode=data.mode,
                 global_batch=data.global_batch,
+                **({"shards_per_block": block} if (block := data.shards_per_block) else {}),
             ),
             dataset=dict(
                 type="sparc.PairDataset",
@@ -109,7 +112,7 @@ def complete(
                 **data.dataset,
             ),
         ),
-        model_wrapper_cfg=dict(type="sparc.DistributedPretrainer"),
+        model_wrapper_cfg=dict(type=_wrapper(cfg)),
         train_cfg=dict(type="IterBasedTrainLoop", max_iters=schedule.steps),
     )
     loading = dict(
@@ -125,6 +128,22 @@ def complete(
     if rates is not None:
         cfg.param_scheduler = cfg[sections.FROM]["param_scheduler"] = rates
     return cfg
+
+
+def _wrapper(cfg: Config) -> str:
+    """What `strategy` wraps the model in, whose hook is added. Raises ValueError."""
+    name = cfg.get("strategy", "ddp")
+    if name not in STRATEGIES:
+        raise ValueError(f"strategy={name!r}: use one of {', '.join(STRATEGIES)}")
+    if name == "fsdp2" and world_size() > 1:
+        import sparc_pretrain.engine.sharded  # noqa: F401  registers both, and takes a second
+
+        hooks = list(cfg.get("custom_hooks") or [])
+        if any(hook.get("type") == "EMAHook" for hook in hooks):
+            raise ValueError("strategy='fsdp2' has no moving average: leave EMAHook out")
+        if not any(hook.get("type") == SHARDED_STATE for hook in hooks):
+            cfg.custom_hooks = [dict(type=SHARDED_STATE), *hooks]
+    return STRATEGIES[name]
 
 
 def _rates(cfg: Config, schedule: Schedule) -> list[dict] | None:
@@ -155,13 +174,20 @@ def with_objective(cfg: Config, name: str) -> Config:
     return cfg
 
 
-def index(sources: list[dict]) -> None:
-    """Look at every tar of `sources` once. Each process takes a share: were it the first alone, the
-    others would wait for longer than they wait for anybody.
+def look_at(*groups: Any) -> list[list[dict]]:
+    """The sources of each group, see `check_sources`, whose tars one process looks at for all, once
+    each, however long that takes.
     """
-    paths = [path for source in sources for path in expand(source["shards"])]
-    open_all(paths[rank() :: world_size()], show=rank() == 0)
-    barrier()
+
+    def work() -> tuple[list[list[dict]], dict[str, ShardList]]:
+        found = [check_sources(sources) for sources in groups]
+        shards = [source["shards"] for sources in found for source in sources]
+        return found, {shard_list.name(one): shard_list.look(one, show=True) for one in shards}
+
+    found, lists = from_first(work)
+    if world_size() > 1:
+        shard_list.tell(lists)
+    return found
 
 
 def check_sections(cfg: Config) -> tuple[Data, Schedule]:
@@ -230,19 +256,24 @@ def make_tokenizer(
     Raises ValueError for another `spec`, also than that of the file which is there, for a mask
     token that is missing, and what `Tokenizer.load` raises.
     """
+    return from_first(lambda: _tokenizer(work_dir, dict(spec), sources, anew, mask, fixed))
+
+
+def _tokenizer(
+    work_dir: Path, spec: dict[str, Any], sources: list[dict], anew: bool, mask: bool, fixed: bool
+) -> Tokenizer:
     path, made = work_dir / "tokenizer.json", work_dir / "tokenizer.spec.json"
     asked = json.dumps(spec, sort_keys=True, default=str)
-    if anew and rank() == 0:
+    if anew:
         path.unlink(missing_ok=True)
         made.unlink(missing_ok=True)
-    barrier()
     if path.exists() and made.exists() and made.read_text(encoding="utf-8") != asked:
         raise ValueError(
             f"{path} was made as {made.read_text(encoding='utf-8')}, the config has tokenizer = "
             f"{asked}: take another --work-dir, or remove both files to train anew"
         )
     with_mask = spec.pop("mask", False)
-    if rank() == 0 and not path.exists():
+    if not path.exists():
         if spec.keys() == {"train"}:
             captions = PairDataset.captions(sources, limit=TOKENIZER_CAPTIONS)
             tokenizer = Tokenizer.train(captions, spec["train"])
@@ -261,5 +292,4 @@ def make_tokenizer(
         work_dir.mkdir(parents=True, exist_ok=True)
         atomic_write(made, lambda file: file.write(asked.encode()))
         tokenizer.save(work_dir)
-    barrier()
     return Tokenizer.load(path)

@@ -32,7 +32,8 @@ class Data:
     """`data`: what is trained on, and how it reaches the model.
 
     sources: shards, see `recipe.check_sources`. global_batch: pairs of a step, of all processes.
-    image_size: pixels. max_tokens: of a caption. mode: 'alternate' or 'mixed', see PairSampler.
+    image_size: pixels. max_tokens: of a caption. mode: 'alternate' or 'mixed', and
+    shards_per_block, shards whose samples are mixed, default by their size: see PairSampler.
     workers: loader processes per training process. timeout: seconds without a batch after which
     they count as stuck. dataset: further arguments of PairDataset. fields: what samples carry
     beside image and caption, see `data.fields.Fields`. held_out: `sources` that are not trained on,
@@ -45,6 +46,7 @@ class Data:
     image_size: int
     max_tokens: int
     mode: str = "alternate"
+    shards_per_block: int | None = None
     workers: int = 0
     timeout: int = 600
     dataset: dict[str, Any] = field(default_factory=dict)
@@ -55,6 +57,8 @@ class Data:
         _whole("data", self, "global_batch", "image_size", "max_tokens", "workers", "timeout")
         if self.global_batch < 1:
             raise ValueError(f"data.global_batch={self.global_batch} must be 1 or more")
+        if self.shards_per_block is not None:
+            _whole("data", self, "shards_per_block")
         if self.mode not in ("alternate", "mixed"):
             raise ValueError(f"data.mode={self.mode!r}: use 'alternate' or 'mixed'")
         for name in ("dataset", "fields"):
@@ -137,6 +141,7 @@ SET_BY = {
     "train_dataloader.timeout": "data.timeout",
     "train_dataloader.sampler.mode": "data.mode",
     "train_dataloader.sampler.global_batch": "data.global_batch",
+    "train_dataloader.sampler.shards_per_block": "data.shards_per_block",
     "train_dataloader.sampler.seed": "randomness.seed",
     "train_dataloader.dataset.seed": "randomness.seed",
     "train_dataloader.dataset.tokenizer": "tokenizer",

@@ -161,6 +161,25 @@ def test_blocks_keep_neighbouring_reads_in_few_shards():
     assert len(set(shards[:5])) > 1, "samples of a block's shards are mixed"
 
 
+@pytest.mark.parametrize(
+    ("size", "batch", "block", "distinct"),
+    [(1000, 512, 32, 32), (1000, 4096, 66, 66), (500, 16_384, 256, 200), (10_000, 16_384, 32, 32)],
+)
+def test_a_batch_holds_samples_of_all_shards_of_a_block_that_holds_sixteen_batches(
+    size, batch, block, distinct
+):
+    made = PairSampler(Sources([size] * 400), seed=3, global_batch=batch)
+    assert made.shards_per_block == block
+    index, _ = made.order(np.arange(batch, 2 * batch))
+    assert len(np.unique(index // size)) >= distinct
+
+
+def test_sources_of_small_and_large_shards_have_blocks_of_their_own():
+    made = PairSampler(Sources([10_000] * 300, [500] * 300), seed=3, global_batch=4096)
+    assert made.shards_per_block == [32, 132]
+    assert [order.shards_per_block for order in made.orders] == [32, 132]
+
+
 def test_no_permutation_is_larger_than_a_block():
     made = sampler(Sources([1000] * 1000), shards_per_block=2)
     take(made, 5000)

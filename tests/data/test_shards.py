@@ -444,7 +444,8 @@ def test_folders_braces_stars_and_lists_are_expanded(tmp_path):
         expand(tmp_path / "none-*.tar")
 
 
-def test_few_files_stay_open_and_a_closed_shard_opens_again(tmp_path):
+def test_few_files_stay_open_and_a_closed_shard_opens_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("sparc_pretrain.data.shards.OPEN_SHARDS", 64)
     write_shards(pairs(200), tmp_path, shard_size=1)
     shards = ShardSet(tmp_path)
     open_files = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None

@@ -25,7 +25,6 @@ from sparc_pretrain import run_folder
 from sparc_pretrain.data import health
 from sparc_pretrain.data.dataset import PairDataset
 from sparc_pretrain.data.health import DataHealth, TooManyBadSamples
-from sparc_pretrain.data.shard_index import index_file
 from sparc_pretrain.data.shards import write_shards
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.dual_encoder import DualEncoder
@@ -34,7 +33,7 @@ from sparc_pretrain.engine.checkpoint_hook import CheckpointHook
 from sparc_pretrain.engine.non_finite import NonFiniteHook, NonFiniteRun
 from sparc_pretrain.engine.random_state import RandomStateHook
 from sparc_pretrain.objectives.base import Objective
-from sparc_pretrain.pretraining import hooks, recipe
+from sparc_pretrain.pretraining import hooks
 from sparc_pretrain.pretraining.recipe import check_sources, complete, make_tokenizer
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.types import BadSample, Batch, Features, ImageFeatures, TextFeatures
@@ -305,17 +304,6 @@ def test_a_training_that_begins_anew_has_a_tokenizer_of_its_own(tmp_path: Path) 
     assert [len(one.encode("quince")) for one in made][1] < len(made[0].encode("quince"))
 
 
-def test_every_process_indexes_its_share_of_the_tars(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for path in write_shards(samples(12), tmp_path, 3):
-        index_file(path).unlink()
-    for name, value in (("rank", lambda: 1), ("world_size", lambda: 3), ("barrier", lambda: None)):
-        monkeypatch.setattr(recipe, name, value)
-    recipe.index([dict(shards=str(tmp_path))])
-    assert [p.name for p in tmp_path.glob("*.index")] == ["shard-000001.tar.index"]
-
-
 def test_words_of_every_source_shape_the_tokenizer(tmp_path: Path) -> None:
     for name, word in (("a", "zebra"), ("b", "quince")):
         pairs = [(key, image, kind, [f"a {word}"]) for key, image, kind, _ in samples(24)]
@@ -465,7 +453,9 @@ def test_the_rates_of_a_window_are_its_sums_over_its_seconds(
     monkeypatch.setattr(hooks.time, "perf_counter", lambda: next(clock))
     hub = MessageHub.get_instance("throughput")
     log = SimpleNamespace(window_size=2)
-    hook, runner = hooks.ThroughputHook(), SimpleNamespace(message_hub=hub, log_processor=log)
+    monkeypatch.setattr(hooks.flops, "per_pair", lambda model, batch: 5e11)
+    hook = hooks.ThroughputHook()
+    runner = SimpleNamespace(message_hub=hub, log_processor=log, model=None)
     batch = range(8)
     hook.before_train(runner)
     hook.after_train_iter(runner, 0, batch)
@@ -474,6 +464,7 @@ def test_the_rates_of_a_window_are_its_sums_over_its_seconds(
         hook.after_train_iter(runner, 0, batch)
     assert hub.get_scalar("train/pairs_per_second").current() == pytest.approx(1.6)
     assert hub.get_scalar("train/data_wait_percent").current() == pytest.approx(75)
+    assert hub.get_scalar("train/tflops").current() == pytest.approx(0.8)
     others = (hooks.RunFolderHook, CheckpointHook, RandomStateHook)
     assert all(
         get_priority(hook.priority) > get_priority(other.priority) for other in others

@@ -59,12 +59,33 @@ def shards(tool, photos: Path, *extra: str) -> ShardSet:
     return ShardSet(out)
 
 
+def by_key(made: ShardSet) -> dict:
+    return {sample.key: sample for sample in map(made.read, range(len(made)))}
+
+
+def test_samples_are_shuffled_by_a_seed_whatever_the_number_of_threads(tool, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for n in range(40):
+        Image.new("RGB", (16, 16), (n, 0, 0)).save(photos / f"{n:02d}.png")
+    rows = [json.dumps({"image": f"{n:02d}.png", "caption": f"text {n}"}) for n in range(40)]
+    (tmp_path / "captions.jsonl").write_text("\n".join(rows))
+    orders = []
+    for seed, jobs in ((0, 1), (0, 3), (1, 3)):
+        made = shards(tool, photos, "--seed", str(seed), "--jobs", str(jobs), "--overwrite")
+        orders.append([made.read(n).key for n in range(40)])
+        assert all(found.text == f"text {int(key)}".encode() for key, found in by_key(made).items())
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2]) != orders[0]
+
+
 def test_good_pairs_are_stored_and_the_others_counted_by_reason(tool, photos, capsys):
     made = shards(tool, photos, "--shard-size", "3")
     assert made.sizes.tolist() == [3, 1]
-    assert [made.read(i).key for i in range(4)] == ["a", "a_", "sub_b_c", "small"]
-    assert json.loads(made.read(0).text) == {"captions": ["text 0", "text 1"]}
-    assert made.read(2).text == b"text 3"
+    found = by_key(made)
+    assert sorted(found) == ["a", "a_", "small", "sub_b_c"]
+    assert json.loads(found["a"].text) == {"captions": ["text 0", "text 1"]}
+    assert found["sub_b_c"].text == b"text 3"
     said = capsys.readouterr().out
     assert "4 pairs in 2 shards" in said and "skipped 8" in said
     assert "outside of the folder: 5" in said and "no caption: 2" in said
@@ -73,15 +94,17 @@ def test_good_pairs_are_stored_and_the_others_counted_by_reason(tool, photos, ca
 
 def test_without_resizing_the_bytes_are_copied(tool, photos):
     made = shards(tool, photos)
-    assert made.read(0).image == (photos / "a.jpg").read_bytes()
-    assert made.read(1).image == (photos / "a.png").read_bytes()
+    found = by_key(made)
+    assert found["a"].image == (photos / "a.jpg").read_bytes()
+    assert found["a_"].image == (photos / "a.png").read_bytes()
 
 
 def test_resizing_brings_larger_images_down_and_copies_smaller_ones(tool, photos):
     made = shards(tool, photos, "--resize", "25")
-    assert read_size(made.read(1).image) == ("jpeg", 40, 25)
-    assert made.read(3).image == (photos / "small.jpg").read_bytes()
-    shrunk = Image.open(io.BytesIO(made.read(0).image))
+    found = by_key(made)
+    assert read_size(found["a_"].image) == ("jpeg", 40, 25)
+    assert found["small"].image == (photos / "small.jpg").read_bytes()
+    shrunk = Image.open(io.BytesIO(found["a"].image))
     want = Image.open(photos / "a.jpg").resize((40, 25), Image.Resampling.BICUBIC)
     difference = np.asarray(shrunk, float) - np.asarray(want, float)
     assert np.abs(difference).mean() < 2
