@@ -24,7 +24,12 @@ default_hooks = dict(
     logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(
-        type="sparc.CheckpointHook", by_epoch=False, interval=500, minutes=10, max_keep_ckpts=2
+        type="sparc.CheckpointHook",
+        by_epoch=False,
+        interval=500,
+        minutes=10,
+        max_keep_ckpts=2,
+        background=True,
     ),
 )
 custom_hooks = [

@@ -54,6 +54,7 @@ KNOWN_KEYS = [
     "schedule",
     "task",
     "model_wrapper_cfg",
+    "strategy",
 ]
 
 IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")

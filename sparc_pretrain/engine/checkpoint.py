@@ -28,6 +28,7 @@ __all__ = [
     "CorruptCheckpoint",
     "UnsafeCheckpoint",
     "atomic_write",
+    "commit",
     "committed",
     "crash_point",
     "delete",
@@ -203,6 +204,23 @@ def sweep(folder: str | Path) -> None:
 def point_to(path: str | Path, work_dir: str | Path) -> None:
     """Write the pointer ``last_checkpoint``."""
     atomic_write(Path(work_dir) / POINTER, lambda file: _write_text(file, str(path)))
+
+
+def commit(newest: Path, work_dir: str | Path, keep: int) -> None:
+    """What follows a checkpoint that is written: the pointer to it, and the deletion of older ones
+    of its kind beyond `keep` (0 or less: of none).
+    """
+    crash_point("ckpt.before_pointer")
+    point_to(newest, work_dir)
+    mine = NUMBERED.fullmatch(newest.name)
+    kind = newest.name[: mine.start(1)] if mine else newest.name
+    older = [
+        path
+        for path in numbered(newest.parent)
+        if path != newest and path.name.startswith(kind) and committed(path)
+    ]
+    for path in older[: -(keep - 1) or None] if keep > 0 else []:
+        delete(path)
 
 
 def manifest_path(path: Path) -> Path:

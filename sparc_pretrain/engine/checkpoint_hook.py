@@ -7,25 +7,27 @@ import errno
 import inspect
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from mmengine.dist import get_comm_device
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook as MMCheckpointHook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
 from sparc_pretrain.command.cli import nearest
-from sparc_pretrain.distributed import anywhere, gather_objects, rank
+from sparc_pretrain.distributed import LateVote, gather_objects, rank
 from sparc_pretrain.engine import checkpoint as files
 from sparc_pretrain.engine import mmengine_patches
 from sparc_pretrain.engine.work_dir_lock import held
+from sparc_pretrain.engine.writer import Writer
 from sparc_pretrain.pretraining import data_spec
 from sparc_pretrain.registry import HOOKS
 
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-CLOCK_EVERY = 10  # steps between two looks at the clock: with many ranks a look is a collective
+CLOCK_EVERY = 10  # steps between two looks at the clock, which are a small collective
 SHOWN_KEYS = 10
+WRITTEN, FAILED = 1, 2  # what the first rank tells of a save in the background
 
 
 @HOOKS.register_module()
@@ -40,6 +42,9 @@ class CheckpointHook(MMCheckpointHook):
         on_full: what a full disk does: "stop" ends the run with an OSError on every rank,
             "continue" logs it and tries again at the next interval.
         allow_changes: resume although the training data is not the checkpoint's (`data_spec`).
+        background: training stands still only while the state is copied in memory; a thread of the
+            first rank writes it. What the thread meets is raised at the next step, one later with
+            several ranks. The next save, a stop and the end of training wait for it.
         kwargs: mmengine's own (interval, by_epoch, save_best, rule, save_last, out_dir, ...).
 
     The config text goes into ``config_text`` for people to read: mmengine would execute what it
@@ -56,6 +61,7 @@ class CheckpointHook(MMCheckpointHook):
         max_keep_ckpts: int = 2,
         on_full: Literal["stop", "continue"] = "stop",
         allow_changes: bool = False,
+        background: bool = False,
         **kwargs: Any,
     ) -> None:
         theirs = inspect.signature(MMCheckpointHook.__init__).parameters
@@ -80,6 +86,9 @@ class CheckpointHook(MMCheckpointHook):
         self.saved_iter: int | None = None
         self._again: tuple[int, dict] | None = None
         self.saving_best = False
+        self.writer = Writer(background)
+        self._written = True  # as all ranks know
+        self._news, self._clock = LateVote(), LateVote()
         mmengine_patches.install()
 
     def before_run(self, runner: Runner) -> None:
@@ -127,16 +136,44 @@ class CheckpointHook(MMCheckpointHook):
         self.saved_iter = runner.iter or None
         self._last_save = time.monotonic()
 
+    def after_train(self, runner: Runner) -> None:
+        """Wait for the last save."""
+        self.finish(runner)
+
+    def finish(self, runner: Runner, together: bool = True) -> None:
+        """Wait for a save in the background; every rank must call it, unless not `together`.
+
+        Raises what it met, on every rank, unless a full disk is to be lived with.
+        """
+        if self._written:
+            return
+        self.writer.wait()
+        failure, self._written = self.writer.failure(), True
+        if together:
+            self._news.take()
+            if not self._saved_everywhere(runner, failure):
+                self.saved_iter = None
+        elif failure is not None:
+            raise failure
+
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Save by interval, at the last step, or when `minutes` have passed."""
+        """Save by interval, at the last step, or when `minutes` have passed.
+
+        Raises what a save in the background met.
+        """
+        if not self._written:
+            done = rank() == 0 and not self.writer.busy
+            news = self._news.cast(done and (FAILED if self.writer.failed else WRITTEN))
+            if news:
+                self.finish(runner)
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         step = runner.iter + 1
         if self.minutes is None or self.saved_iter == step or step % CLOCK_EVERY:
             return
         late = rank() == 0 and time.monotonic() - self._last_save >= 60 * self.minutes
-        if anywhere(late, get_comm_device()):
+        if self._clock.cast(late):
             runner.logger.info(f"Saving checkpoint at {step} iterations, after {self.minutes} min")
             self._save_checkpoint(runner)
 
@@ -155,6 +192,7 @@ class CheckpointHook(MMCheckpointHook):
         """Take the config text from where mmengine would execute it."""
         checkpoint["config_text"] = mmengine_patches.drop_config_text(checkpoint) or ""
         checkpoint[data_spec.KEY] = dict(self.data_spec)
+        checkpoint[mmengine_patches.WRITER] = self.writer
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """A run resumes only with every weight in its place (mmengine skips what does not fit).
@@ -179,10 +217,14 @@ class CheckpointHook(MMCheckpointHook):
                 f"such as {', '.join(wrong[:SHOWN_KEYS])}; use the config it was trained with"
             )
 
-    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+    def _save_checkpoint_with_step(
+        self, runner: Runner, step: int, meta: dict, again: bool = False
+    ) -> None:
         if self.saving_best:  # mmengine writes this step again after a new best one
             self._again = (step, meta)
             return
+        if not again:
+            self.finish(runner)  # no more than one whole state is held in memory
         runner.call_hook("gather_state")
         path = Path(self.out_dir) / self.filename_tmpl.format(step)
         runner.message_hub.update_info("last_ckpt", str(path))
@@ -198,32 +240,38 @@ class CheckpointHook(MMCheckpointHook):
                 **self.args,
             )
             if rank() == 0:
-                files.crash_point("ckpt.before_pointer")
-                files.point_to(path, runner.work_dir)
-                self._delete_old(path)
+                self.writer.do(partial(files.commit, path, runner.work_dir, self.keep))
         except Exception as error:
             failure = error
+        self._begun()
         if self._saved_everywhere(runner, failure):
             self.last_ckpt, self.saved_iter = str(path), meta["iter"]
+        self._clock.take()  # it was asked for a save that is done by now
         self._last_save = time.monotonic()
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self.save_best:
             return
+        self.finish(runner)
         backend, failure = _LateRemoval(), None
         self.file_backend, self.saving_best = backend, True
         try:
             super()._save_best_checkpoint(runner, metrics)
             if rank() == 0:
                 for path in backend.removed:
-                    files.delete(path)
+                    self.writer.do(partial(files.delete, path))
         except OSError as error:
             failure = error
         finally:
             self.file_backend, self.saving_best = LocalBackend(), False
+        self._begun()
         again, self._again = self._again, None
         if self._saved_everywhere(runner, failure) and again is not None:
-            self._save_checkpoint_with_step(runner, *again)
+            self._save_checkpoint_with_step(runner, *again, again=True)
+
+    def _begun(self) -> None:
+        self.writer.forget()
+        self._written = not self.writer.background
 
     def _saved_everywhere(self, runner: Runner, failure: Exception | None) -> bool:
         """Only rank 0 writes: tell the others how it went, so that none waits for a dead one."""
@@ -236,17 +284,6 @@ class CheckpointHook(MMCheckpointHook):
             runner.logger.error(f"training goes on without this checkpoint: {bad[0][0]}")
             return False
         raise failure or OSError(bad[0][0])
-
-    def _delete_old(self, newest: Path) -> None:
-        mine = files.NUMBERED.fullmatch(newest.name)
-        kind = newest.name[: mine.start(1)] if mine else newest.name
-        older = [
-            path
-            for path in files.numbered(newest.parent)
-            if path != newest and path.name.startswith(kind) and files.committed(path)
-        ]
-        for path in older[: -(self.keep - 1) or None] if self.keep > 0 else []:
-            files.delete(path)
 
 
 class _LateRemoval(LocalBackend):

@@ -42,11 +42,13 @@ from sparc_pretrain.engine.checkpoint import committed as has_manifest
 from sparc_pretrain.engine.config_guards import finite, names_only
 from sparc_pretrain.engine.log_backends import sheltered
 from sparc_pretrain.engine.plain_data import load_plain
+from sparc_pretrain.engine.writer import Writer
 
 __all__ = ["drop_config_text", "install", "resolve_resume"]
 
 HANDING_OVER = "in a loader worker that hands over a batch"
 COMPILED, PARALLEL = "_orig_mod.", "module."
+WRITER = "writer"  # under which a checkpoint on its way to the disk says who writes it
 RESUMABLE = ("meta", "state_dict", "message_hub", "optimizer")
 
 
@@ -219,9 +221,12 @@ def _durable_save(original: Callable) -> Callable:
         checkpoint: dict, filename: str, file_client_args: Any = None, backend_args: Any = None
     ) -> None:
         if file_client_args or backend_args or "://" in str(filename):
+            checkpoint.pop(WRITER, None)
             original(checkpoint, filename, file_client_args, backend_args)
         else:
-            save(checkpoint, filename)
+            writer = checkpoint.pop(WRITER, None) or Writer()
+            state = writer.own(checkpoint)
+            writer.do(lambda: save(state, filename))
 
     return save_checkpoint
 
@@ -283,6 +288,9 @@ def _cpu_aware(original: Callable) -> Callable:
             wrapper = MODEL_WRAPPERS.get(kind) if isinstance(kind, str) else kind
             if isclass(wrapper) and issubclass(wrapper, DistributedDataParallel):
                 model_wrapper_cfg = {**cfg, "device_ids": None}
-        return original(self, model_wrapper_cfg, model)
+        wrapped = original(self, model_wrapper_cfg, model)
+        if getattr(wrapped, "sharded", False):  # it has its weights; to broadcast parts is wrong
+            self._init_model_weights = lambda: None
+        return wrapped
 
     return wrap_model

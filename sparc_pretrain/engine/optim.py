@@ -14,10 +14,12 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import Tensor, nn
 
-from sparc_pretrain.distributed import everywhere
+from sparc_pretrain.distributed import is_sharded, most, part_of, total, world_size
 from sparc_pretrain.engine import precision
 from sparc_pretrain.registry import OPTIM_WRAPPERS
+from sparc_pretrain.step_before import StepBefore
 
+PRECISIONS = ("highest", "high", "medium")
 AUTOCAST = {
     False: None,
     True: torch.bfloat16,
@@ -36,17 +38,28 @@ class GuardedOptimWrapper(OptimWrapper):
             model is; 'float16', for GPUs that have no bfloat16 (V100, T4), scales the loss.
         max_norm: clip the gradient norm to it; None = only measure it. mmengine's `clip_grad`
             works as well.
+        float32_matmul: 'high' or 'medium' lets a GPU round the products of what is not under
+            autocast (TF32, bfloat16), the losses' cosines included; None leaves torch's setting.
 
     Raises:
-        ValueError: another `amp`, or bfloat16 on a GPU that does not have it.
+        ValueError: another `amp` or `float32_matmul`, or bfloat16 on a GPU that does not have it.
     """
 
     def __init__(
-        self, *args, amp: bool | str = False, max_norm: float | None = None, **kwargs
+        self,
+        *args,
+        amp: bool | str = False,
+        max_norm: float | None = None,
+        float32_matmul: str | None = None,
+        **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
         if amp not in AUTOCAST:
             raise ValueError(f"optim_wrapper.amp={amp!r}: use one of {list(AUTOCAST)}")
+        if float32_matmul not in (None, *PRECISIONS):
+            raise ValueError(f"optim_wrapper.float32_matmul={float32_matmul!r}: use {PRECISIONS}")
+        if float32_matmul:
+            torch.set_float32_matmul_precision(float32_matmul)
         self.dtype = AUTOCAST[amp]
         device = self.optimizer.param_groups[0]["params"][0].device.type
         if self.dtype == torch.bfloat16:
@@ -54,6 +67,8 @@ class GuardedOptimWrapper(OptimWrapper):
         self.scaler = torch.amp.GradScaler(device, enabled=self.dtype == torch.float16)
         self.max_norm = max_norm
         self.skipped_in_a_row = 0
+        self._in_a_row: Tensor | float = 0.0
+        self._told = StepBefore()
         self._finite_losses: list[Tensor] = []
 
     @contextmanager
@@ -74,7 +89,8 @@ class GuardedOptimWrapper(OptimWrapper):
 
     def step(self, **kwargs) -> None:
         """Clip and update, unless a loss or the gradient is not finite on any rank: then nothing
-        changes but a count.
+        changes but a count. With a fused optimizer a GPU decides that by itself, and norm and count
+        are told one step late.
         """
         weights = [
             p
@@ -84,22 +100,30 @@ class GuardedOptimWrapper(OptimWrapper):
         ]
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in weights])
-        finite = torch.stack([*self._finite_losses, norm.isfinite()]).all()
+        parts = _by_kind(weights)
+        norm = _norm(parts)
+        bad = most((~torch.stack([*self._finite_losses, norm.isfinite()]).all()).float())
         self._finite_losses.clear()
-        if everywhere(bool(finite), norm.device):
-            self.skipped_in_a_row = 0
+        fused = not self.scaler.is_enabled() and is_fused(self.optimizer)
+        if fused or not bad:  # to ask `bad` is to wait for the GPU
             if self.max_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(weights, self.max_norm, norm)
+                for part in parts:
+                    torch.nn.utils.clip_grads_with_norm_(part, self.max_norm, norm)
             if self.clip_grad_kwargs:
                 self.clip_func(weights, **self.clip_grad_kwargs)
+            if fused:
+                self.optimizer.found_inf = bad  # as GradScaler tells it: then nothing is changed
             self.optimizer.step(**kwargs)
-        else:
-            self.skipped_in_a_row += 1
-            past = self.message_hub.runtime_info.get("skipped_steps", 0)
-            self.message_hub.update_info("skipped_steps", past + 1)
         if self.scaler.is_enabled():
             self.scaler.update()  # the gradients of all ranks are alike, and so are their scales
+        self._in_a_row = (self._in_a_row + 1) * bad
+        self._tell(**self._told({"norm": norm, "skipped": self._in_a_row}))
+
+    def _tell(self, norm: Tensor, skipped: Tensor) -> None:
+        self.skipped_in_a_row = int(skipped)
+        if self.skipped_in_a_row:
+            past = self.message_hub.runtime_info.get("skipped_steps", 0)
+            self.message_hub.update_info("skipped_steps", past + 1)
         self.message_hub.update_scalar("train/grad_norm", float(norm))
 
     def state_dict(self) -> dict:
@@ -125,7 +149,37 @@ class GuardedOptimWrapper(OptimWrapper):
         scale = state.pop("loss_scaler", None)
         if scale and self.scaler.is_enabled():
             self.scaler.load_state_dict(scale)
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if any(map(is_sharded, weights)):
+            state["state"] = {
+                number: {key: part_of(value, weights[number]) for key, value in of_weight.items()}
+                for number, of_weight in state["state"].items()
+            }
         super().load_state_dict(state)
+
+
+def is_fused(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether its step leaves all as it is when its attribute `found_inf` is 1."""
+    return getattr(optimizer, "_step_supports_amp_scaling", False)
+
+
+def _by_kind(weights: list[Tensor]) -> list[list[Tensor]]:
+    """Sharded weights and whole ones, which no operation takes together. Whole ones beside sharded
+    ones get the mean of their gradients over the ranks, which FullySharded leaves to this.
+    """
+    kinds = [[p for p in weights if is_sharded(p) == sharded] for sharded in (True, False)]
+    if kinds[0] and kinds[1]:
+        mean = total(torch.cat([p.grad.flatten() for p in kinds[1]])) / world_size()
+        for p, part in zip(kinds[1], mean.split([p.numel() for p in kinds[1]]), strict=True):
+            p.grad.copy_(part.view_as(p))
+    return [kind for kind in kinds if kind]
+
+
+def _norm(parts: list[list[Tensor]]) -> Tensor:
+    """Of all gradients together, scalar."""
+    norms = [torch.nn.utils.get_total_norm([p.grad for p in part]) for part in parts]
+    norms = [norm.full_tensor() if is_sharded(norm) else norm for norm in norms]
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
 
 
 def need_bfloat16(device: str) -> None:
@@ -139,7 +193,8 @@ def need_bfloat16(device: str) -> None:
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class GroupedConstructor(DefaultOptimWrapperConstructor):
-    """Parameter groups by learning rate and weight decay, and no more than that.
+    """Parameter groups by learning rate and weight decay, sharded weights apart, and no more than
+    that.
 
     No weight decay for vectors and scalars (biases, norms, temperatures), nor for what a module
     names in ``no_weight_decay()``, timm's convention: position embeddings, class and register
@@ -161,7 +216,7 @@ class GroupedConstructor(DefaultOptimWrapperConstructor):
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
         """Fill `params` with the groups of all parameters of `module` that are trained."""
-        groups: dict[tuple[float, float], dict] = {}
+        groups: dict[tuple[float, float, bool], dict] = {}
         bare = without_decay(module)
         for name, weight in module.named_parameters():
             if not weight.requires_grad:
@@ -170,11 +225,12 @@ class GroupedConstructor(DefaultOptimWrapperConstructor):
             decay = (self.base_wd or 0.0) * self._custom(name).get("decay_mult", 1.0)
             decay = 0.0 if name in bare else decay
             group = groups.setdefault(
-                (rate, decay), {"params": [], "lr": rate, "weight_decay": decay}
+                (rate, decay, is_sharded(weight)),
+                {"params": [], "lr": rate, "weight_decay": decay},
             )
             group["params"].append(weight)
         params.extend(groups.values())
-        for (rate, decay), group in groups.items():
+        for (rate, decay, _), group in groups.items():
             told = f"{len(group['params'])} parameters, {sum(p.numel() for p in group['params']):,}"
             told += f" numbers: learning rate {rate:g}, weight decay {decay:g}"
             print_log(told, "current", logging.DEBUG if len(groups) > 4 else logging.INFO)

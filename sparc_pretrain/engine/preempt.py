@@ -13,7 +13,7 @@ from mmengine.dist import get_comm_device
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from sparc_pretrain.distributed import anywhere, barrier, gather_objects
+from sparc_pretrain.distributed import LateVote, anywhere, barrier, gather_objects
 from sparc_pretrain.engine.checkpoint_hook import CheckpointHook
 from sparc_pretrain.registry import HOOKS
 
@@ -38,7 +38,8 @@ class PreemptHook(Hook):
     than `grace`, and otherwise leaves, with its newest checkpoint as the point to resume from.
 
     Args:
-        every: steps between two looks at the flag (with several ranks a look is a collective).
+        every: steps between two looks at the flag. With several ranks a look is a collective whose
+            outcome is read at the next look, so that no step waits for it.
         grace: seconds an epoch-based loop may take to reach the end of its epoch.
     """
 
@@ -50,6 +51,7 @@ class PreemptHook(Hook):
         self.every, self.grace = every, grace
         self.asked: signal.Signals | None = None
         self.finishing = False
+        self.votes = LateVote()
         self.epoch_start = 0.0
         self.previous: dict[int, Any] = {}
         self.pid = os.getpid()
@@ -79,7 +81,7 @@ class PreemptHook(Hook):
     ) -> None:
         """Look at the flag; save and leave when any rank's is set."""
         step = runner.iter + 1
-        if self.finishing or step % self.every or not self._asked_anywhere():
+        if self.finishing or step % self.every or not self.votes.cast(self.asked is not None):
             return
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             self.saver.save_at(runner, runner.epoch, step)
@@ -108,7 +110,8 @@ class PreemptHook(Hook):
         numbers of validation batches, and nothing has to be agreed on.
         """
         if self.asked and self.previous and self.saver.saved_iter == runner.iter:
-            self._leave(runner, f"iteration {runner.iter} had been saved before validation")
+            what = f"iteration {runner.iter} had been saved before validation"
+            self._leave(runner, what, together=False)
 
     def after_val(self, runner: Runner) -> None:
         """The boundary after a validation whose step had not been saved."""
@@ -118,12 +121,14 @@ class PreemptHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Give the signals back."""
+        self.votes.take()
         self._give_back()
 
     def _asked_anywhere(self) -> bool:
         return anywhere(self.asked is not None, get_comm_device())
 
-    def _leave(self, runner: Runner, what: str) -> None:
+    def _leave(self, runner: Runner, what: str, together: bool = True) -> None:
+        self.saver.finish(runner, together)
         name = self.asked.name if self.asked else "a signal on another rank"
         runner.logger.warning(f"stopped by {name}: {what}; to go on: --resume auto")
         self._give_back()

@@ -86,8 +86,9 @@ def keep_salient(
         most = _kept(patches.shape[1], drop)
         chosen = patch_BP.topk(most, dim=1).indices.sort(dim=1).values
         place_BT = token_BT.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        kept_B = [_kept(count, drop) for count in mask.sum(dim=1).tolist()]
-        limit_B = torch.tensor(kept_B, device=mask.device)
+        # by a table: counts on a GPU would have to be waited for
+        kept_T = torch.tensor([_kept(count, drop) for count in range(mask.shape[1] + 1)])
+        limit_B = kept_T.to(mask.device, non_blocking=True)[mask.sum(dim=1)]
     picked = patches.gather(1, chosen[..., None].expand(-1, -1, patches.shape[2]))
     return picked, mask & (place_BT < limit_B[:, None])
 

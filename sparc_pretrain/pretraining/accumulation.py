@@ -19,6 +19,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparc_pretrain.distributed import total, world_size
 from sparc_pretrain.types import Batch, Features
 
 if TYPE_CHECKING:
@@ -92,6 +93,15 @@ def add_up(losses: Losses) -> tuple[Tensor | float, Losses]:
     if isinstance(loss, Tensor):
         log["loss"] = loss.detach()
     return loss, log
+
+
+def over_ranks(log: Losses) -> Losses:
+    """The mean over ranks of each entry; every rank has the same ones, in any order."""
+    if world_size() == 1:
+        return log
+    names = sorted(log)
+    values = torch.stack([log[name].detach().to(log["loss"].dtype) for name in names])
+    return dict(zip(names, total(values) / world_size(), strict=True))
 
 
 def by_length(lengths: Tensor, parts: int, together: int = 1) -> tuple[Tensor, list[int]]:

@@ -88,7 +88,7 @@ class HeldOutLoop(BaseLoop):
             runner.call_hook("before_val_iter", batch_idx=number, data_batch=data)
             batch = model.with_views(model.data_preprocessor(data))
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                features = model.features(batch)
+                features = model(batch, mode="tensor")
                 _, log = add_up(model.objective(features, batch))
             for name, value in log.items():
                 sums[name] = sums.get(name, 0) + value.double()

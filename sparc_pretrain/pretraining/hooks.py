@@ -6,6 +6,7 @@ import time
 from collections import deque
 from pathlib import Path
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -13,6 +14,9 @@ from mmengine.runner import Runner
 from sparc_pretrain import run_folder
 from sparc_pretrain.data.dataset import DataHealth
 from sparc_pretrain.distributed import gather_objects, rank, world_size
+from sparc_pretrain.engine import flops
+from sparc_pretrain.engine.checkpoint_hook import CheckpointHook
+from sparc_pretrain.engine.writer import Writer
 from sparc_pretrain.registry import HOOKS
 from sparc_pretrain.types import Batch
 
@@ -23,30 +27,51 @@ class RunFolderHook(Hook):
     the best one so far (`save_best` of the CheckpointHook).
 
     With mmengine's EMAHook among the `custom_hooks` they hold the moving average of the weights.
+    What the CheckpointHook writes in the background this is written with.
+
+    Args:
+        every: refresh ``run`` at the first of so many saves and at the last step only.
+
+    Raises ValueError for less than 1.
     """
 
     priority = "LOW"
 
+    def __init__(self, every: int = 1) -> None:
+        if every < 1:
+            raise ValueError(f"RunFolderHook(every={every}): 1 or more")
+        self.every, self.saves = every, 0
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Called by the Runner on rank 0 with the state it is about to save."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        saver = next((h for h in runner.hooks if isinstance(h, CheckpointHook)), None)
+        best = saver is not None and saver.saving_best
         step = int(checkpoint["meta"]["iter"])
+        if not best:
+            self.saves += 1
+            if (self.saves - 1) % self.every and step < runner.max_iters:
+                return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         seen = step * runner.train_dataloader.batch_size * world_size()
         words = model.encoder.tokenizer
         # not the model's own: EMAHook has put its average into the checkpoint before
-        weights = model.run_weights(checkpoint["state_dict"])
+        writer = saver.writer if saver else Writer()
+        weights = writer.own(model.run_weights(checkpoint["state_dict"]))
         content = (model.run_config(seen), weights, words.to_json() if words else None)
-        if any(getattr(hook, "saving_best", False) for hook in runner.hooks):
-            run_folder.write(Path(runner.work_dir) / "best", *content)
+        place = runner.work_dir
+        if best:
+            writer.do(lambda: run_folder.write(Path(place) / "best", *content))
         else:
-            run_folder.publish(runner.work_dir, step, *content)
+            writer.do(lambda: run_folder.publish(place, step, *content))
 
 
 @HOOKS.register_module()
 class ThroughputHook(Hook):
-    """Logs pairs/s of all ranks and the share of time spent waiting for data (%).
+    """Logs pairs/s of all ranks, the share of time spent waiting for data (%), the TFLOP/s of one
+    rank and, on a GPU, `mfu_percent`: their share of what a matrix product reaches there (see
+    `engine.flops`).
 
-    Both are sums over the seconds of the log's window, its last steps: a mean of the steps' rates
+    All are sums over the seconds of the log's window, its last steps: a mean of the steps' rates
     would count slow steps too little. What runs between steps, such as saving, is time, but no
     waiting for data. A line tells of the steps before its own.
     """
@@ -57,6 +82,7 @@ class ThroughputHook(Hook):
         self.ended: float | None = None
         self.waited = 0.0
         self.window: deque[tuple[float, float, float]] = deque()  # pairs, seconds, waited for data
+        self.flops: float | None = None  # of training on one pair
 
     def before_train(self, runner: Runner) -> None:
         """The log's window, in steps; by epoch it has no end."""
@@ -64,7 +90,9 @@ class ThroughputHook(Hook):
         self.window = deque(maxlen=steps if isinstance(steps, int) else None)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batch = None) -> None:
-        """The batch has just arrived."""
+        """The batch has just arrived; of the first, its operations are counted."""
+        if self.flops is None:
+            self.flops = flops.per_pair(runner.model, data_batch)
         self.waited = time.perf_counter() - self.ended if self.ended is not None else 0.0
 
     def after_train_iter(
@@ -79,6 +107,12 @@ class ThroughputHook(Hook):
             hub = runner.message_hub
             hub.update_scalar("train/pairs_per_second", pairs / seconds)
             hub.update_scalar("train/data_wait_percent", 100 * waited / seconds)
+            rate = self.flops * pairs / world_size() / seconds
+            hub.update_scalar("train/tflops", rate / 1e12)
+            if torch.cuda.is_available():
+                dtype = getattr(runner.optim_wrapper, "dtype", None) or torch.float32
+                reached = flops.product_rate("cuda", dtype)
+                hub.update_scalar("train/mfu_percent", 100 * rate / reached)
         self.ended = now
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -10,17 +11,18 @@ from mmengine.logging import MessageHub
 from mmengine.model import BaseDataPreprocessor, BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from sparc_pretrain.data.tokenizer import Tokenizer
-from sparc_pretrain.distributed import total, world_size
 from sparc_pretrain.dual_encoder import MEAN, STD, DualEncoder
 from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.contrastive import full_precision
 from sparc_pretrain.pretraining import starting_weights
-from sparc_pretrain.pretraining.accumulation import Losses, accumulated_step, add_up
+from sparc_pretrain.pretraining.accumulation import Losses, accumulated_step, add_up, over_ranks
 from sparc_pretrain.pretraining.batch_features import features_of
 from sparc_pretrain.pretraining.onlookers import Guide, Teacher
 from sparc_pretrain.registry import MODEL_WRAPPERS, MODELS, OBJECTIVES, parameters_of
+from sparc_pretrain.step_before import StepBefore
 from sparc_pretrain.towers.lengths import caption_lengths
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
@@ -58,7 +60,7 @@ class Pretrainer(BaseModel):
         tokenizer: tokenizer.json that travels in the run folder.
         accumulate: micro-batches per step; the gradients are those of one big batch, see
             `accumulation`.
-        grad_checkpointing: recompute the vision blocks in the backward pass.
+        grad_checkpointing: vision blocks recomputed in the backward pass: True (all) or how many.
         init_from: a run folder to start from, of the same towers and vocabulary. locked: 'vision'
             or 'text', a tower that is not trained (LiT, arXiv 2111.07991). seed: of objectives that
             draw. guide, guide_reading: a frozen run that says which words and patches belong
@@ -80,7 +82,7 @@ class Pretrainer(BaseModel):
         std: tuple[float, ...] = STD,
         tokenizer: str | None = None,
         accumulate: int = 1,
-        grad_checkpointing: bool = False,
+        grad_checkpointing: bool | int = False,
         init_from: str | None = None,
         locked: str | None = None,
         seed: int = 0,
@@ -120,6 +122,7 @@ class Pretrainer(BaseModel):
         if self.objective_config.get("target") == "frozen" and not init_from:
             raise ValueError("model.objective.target='frozen' is the tower of model.init_from")
         self.accumulate = accumulate
+        self.told = StepBefore()
         self.encoder.vision.grad_checkpointing = grad_checkpointing
         self.init_from, self.locked = init_from, locked
         if locked:
@@ -168,8 +171,10 @@ class Pretrainer(BaseModel):
         return replace(batch, views=views)
 
     def train_step(self, data: Batch, optim_wrapper: OptimWrapper) -> Losses:
-        """One optimizer step on this process alone."""
-        return self.optimize(self, data, optim_wrapper)
+        """One optimizer step of all processes; the losses are those of the global batch, on a GPU
+        of the step before.
+        """
+        return self.told(over_ranks(self.optimize(self, data, optim_wrapper)))
 
     def optimize(self, model: nn.Module, data: Batch, optim_wrapper: OptimWrapper) -> Losses:
         """One optimizer step; `model` is this module or its distributed wrapper."""
@@ -219,11 +224,19 @@ class Pretrainer(BaseModel):
 
 @MODEL_WRAPPERS.register_module()
 class DistributedPretrainer(MMDistributedDataParallel):
-    """DistributedDataParallel around a Pretrainer: gradients are averaged once per step."""
+    """DistributedDataParallel around a Pretrainer: gradients are averaged once per step, where they
+    lie in the buckets that travel; buffers are constants and do not. options: torch's.
+    """
+
+    def __init__(self, module: Pretrainer, **options: Any) -> None:
+        taken = inspect.signature(DistributedDataParallel.__init__).parameters
+        # torch 2.14 has renamed it
+        buffers = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in taken)
+        super().__init__(module, **{buffers: False, "gradient_as_bucket_view": True, **options})
 
     def train_step(self, data: Batch, optim_wrapper: OptimWrapper) -> Losses:
-        """One optimizer step of all processes; the losses are those of the global batch."""
-        return _over_ranks(self.module.optimize(self, data, optim_wrapper))
+        """`Pretrainer.train_step` through this wrapper."""
+        return self.module.told(over_ranks(self.module.optimize(self, data, optim_wrapper)))
 
 
 def fill_in(objective: dict[str, Any], **known: Any) -> dict[str, Any]:
@@ -241,10 +254,3 @@ def fill_in(objective: dict[str, Any], **known: Any) -> dict[str, Any]:
                 f"model.objective.{name}={objective[name]}, but the model has {value}: leave it out"
             )
     return {**objective, **{name: value for name, value in known.items() if name in taken}}
-
-
-def _over_ranks(log: Losses) -> Losses:
-    """The mean over ranks of each entry; every rank has the same ones, in any order."""
-    names = sorted(log)
-    values = torch.stack([log[name].detach().to(log["loss"].dtype) for name in names])
-    return dict(zip(names, total(values) / world_size(), strict=True))

@@ -100,7 +100,7 @@ class VisionTower(nn.Module):
             raise ValueError(
                 f"images of {self.img_size} px do not divide into patches of {self.patch}"
             )
-        self.grad_checkpointing = False
+        self.grad_checkpointing: bool | int = False  # or: of how many blocks, the first ones
 
     @property
     def width(self) -> int:
@@ -183,8 +183,8 @@ class VisionTower(nn.Module):
         if rope is None:  # with angles, timm drops patches where it knows theirs
             x = self.net.patch_drop(x) if self.net.patch_drop is not None else x
         x = self.net.norm_pre(x)
-        for block in self.net.blocks:
-            x = self._run(block, x, rope)
+        for number, block in enumerate(self.net.blocks):
+            x = self._run(block, x, rope, number)
         x = self.net.norm(x)
         return x if prefix else x[:, self.prefix :]
 
@@ -223,9 +223,10 @@ class VisionTower(nn.Module):
         for i, block in enumerate(self.net.blocks[: max(wanted) + 1]):
             if window and i not in global_blocks:
                 turned = of_windows(rope, h, w, window)
-                x = self._run(lambda y, r=None, b=block: windowed(b, y, h, w, window, r), x, turned)
+                cut = lambda y, r=None, b=block: windowed(b, y, h, w, window, r)  # noqa: E731
+                x = self._run(cut, x, turned, i)
             else:
-                x = self._run(block, x, rope)
+                x = self._run(block, x, rope, i)
             if i in wanted:
                 patches = self.net.norm(x)[:, self.prefix :]
                 maps[i] = patches.transpose(1, 2).unflatten(2, (h, w))  # fails if one is missing
@@ -258,9 +259,10 @@ class VisionTower(nn.Module):
         x = x.permute(0, 2, 4, 1, 3, 5).flatten(3)
         return embed.norm(F.linear(x, embed.proj.weight.flatten(1), embed.proj.bias))
 
-    def _run(self, block: Any, x: Tensor, rope: Tensor | None) -> Tensor:
+    def _run(self, block: Any, x: Tensor, rope: Tensor | None, number: int) -> Tensor:
         given = (x,) if rope is None else (x, rope)
-        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+        again = self.depth if self.grad_checkpointing is True else self.grad_checkpointing
+        if number < again and self.training and torch.is_grad_enabled():
             return checkpoint(block, *given, use_reentrant=False)
         return block(*given)
 

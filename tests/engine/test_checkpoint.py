@@ -292,9 +292,14 @@ def whole(tmp_path_factory):
     return work_dir
 
 
-@pytest.mark.parametrize("moment", CRASHES)
-def test_a_kill_during_the_save_is_survived_with_a_single_kept_checkpoint(tmp_path, whole, moment):
-    one = dict(checkpoint=dict(max_keep_ckpts=1))
+@pytest.mark.parametrize(
+    ("moment", "background"),
+    [*((moment, False) for moment in CRASHES), ("ckpt.mid_write", True), ("ckpt.mid_delete", True)],
+)
+def test_a_kill_during_the_save_is_survived_with_a_single_kept_checkpoint(
+    tmp_path, whole, moment, background
+):
+    one = dict(checkpoint=dict(max_keep_ckpts=1, background=background))
     assert toy_run.spawn(work_dir=tmp_path, crash=(10, moment), **one) == [toy_run.KILLED]
     assert bool(partials(tmp_path)) == (moment in ("ckpt.mid_write", "ckpt.before_rename"))
     assert checkpoint.find_valid(tmp_path).name == f"iter_{CRASHES[moment]}.pth"

@@ -103,8 +103,8 @@ def test_an_epoch_based_loop_finishes_a_short_epoch_and_leaves_a_long_one(tmp_pa
 def test_a_signal_on_one_rank_stops_both_at_the_same_step(tmp_path):
     run = dict(work_dir=tmp_path, steps=8)
     assert toy_run.spawn(2, signals={"rank 1 step 3": [TERM]}, **run) == [PREEMPTED] * 2
-    assert max(toy_run.seen(tmp_path, 0)) == max(toy_run.seen(tmp_path, 1)) == 3
-    assert checkpoint.find_valid(tmp_path).name == "iter_3.pth"
+    assert max(toy_run.seen(tmp_path, 0)) == max(toy_run.seen(tmp_path, 1)) == 4  # told a step late
+    assert checkpoint.find_valid(tmp_path).name == "iter_4.pth"
     assert toy_run.spawn(2, resume="auto", **run) == [0, 0]
     assert len(toy_run.seen(tmp_path, 0)) == 8
 
