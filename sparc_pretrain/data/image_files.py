@@ -32,8 +32,8 @@ def find(folder: Path, name: str, by_last_part: bool) -> Path | None:
             path = candidate.resolve()
             if path.is_relative_to(folder) and path.is_file():
                 return path
-        except (OSError, ValueError):  # a name that no file can have: too long, or with a NUL
-            continue
+        except (OSError, ValueError, RuntimeError):
+            continue  # a name that no file can have (too long, with a NUL), a link to itself
     return None
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sparc_pretrain import json_file
 from sparc_pretrain.data.captions import read_captions, splits
+from sparc_pretrain.data.image_files import find
 from sparc_pretrain.data.sets.label_maps import read_maps
 from sparc_pretrain.data.sets.phrases import read_phrases
 from sparc_pretrain.zeroshot.classification import read_labelled
@@ -87,6 +88,14 @@ def test_what_is_no_file_is_refused_and_not_waited_for(
     make(tmp_path / "maps" / "x.png")
     with pytest.raises(ValueError, match=r"x\.png is no file"):
         read_maps(tmp_path / "images", tmp_path / "maps", ["sky"])
+
+
+def test_a_link_to_itself_and_names_that_no_file_can_have_are_no_images(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    assert find(tmp_path, "a.png", True) == tmp_path / "a.png"
+    for name in ("loop.png", "x" * 300, "a\0.png", "../a.png"):
+        assert find(tmp_path, name, False) is None
 
 
 def test_text_that_is_no_utf_8_is_told_with_the_byte(tmp_path: Path) -> None:
