@@ -107,8 +107,13 @@ class Answers:
     def images(self, text: str, count: int = 8) -> list[tuple[Path, float]]:
         """The `files` that fit `text` best, with their scores, the best first.
 
-        Raises ValueError without text or without files.
+        Raises ValueError without text or files, or for a model without vectors to compare.
         """
+        if not self.objective.shares_space:
+            raise ValueError(
+                f"{type(self.objective).__name__} reads a picture and a text in one stream: it has "
+                "no vectors by which to look among many"
+            )
         if not text.strip():
             raise ValueError("no text to look for")
         if not self.files:

@@ -91,3 +91,26 @@ def test_grounding_of_one_stream_is_what_it_can_tell(files):
     kaleido = pretrainer(dict(type="Kaleido", **options), layers=0).objective.eval()
     with pytest.raises(ValueError, match="Kaleido neither predicts boxes nor tells"):
         box_reading.outcome(model, kaleido, data)
+
+
+def test_the_boxes_that_a_demo_draws_are_those_that_grounding_judges(files):
+    from sparc_pretrain.data.sets.phrases import PhraseImage
+    from sparc_pretrain.page.answers import Answers
+    from sparc_pretrain.zeroshot.grounding import box_iou
+
+    words = Tokenizer.train(WORDS * 3, 290).with_mask()
+    options = dict(mask_id=words.mask_id, word_ids=list(words.word_ids), fusion=FUSION)
+    model = encoder(words).eval()
+    one = pretrainer(dict(type="Uniter", **options), layers=0).objective.eval()
+    asked, photo = phrase(0, 0, 60, 40), files / "0.jpg"
+    answers = Answers(None, model, one, [photo])
+    [(text, box)] = answers.boxes(encode.open_image(photo), asked.text)
+    judged = box_reading.evaluate(model, one, [PhraseImage(photo, 60, 40, [asked])])
+    share = box_iou(torch.tensor(box, dtype=torch.float64), asked.boxes[0].double())
+    assert text == asked.text and judged["box_box_IoU"][0] == pytest.approx(share, abs=1e-6)
+    assert 0 <= box[0] < box[2] <= 60 and 0 <= box[1] < box[3] <= 40 and share > 0
+    with pytest.raises(ValueError, match="no vectors by which to look among many"):
+        answers.images("a dog")
+    blind = pretrainer(dict(type="Oscar", **options), layers=0).objective.eval()
+    with pytest.raises(ValueError, match="one stream"):
+        Answers(None, model, blind).boxes(encode.open_image(photo), asked.text)
