@@ -66,7 +66,6 @@ def of_xvlm(objective: xvlm.Xvlm, features: Features, batch: Batch, asked: Asked
     """ITC, ITM, MLM, box."""
     ids = batch.concepts.ids
     words = asked.hidden(batch.views.texts["masked"].ids, ids, objective.mask_id)
-    words &= batch.views.drawn["chosen"]
     batch = redrawn(batch, chosen=words)
     told, weights = _numbers(objective(features, batch)), objective.weights
     found: Values = {}
@@ -86,7 +85,7 @@ def of_uniter(objective: uniter.Uniter, features: Features, batch: Batch, asked:
     """MLM, ITM, WRA; MRFR, MRC and MRC-kl where they are trained."""
     drawn, weights = batch.views.drawn, objective.terms.weights
     words = asked.hidden(batch.views.texts["masked"].ids, batch.ids, objective.mask_id)
-    words, regions = words & drawn["words"], drawn["regions"]
+    regions = drawn["regions"]
     batch = redrawn(batch, words=words)
     told = _numbers(objective(features, batch))
     found = {"itm_accuracy": Value(told["itm_accuracy"], 0.5)}
@@ -119,7 +118,7 @@ def of_oscar(objective: oscar.Oscar, features: Features, batch: Batch, asked: As
     """Masked words and masked tags of rows with their own tags, and pollution."""
     drawn, found = batch.views.drawn, {}
     hidden = asked.hidden(batch.views.texts["joined"].ids, drawn["right"], objective.mask_id)
-    hidden &= drawn["chosen"] & (drawn["kind"] == oscar.OWN)[:, None]
+    hidden &= (drawn["kind"] == oscar.OWN)[:, None]
     for name, segment in (("mtl_word_accuracy", 0), ("mtl_tag_accuracy", 1)):
         some = hidden & (drawn["segment"] == segment)
         if some.any():
@@ -137,7 +136,7 @@ def of_kaleido(
     """
     drawn, views = batch.views.drawn, features.views
     hidden = asked.hidden(batch.views.texts["masked"].ids, batch.ids, objective.mask_id)
-    batch = redrawn(batch, tokens=drawn["tokens"] & hidden)
+    batch = redrawn(batch, tokens=hidden)
     told, match = _numbers(objective(features, batch)), drawn["match"]
     guess = dict(itm=1 / 2, rotation=1 / 4, jigsaw=1 / 24, camouflage=1 / 9)
     keys = {f"{name}_accuracy": chance for name, chance in guess.items()}
