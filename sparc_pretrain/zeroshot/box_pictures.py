@@ -17,6 +17,7 @@ from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.types import ImageFeatures
 from sparc_pretrain.zeroshot import encode, grounding
+from sparc_pretrain.zeroshot.box_reading import predicted
 
 SIDE, LINE, MARGIN = 320, 18, 8  # pixels: of a picture, of a line of text, round both
 MOST = 6  # phrases of a picture
@@ -26,17 +27,16 @@ COLOURS = ((214, 39, 40), (31, 119, 180), (44, 160, 44), (148, 103, 189), (255, 
 
 @torch.inference_mode()
 def pictures(
-    model: DualEncoder, objective: Objective, data: Sequence[PhraseImage], size: int = 0
+    model: DualEncoder, objective: Objective, data: Sequence[PhraseImage]
 ) -> dict[str, np.ndarray]:
     """File name -> [H,W,3] uint8 of each image with phrases. Raises ValueError for a model that
     predicts no boxes.
     """
     if objective.ground is None:
         raise ValueError(f"--pictures: {type(objective).__name__} predicts no boxes")
-    side = size or model.vision.img_size
     shown = [item for item in data if item.phrases]
     seen = [encode.open_image(item.file) for item in shown]
-    small = torch.stack([eval_resize(image, side, "squash") for image in seen])
+    small = torch.stack([eval_resize(image, model.vision.img_size, "squash") for image in seen])
     features = objective.read_images(model, small.to(model.mean.device))
     captions = [max((p.sentence for p in item.phrases), key=len) for item in shown]
     judged = _judged(model, objective, features, captions)
@@ -44,13 +44,10 @@ def pictures(
     for row, (item, image) in enumerate(zip(shown, seen, strict=True)):
         first = {phrase.text: phrase for phrase in reversed(item.phrases)}
         phrases = list(first.values())[:MOST]
-        states = features.patch_states[row].expand(len(phrases), -1, -1)
-        text = model.text_features(*model.tokenize([phrase.text for phrase in phrases]))
-        boxes = objective.ground(ImageFeatures(None, None, states), text).double().cpu()
-        truth = [grounding.union_box(p.boxes.double()) for p in phrases]
-        pixels = torch.tensor([item.width, item.height] * 2, dtype=torch.float64)
         names = [phrase.text for phrase in phrases]
-        found[item.file.stem] = picture(image, names, truth, boxes * pixels, judged[row])
+        boxes = predicted(model, objective, image, names)
+        truth = [grounding.union_box(p.boxes.double()) for p in phrases]
+        found[item.file.stem] = picture(image, names, truth, boxes, judged[row])
     return found
 
 

@@ -17,6 +17,7 @@ from sparc_pretrain.metric import Metric
 from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.types import ImageFeatures, TextFeatures
 from sparc_pretrain.zeroshot import encode, grounding
+from sparc_pretrain.zeroshot.given_boxes import Boxes, regions_of
 from sparc_pretrain.zeroshot.outcome import Outcome
 
 FORMULAS = {
@@ -44,15 +45,17 @@ def evaluate(
     data: Sequence[PhraseImage],
     size: int = 0,
     constant: Tensor | None = None,
+    given: Boxes | None = None,
 ) -> dict[str, list[float]]:
     """Values per phrase, in the order of `data`, of the readings 'box' and 'other_image' of a model
-    that predicts boxes, 'attention' of one that says where it looks, and of the best constant box
-    (x0 y0 x1 y1 in 0..1) when it is given.
+    that predicts boxes, 'attention' of one that says where it looks, of the best constant box
+    (x0 y0 x1 y1 in 0..1) when it is given, and of one of the `given` boxes of an image at random,
+    of which models that read regions choose.
     """
     side = size or model.vision.img_size
     grid = (side // model.vision.patch,) * 2
     shown = [item for item in data if item.phrases]
-    states = [_states(model, objective, encode.open_image(i.file), side) for i in shown]
+    pictures = [_seen(model, objective, item, side, given) for item in shown]
     values: dict[str, list[float]] = defaultdict(list)
     for row, item in enumerate(tqdm(shown, desc="boxes", unit="image", disable=None)):
         texts = [phrase.text for phrase in item.phrases]
@@ -60,11 +63,11 @@ def evaluate(
         found: dict[str, Tensor] = {}
         if objective.ground is not None:
             for name, n in (("box", row), ("other_image", (row + 1) % len(shown))):
-                boxes = objective.ground(_aligned(states[n], len(texts)), text)
+                boxes = objective.ground(_aligned(pictures[n], len(texts)), text)
                 found[name] = boxes.double().cpu()
         looked = None
         if objective.look is not None:
-            looked = _heats(objective, states[row], text).unflatten(1, grid).cpu()
+            looked = _heats(objective, pictures[row], text).unflatten(1, grid).cpu()
         extent = (item.height, item.width)
         pixels = torch.tensor([item.width, item.height] * 2, dtype=torch.float64)
         for number, phrase in enumerate(item.phrases):
@@ -75,6 +78,12 @@ def evaluate(
                 seen = grounding.phrase_values(looked[number], phrase.boxes, extent)
                 for key, value in seen.items():
                     values[f"attention_{key}"].append(value)
+            if pictures[row].regions is not None:
+                drawn = [
+                    _box_values(b.double() * pixels, phrase.boxes)
+                    for b in pictures[row].regions.box[0]
+                ]
+                values["chance_given_box_recall"].append(fmean(d["box_recall"] for d in drawn))
             if constant is not None:
                 fixed = _box_values(constant * pixels, phrase.boxes)
                 values[f"chance_{CONSTANT}"].append(fixed["box_recall"])
@@ -88,9 +97,9 @@ def predicted(
     """The box [N,4] (x0 y0 x1 y1, pixels) that an objective with `ground` predicts for each text
     in image [3,H,W] uint8.
     """
-    states = _states(model, objective, image, model.vision.img_size)
+    seen = _read(model, objective, image, model.vision.img_size)
     text = model.text_features(*model.tokenize(texts))
-    boxes = objective.ground(_aligned(states, len(texts)), text).double().cpu()
+    boxes = objective.ground(_aligned(seen, len(texts)), text).double().cpu()
     return boxes * torch.tensor([image.shape[-1], image.shape[-2]] * 2)
 
 
@@ -101,6 +110,7 @@ def outcome(
     data: Sequence[PhraseImage],
     size: int = 0,
     constant: Tensor | None = None,
+    given: Boxes | None = None,
 ) -> Outcome:
     """Of a model whose patches and texts share no space: what `evaluate` reads, and chance.
 
@@ -112,7 +122,7 @@ def outcome(
         )
     side = size or model.vision.img_size
     grid = (side // model.vision.patch,) * 2
-    values = evaluate(model, objective, data, size, constant)
+    values = evaluate(model, objective, data, size, constant, given)
     owners = []
     for row, item in enumerate(data):
         for phrase in item.phrases:
@@ -124,7 +134,7 @@ def outcome(
         "images": len(data),
         "phrases": len(owners),
         "readings": FORMULAS,
-        "read_by": objective.reading,
+        "read_by": objective.reading if given is None else "the given boxes, of which it takes one",
         "resize": "squash",
         "img_size": side,
         "patches": grid[0] * grid[1],
@@ -152,19 +162,34 @@ def constant_box(data: Sequence[PhraseImage]) -> Tensor:
     return tried[(share >= grounding.IOU).sum(dim=1).argmax()]
 
 
-def _states(model: DualEncoder, objective: Objective, image: Tensor, side: int) -> Tensor:
+def _read(model: DualEncoder, objective: Objective, image: Tensor, side: int) -> ImageFeatures:
+    """What is read of an image [3,H,W] uint8, one row."""
     pixels = eval_resize(image, side, "squash")[None]
-    return objective.read_images(model, pixels.to(model.mean.device)).patch_states[0]
+    states = objective.read_images(model, pixels.to(model.mean.device)).patch_states
+    return ImageFeatures(None, None, states)
 
 
-def _aligned(states: Tensor, count: int) -> ImageFeatures:
-    """One image's states [P,Dv] for `count` texts."""
-    return ImageFeatures(None, None, states.expand(count, -1, -1))
+def _seen(
+    model: DualEncoder, objective: Objective, item: PhraseImage, side: int, given: Boxes | None
+) -> ImageFeatures:
+    """The same of a data set's image; its given boxes, where there are some, are its regions."""
+    found = _read(model, objective, encode.open_image(item.file), side)
+    if given is not None:
+        regions = regions_of([item.file], [(item.height, item.width)], given, "squash")
+        found.regions = regions.to(found.patch_states.device)
+    return found
 
 
-def _heats(objective: Objective, states: Tensor, text: TextFeatures) -> Tensor:
+def _aligned(seen: ImageFeatures, count: int) -> ImageFeatures:
+    """One image for `count` texts."""
+    rows = torch.zeros(count, dtype=torch.long, device=seen.patch_states.device)
+    regions = None if seen.regions is None else seen.regions.rows(rows)
+    return ImageFeatures(None, None, seen.patch_states[rows], regions=regions)
+
+
+def _heats(objective: Objective, seen: ImageFeatures, text: TextFeatures) -> Tensor:
     """[n,P]: where the words of each text look, begin and end left out."""
-    weights = objective.look(_aligned(states, len(text.mask)), text)
+    weights = objective.look(_aligned(seen, len(text.mask)), text)
     words = (text.mask & ~text.special).to(weights.dtype)
     return (weights * words[..., None]).sum(dim=1) / words.sum(dim=1, keepdim=True).clamp(min=1)
 

@@ -23,6 +23,7 @@ from sparc_pretrain.zeroshot import box_reading, encode, grounding
 from sparc_pretrain.zeroshot.alignment import grouping_of
 from sparc_pretrain.zeroshot.encode import PooledCosine
 from sparc_pretrain.zeroshot.faithfulness import ARTICLES
+from sparc_pretrain.zeroshot.given_boxes import Boxes
 from sparc_pretrain.zeroshot.outcome import Outcome
 from sparc_pretrain.zeroshot.patch_reader import PatchReader
 
@@ -161,6 +162,7 @@ def evaluate(
     size: int = 0,
     objective: Objective | None = None,
     constant: Tensor | None = None,
+    given: Boxes | None = None,
 ) -> Outcome:
     """Pointing accuracy, box recall and box IoU of phrases, mask IoU of words, and chance.
 
@@ -168,7 +170,7 @@ def evaluate(
     reading 'words', a random patch's chance of that).
 
     Args: objective: see `heats_of`; one that predicts boxes is read so too, beside the box
-        `constant` (see `box_reading`).
+        `constant`, and one that reads regions takes them of `given` (see `box_reading`).
 
     Raises ValueError: a model without text tower, an image of another size than its boxes, `size`
     no multiple of the patch.
@@ -179,7 +181,7 @@ def evaluate(
     if side % model.vision.patch:
         raise ValueError(f"--size {side} is no multiple of the patch, {model.vision.patch}")
     if objective is not None and not objective.shares_space:
-        return box_reading.outcome(model, objective, data, size, constant)
+        return box_reading.outcome(model, objective, data, size, constant, given)
     grid = (side // model.vision.patch,) * 2
     values: Values = defaultdict(list)
     by_word: dict[str, Values] = defaultdict(lambda: defaultdict(list))

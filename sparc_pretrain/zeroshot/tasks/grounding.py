@@ -25,16 +25,22 @@ class Grounding(Task):
             "--train-phrases", help="of the training split: gives the best constant box"
         )
         parser.add_argument(
+            "--boxes", help="COCO-like file of boxes, for models that choose one (UNITER)"
+        )
+        parser.add_argument(
             "--pictures", type=int, default=0, help="draw so many images: truth, predicted boxes"
         )
         sized(parser)
 
     def read(self, options: Namespace) -> Any:
         from sparc_pretrain.data.sets.phrases import read_phrases
+        from sparc_pretrain.zeroshot.given_boxes import read_boxes
 
         train = getattr(options, "train_phrases", None)
         constant = read_phrases(None, train) if train else None
-        return read_phrases(options.images, options.phrases, options.limit), constant
+        file = getattr(options, "boxes", None)
+        given = read_boxes(file) if file else None
+        return read_phrases(options.images, options.phrases, options.limit), constant, given
 
     def evaluate(
         self, model: DualEncoder, objective: Objective, data: Any, options: Namespace
@@ -42,11 +48,13 @@ class Grounding(Task):
         from sparc_pretrain.zeroshot.box_reading import constant_box
         from sparc_pretrain.zeroshot.grounding_run import evaluate
 
-        images, train = data
+        images, train, given = data
         constant = constant_box(train) if train else None
-        found = evaluate(model, images, options.size, objective, constant)
+        found = evaluate(model, images, options.size, objective, constant, given)
+        if given is not None:
+            found.protocol["boxes"] = str(options.boxes)
         if count := getattr(options, "pictures", 0):
             from sparc_pretrain.zeroshot.box_pictures import pictures
 
-            found.pictures.update(pictures(model, objective, images[:count], options.size))
+            found.pictures.update(pictures(model, objective, images[:count]))
         return found

@@ -1,12 +1,17 @@
-"""Pictures of predicted boxes: where they stand, and that the command writes them."""
+"""Boxes that a model predicts or chooses: the given ones, and pictures of them beside the truth."""
 
 import json
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from sparc_pretrain.data.sets.phrases import read_phrases
+from sparc_pretrain.objectives.base import Objective
+from sparc_pretrain.zeroshot import box_reading, encode, grounding
 from sparc_pretrain.zeroshot.box_pictures import COLOURS, MARGIN, SIDE, picture
+from sparc_pretrain.zeroshot.given_boxes import read_boxes
 from tests.commands import ROOT, call
 from tests.zeroshot.test_terms import run_folder_of, scenes  # noqa: F401  a fixture
 
@@ -48,3 +53,36 @@ def test_the_command_draws_so_many_images_of_a_model_that_predicts_boxes(scenes,
         assert one.width == 2 * (SIDE + 2 * MARGIN)
     code, said = call("zeroshot", ROOT / "assets/sparc-scenes-tiny", *argv)
     assert code == 2 and "Sparc predicts no boxes" in said
+
+
+class Largest(Objective):
+    """Says that everything is in the first, the largest, of the given boxes."""
+
+    def ground(self, image, text):
+        assert len(image.regions.box) == len(text.mask)
+        return image.regions.box[:, 0]
+
+
+def test_given_boxes_are_the_regions_of_a_reading_beside_one_of_them_at_random(scenes):  # noqa: F811
+    model, _ = encode.load(ROOT / "assets/sparc-scenes-tiny")
+    data = read_phrases(scenes / "images/val", scenes / "annotations/phrases_val.json")
+    file = scenes / "annotations/instances_val.json"
+    found = box_reading.evaluate(model, Largest(), data, given=read_boxes(file))
+    told = json.loads(file.read_text())
+    names = {row["id"]: row["file_name"] for row in told["images"]}
+    hits, chance = [], []
+    for item in data:
+        own = [
+            [x, y, x + w, y + h]
+            for row in told["annotations"]
+            if names[row["image_id"]] == item.file.name
+            for x, y, w, h in [row["bbox"]]
+        ]
+        own.sort(key=lambda box: -(box[2] - box[0]) * (box[3] - box[1]))
+        for phrase in item.phrases:
+            union = grounding.union_box(phrase.boxes.double())
+            right = [grounding.box_iou(torch.tensor(box).double(), union) >= 0.5 for box in own]
+            hits.append(float(right[0]))
+            chance.append(sum(right) / len(own))
+    assert found["box_box_recall"] == hits and 0 < sum(hits) < len(hits)
+    assert found["chance_given_box_recall"] == pytest.approx(chance)
