@@ -13,6 +13,7 @@ import torch
 from sparc_pretrain import run_folder
 from sparc_pretrain.engine import checkpoint
 from sparc_pretrain.objectives.clip import Clip
+from sparc_pretrain.pretraining import held_out as held_out_loop
 from sparc_pretrain.pretraining.held_out import HeldOutLoop, HeldOutSampler, _recall, sections
 from tests.commands import refusal
 from tests.models import batch, pretrainer
@@ -117,6 +118,23 @@ def test_the_model_is_measured_without_dropout_in_the_precision_of_the_training(
     wanted = sum(one["global_loss"].item() for one in own) / 2
     assert found["loss"] == pytest.approx(wanted, rel=0.02 if amp else 1e-5)
     assert own[0]["global_loss"].item() != pytest.approx(own[1]["global_loss"].item(), rel=0.02)
+
+
+def test_sums_are_over_all_processes_and_retrieval_is_among_the_pairs_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, shapes, recall = pretrainer(dict(type="Clip")), [], held_out_loop.retrieval.recall
+    monkeypatch.setattr(
+        held_out_loop.retrieval, "recall", lambda s, *a: shapes.append(s.shape) or recall(s, *a)
+    )
+    options = dict(call_hook=lambda *_, **__: None, optim_wrapper=None)
+    loop = HeldOutLoop(SimpleNamespace(model=model, **options), [batch(8), batch(8, seed=1)])
+    alone = loop.run()
+    monkeypatch.setattr(held_out_loop, "world_size", lambda: 2)
+    monkeypatch.setattr(held_out_loop, "total", lambda x: 2 * x)
+    monkeypatch.setattr(held_out_loop, "gather_objects", lambda own: [own, own])
+    assert loop.run()["loss"] == pytest.approx(alone["loss"])
+    assert shapes == [(16, 16), (32, 32)]
 
 
 def test_retrieval_is_the_mean_of_both_ways_among_the_pairs_of_all_batches() -> None:
