@@ -34,7 +34,7 @@ def mend_mean_iou() -> None:
         found = areas(pred_label, label, num_classes, ignore_index)
         return found or original(pred_label, label, num_classes, ignore_index)
 
-    intersect_and_union.counted = True
+    intersect_and_union.counted, intersect_and_union.original = True, original
     module.IoUMetric.intersect_and_union = staticmethod(intersect_and_union)
     module.IoUMetric.compute_metrics = _keeping_classes(module.IoUMetric.compute_metrics)
 
