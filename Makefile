@@ -17,7 +17,6 @@ $(VENV)/.ready: setup.py constraints.txt
 	$(PIP) install -q -c constraints.txt torch torchvision
 	$(PIP) install -q --no-cache-dir -c constraints.txt onedl-mmcv
 	$(PIP) install -q -c constraints.txt -e ".[test]"
-	$(PY) -m sparc_pretrain.startup
 	$(PY) tools/doctor.py
 	touch $@
 

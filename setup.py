@@ -1,6 +1,5 @@
 """Packaging of sparc_pretrain (pre-training) and transfer (detection, segmentation, captioning)."""
 
-import runpy
 import shutil
 from pathlib import Path
 
@@ -30,8 +29,6 @@ class BuildWithShippedFiles(build_py):
             shutil.copytree(HERE / name, mim / name, ignore=ignored)
         shutil.copy(HERE / "constraints.txt", mim)
         (mim / "model-index.yml").write_text("Import: []\n")  # mim looks for one
-        at_start = runpy.run_path(str(HERE / "sparc_pretrain" / "startup.py"), run_name="startup")
-        Path(self.build_lib, at_start["FILE"]).write_text(at_start["LINE"])
 
 
 setup(

@@ -2,10 +2,13 @@
 and mmseg's own train.py read a config before anything of ours is imported, and mmengine finds the
 packages of its own family only.
 
-A line in site-packages (`FILE`) imports this when Python starts: it waits for `mmengine.config`,
-and imports nothing else. A wheel has the file; to an editable installation it is added by
+Nothing of an installation runs by itself when Python starts; who wants those tools to read such
+configs asks for it, once per environment:
 
-    python -m sparc_pretrain.startup
+    python -m sparc_pretrain.startup [FOLDER]
+
+writes a line into site-packages (`FILE` there; delete it to be rid of it) that imports this module,
+which waits for `mmengine.config` and imports nothing else.
 """
 
 from __future__ import annotations
@@ -47,6 +50,8 @@ class Waiting:
 
 
 if __name__ == "__main__":
-    Path(sysconfig.get_path("purelib"), FILE).write_text(LINE)
+    line = Path(*sys.argv[1:] or [sysconfig.get_path("purelib")], FILE)
+    line.write_text(LINE)
+    print(f"{line}: mmdet's and mmseg's own tools read sparc_pretrain:: now; delete it to undo")
 elif "mmengine.config" not in sys.modules:
     sys.meta_path.insert(0, Waiting())

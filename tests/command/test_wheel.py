@@ -131,13 +131,19 @@ def test_mmdets_own_train_py_reads_and_trains_a_config_on_one_of_ours(
         "default_hooks = dict(logger=dict(interval=1))\n"
     )
     tool = Path(importlib.util.find_spec("mmdet").origin).parent / ".mim/tools/train.py"
+    env = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    assert not list(site.glob("*.pth"))  # only who asks for it gets a line that Python runs
+    added = [sys.executable, "-m", "sparc_pretrain.startup", str(site)]
+    told = subprocess.run(added, env=env, capture_output=True, text=True, check=True).stdout
+    (line,) = site.glob("*.pth")
+    assert str(line) in told
     # as a Python whose site-packages this folder is
     run = "import runpy, site, sys; site.addsitedir(sys.argv.pop(1)); runpy.run_path(sys.argv.pop("
     run += "1), run_name='__main__')"
     done = subprocess.run(
         [sys.executable, "-c", run, str(site), str(tool), "mine.py"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"},
+        env=env,
         capture_output=True,
         text=True,
     )
