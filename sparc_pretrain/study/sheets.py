@@ -99,7 +99,7 @@ def entry(row: Row | None, best: bool = False, seeds: int = 1, bound: float = 0.
     lines.append(f"{number(row['difference'], True)} {interval(row['low'], row['high'])}")
     if "holm" not in row:
         return Entry(tuple(lines), best=best)
-    lines.append(f"p {row['holm']:.3f}")
+    lines.append(f"p {row['holm']:.3f}" if row["holm"] >= 0.0005 else "p < 0.001")
     decided = row["holm"] < LEVEL
     same = row["reach"] is not None and row["reach"] < bound
     return Entry(tuple(lines), decided * (1 if row["difference"] > 0 else -1), same, best)
@@ -206,6 +206,7 @@ def interval(low: float, high: float) -> str:
 
 
 def number(value: float, signed: bool = False) -> str:
-    """Three decimals below 10, else one; `signed` always shows the sign."""
+    """Three decimals below 10, else one; `signed` always shows the sign, zero has no minus."""
     digits = 3 if abs(value) < 10 else 1
+    value = round(value, digits) + 0.0
     return f"{value:{'+' if signed else ''}.{digits}f}"

@@ -65,6 +65,7 @@ def publish(study: Plan, work: Path, name: str) -> None:
     rows = statistics.table(done, study.baseline, study.primary, study.twins)
     machines = sorted({record["machine"] for record in done})
     versions = sorted({" ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in done})
+    dates = sorted(record["date"][:10] for record in done)  # of the cells, not of this page
     found = {
         "name": name,
         "baseline": study.baseline,
@@ -74,7 +75,7 @@ def publish(study: Plan, work: Path, name: str) -> None:
         "precision": sorted({record.get("precision", UNRECORDED) for record in done}),
         "without_recipe": sum("recipe" not in record for record in done),
         "versions": "; ".join(versions),
-        "date": now(),
+        "date": " to ".join(dict.fromkeys((dates[0], dates[-1]))),
         "arms": {arm.name: asdict(arm) for arm in study.arms.values()},
         "evaluations": study.evaluations,
         "items": _sizes(done),

@@ -76,9 +76,12 @@ def test_a_study_trains_each_cell_once_and_publishes_what_is_there(scenes, tmp_p
         assert f"schedule.steps={steps}, the study has 7" in said and "--work-dir" in said
     record = json.loads(store.record_of(tmp_path, "clip-0").read_text())
     del record["recipe"]
+    record["date"], day = "2026-01-05T10:00+00:00", sparc["date"][:10]
     store.record_of(tmp_path, "clip-0").write_text(json.dumps(record))
     assert call("study", *words, "--page-only") == (0, "")
-    assert "1 older cells hold no record" in (tmp_path / "study.md").read_text()
+    page = (tmp_path / "study.md").read_text()
+    assert "1 older cells hold no record" in page
+    assert f"· 2026-01-05 to {day}" in page  # when it was measured, not when the page was made
 
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()}
     assert call("study", *words) == (0, "")
@@ -398,6 +401,11 @@ def cell(arm: str, seed: int, items: dict[str, Sequence[float]], group: str = "m
         "groups": {name: [1] * len(values) for name, values in items.items()},
         "cost": {"seconds per step": 1.0},
     }
+
+
+def test_numbers_have_no_negative_zero() -> None:
+    assert sheets.number(-0.0004) == "0.000" and sheets.number(-0.0004, True) == "+0.000"
+    assert sheets.number(-0.0006) == "-0.001" and sheets.number(12.34) == "12.3"
 
 
 def published(records: list[dict]) -> tuple[plan.Plan, dict]:
