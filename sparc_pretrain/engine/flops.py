@@ -26,6 +26,7 @@ def per_pair(model: nn.Module, batch: Any) -> float:
     """
     inner = model.module if is_model_wrapper(model) else model
     gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    # under the counter torch.compile stands back: nothing is compiled for two pairs
     with torch.random.fork_rng(gpus), FlopCounterMode(display=False) as counter:
         prepared = inner.with_views(inner.data_preprocessor(batch))
         inner(prepared.rows(slice(COUNTED)), mode="tensor")
