@@ -129,7 +129,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 def _read(paths: Sequence[Path]) -> dict[int, list[Any]]:
     """The rows of the list's file by number; none when there is none that can be used."""
-    for file in _files(paths):
+    for file in filter(Path.is_file, _files(paths)):  # a pipe would be waited for
         with suppress(OSError, ValueError, TypeError):
             sha256, _, text = file.read_bytes().partition(b"\n")
             rows = json.loads(text) if hashlib.sha256(text).hexdigest().encode() == sha256 else []

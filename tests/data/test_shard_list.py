@@ -105,6 +105,14 @@ def test_a_damaged_list_is_made_again(tars, opened, damage):
     assert len(set(opened)) == TARS and file.read_bytes() == whole
 
 
+def test_a_pipe_in_the_place_of_a_list_is_not_waited_for(tars):
+    first = shard_list.look(tars)
+    file = next(tars[0].parent.glob("shards-*.list"))
+    file.unlink()
+    os.mkfifo(file)
+    assert content(shard_list.look(tars)) == content(first)
+
+
 def test_what_was_killed_in_the_middle_goes_on_there(tars, monkeypatch):
     for tar in tars[::2]:
         index_file(tar).unlink(missing_ok=True)
