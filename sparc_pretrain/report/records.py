@@ -14,6 +14,7 @@ from sparc_pretrain.run_folder import MANIFEST, WEIGHTS, RunFolder, open_run
 
 RANDOM = "random initialisation"
 OBJECTS = ("described", "protocol", "backbone", "versions", "per_class")  # of a record
+TEXTS = ("task", "config", "data", "date")
 # Objective of the run folder -> how it is called, where that is not its name in capitals.
 STARTS = {"Sparc": "SPARC", "Clip": "CLIP", "Filip": "FILIP", "Pacl": "PACL", "Mgca": "MGCA"}
 STARTS |= {"Gloria": "GLoRIA", "Siglip": "SigLIP", "Xvlm": "X-VLM", "Uniter": "UNITER"}
@@ -214,6 +215,9 @@ def _record(file: Path) -> dict[str, Any]:
     for name in OBJECTS:
         if not isinstance(record.get(name), dict | None):
             raise ValueError(f"{file}: {name} is no object")
+    for name in TEXTS:
+        if not isinstance(record.get(name), str | None):
+            raise ValueError(f"{file}: {name} is no text")
     classes = record.get("per_class") or {}
     for name, values in {"metrics": record["metrics"], **classes}.items():
         numbers = values.values() if isinstance(values, dict) else [values]

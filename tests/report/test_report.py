@@ -220,6 +220,8 @@ def test_no_metrics_is_a_users_mistake_with_exit_code_2(tmp_path, capsys):
         ("metrics.json", "[" * 100_000),
         ("metrics.json", '{"task": "x", "metrics": {"a": "1"}}'),
         ("metrics.json", '{"task": "x", "metrics": {}, "protocol": "many"}'),
+        ("metrics.json", '{"task": "x", "metrics": {}, "config": [[1]]}'),
+        ("metrics.json", '{"task": "x", "metrics": {}, "data": 1}'),
         ("metrics.json", '{"task": "x", "metrics": {}, "per_class": {"a": 1}}'),
         ("metrics.json", '{"task": "x", "metrics": {}, "per_class": {"a": {"dog": "1"}}}'),
         ("metrics.json", '{"task": "x", "metrics": {}, "described": {"a": {"name": 1}}}'),
