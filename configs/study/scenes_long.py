@@ -21,5 +21,5 @@ arms |= {
     for name, objective in dict(clip=clip, sparc=sparc, sparc_ic=sparc_ic).items()
     for share in (1, 3, 10, 32)
 }
-study = dict(root="data/scenes_default", seeds=(0,), baseline="clip_1024k", arms=arms)
+study = dict(root="data/scenes_default", seeds=(0,), baseline="clip_1024k", arms=arms, sweeps=[])
 del clip, sparc, sparc_ic, arms
