@@ -14,7 +14,8 @@ tagged = {**stream, "data.fields": dict(regions=12, tags=12)}
 products = {**stream, "data.fields": dict(saliency=True, concepts=8, crop="none")}
 # small models: no dropout, all pairs at once
 small = dict(fusion=dict(layers=2, heads=3, dropout=0.0), block=4096)
-xvlm = dict(type="Xvlm", **small)
+# patches of a tower from random weights do not say where they are, see LOG.md
+xvlm = dict(type="Xvlm", fusion=dict(small["fusion"], places=True), block=4096)
 no_boxes = dict(xvlm, weights=dict(box_l1=0, box_giou=0))
 uniter = dict(type="Uniter", weights=dict(mrc=1), **small)
 oscar = dict(type="Oscar", length=48, **small)

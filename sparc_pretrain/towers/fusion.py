@@ -5,15 +5,25 @@ Suffixes: N texts, T tokens, I images, S image tokens, H width, Di the vision to
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
+from timm.layers import build_sincos2d_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 MODES = ("cross", "joint")
+STD, BERT_WIDTH = 0.02, 768  # of weights at the start: narrower layers sum over less
 WORDS, TAGS, IMAGE = range(3)  # types of the tokens of a joint sequence
+
+
+def places_of(patches: Tensor) -> Tensor:
+    """The sine-cosine code [S,Di] of where patches [I,S,Di] of square images are."""
+    side, width = math.isqrt(patches.shape[1]), patches.shape[2]
+    code = build_sincos2d_pos_embed([side, side], width, device=patches.device)
+    return code.to(patches.dtype)
 
 
 class KeysValues(NamedTuple):
@@ -113,6 +123,9 @@ class FusionEncoder(nn.Module):
             (X-VLM, ALBEF); 'joint' = one sequence of words, tags and image tokens, projected unless
             they come in the width H (Di None), with an embedding of their kind (UNITER, Oscar).
         dropout: of attention weights and of what each part adds.
+        places: of 'cross': the patches of a square image are read with the sine-cosine code of
+            their place added (as in MAE). A tower that starts at random hardly says where a patch
+            is, and boxes are then not learnt.
 
     Raises ValueError for another mode, or heads that do not divide the width.
     """
@@ -125,13 +138,18 @@ class FusionEncoder(nn.Module):
         image_width: int | None,
         mode: str = "cross",
         dropout: float = 0.1,
+        places: bool = False,
     ) -> None:
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"fusion mode {mode!r}: use one of {MODES}")
+        if places and mode != "cross":
+            raise ValueError(
+                "fusion: places are of mode 'cross'; image tokens of 'joint' have theirs"
+            )
         if width % heads:
             raise ValueError(f"fusion: {heads} heads do not divide the width {width}")
-        self.width, self.mode = width, mode
+        self.width, self.mode, self.places = width, mode, places
         seen_width = image_width if mode == "cross" else None
         self.blocks = nn.ModuleList(Block(width, heads, seen_width, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
@@ -142,12 +160,14 @@ class FusionEncoder(nn.Module):
             self.kind = nn.Embedding(3, width)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(module.weight, std=STD * (BERT_WIDTH / width) ** 0.5)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
     def read(self, image: Tensor) -> list[KeysValues]:
         """image [I,S,Di] -> keys and values of each layer, which all texts of an image share."""
+        if self.places:
+            image = image + places_of(image)
         return [block.cross.read(image) for block in self.blocks]
 
     def forward(

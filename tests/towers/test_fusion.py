@@ -1,9 +1,11 @@
 """FusionEncoder: what is hidden has no influence, and images are read once."""
 
+import math
+
 import pytest
 import torch
 
-from sparc_pretrain.towers.fusion import TAGS, FusionEncoder
+from sparc_pretrain.towers.fusion import TAGS, FusionEncoder, places_of
 
 
 def fusion(mode: str = "cross", dropout: float = 0.1) -> FusionEncoder:
@@ -106,3 +108,27 @@ def test_another_mode_and_heads_that_do_not_divide_are_refused():
         FusionEncoder(width=8, layers=1, heads=2, image_width=8, mode="late")
     with pytest.raises(ValueError, match="3 heads do not divide the width 8"):
         FusionEncoder(width=8, layers=1, heads=3, image_width=8)
+
+
+def test_weights_start_as_wide_as_berts_at_its_width_and_wider_below():
+    for width in (96, 768):
+        made = FusionEncoder(width=width, layers=1, heads=2, image_width=width)
+        spread = made.blocks[0].cross.key.weight.std().item()
+        assert spread == pytest.approx(0.02 * (768 / width) ** 0.5, rel=0.1)
+
+
+def test_places_tell_equal_patches_apart_and_are_of_square_images_read_by_texts():
+    text, text_mask, *_ = sides(2, 2)
+    image = torch.ones(2, 16, 8).double()
+    first, last = (torch.arange(16).expand(2, -1) == n for n in (0, 15))
+    for places in (False, True):
+        torch.manual_seed(0)
+        made = FusionEncoder(8, 2, 2, 8, places=places).double().eval()
+        found = [made(text, text_mask, image, seen)[0] for seen in (first, last)]
+        assert torch.equal(*found) != places
+    code = places_of(image)
+    x, y = 3, 2  # frequencies 1 and 1/100, as in MAE
+    wanted = [f(at * w) for at in (x, y) for f in (math.sin, math.cos) for w in (1, 0.01)]
+    assert sorted(code[y * 4 + x].tolist()) == pytest.approx(sorted(wanted), abs=1e-6)
+    with pytest.raises(ValueError, match="places are of mode 'cross'"):
+        FusionEncoder(8, 1, 2, None, mode="joint", places=True)
