@@ -211,8 +211,7 @@ def evaluate_cell(study: Plan, name: str, work: Path, amp: bool) -> int:
     import torch
 
     from sparc_pretrain.study import evaluate, store
-    from sparc_pretrain.zeroshot import encode
-    from sparc_pretrain.zeroshot.patch_reader import PatchReader
+    from sparc_pretrain.zeroshot import encode, patch_reader
 
     cell = next(cell for cell in study.cells() if cell.name == name)
     folder = work / "runs" / cell.name
@@ -233,7 +232,7 @@ def evaluate_cell(study: Plan, name: str, work: Path, amp: bool) -> int:
         # not from the clock: a cell that was cut off and went on has taken both its parts
         minutes = cost.pop("minutes", 0) + (time.perf_counter() - started) / 60
         cost["minutes with evaluation"] = round(minutes, 2)
-    how["patches_read_as"] = PatchReader.of(objective).formula()
+    how["patches_read_as"] = patch_reader.said(objective)
     store.write_record(work, cell, measures, cost, how)
     return 0
 

@@ -71,4 +71,9 @@ class PatchReader:
         return inner if self.embed is None else f"{self.embed_name}({inner})"
 
 
+def said(objective: Objective) -> str:
+    """How dense tasks read the patches of a model, for a record; of one stream they do not."""
+    return PatchReader.of(objective).formula() if objective.shares_space else "not at all"
+
+
 PAPER = PatchReader()  # SPARC, App. D.7

@@ -9,8 +9,8 @@ from sparc_pretrain.objectives.filip import Filip
 from sparc_pretrain.objectives.pacl import Pacl
 from sparc_pretrain.objectives.sparc import Sparc
 from sparc_pretrain.zeroshot.encode import PooledCosine, readers
-from sparc_pretrain.zeroshot.patch_reader import PatchReader
-from tests.models import batch, encoder
+from sparc_pretrain.zeroshot.patch_reader import PatchReader, said
+from tests.models import batch, encoder, masked
 
 
 def test_objectives_that_leave_h_v_untrained_are_read_by_their_patches():
@@ -56,3 +56,8 @@ def test_the_image_contrast_is_read_densely_as_it_trains_patches_and_tokens():
         other = model(pairs.image, same, pairs.mask, pairs.special)
     torch.testing.assert_close(other.words[:, 1:], text.words[:, 1:])
     assert not torch.allclose(other.tokens[:, 1], text.tokens[:, 1])
+
+
+def test_patches_of_one_stream_are_said_to_be_read_not_at_all():
+    assert said(masked("Uniter").objective) == "not at all"
+    assert said(Clip()) == "g_v(h_v(patch))" and said(Filip()) == "g_v(patch)"
