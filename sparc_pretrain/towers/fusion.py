@@ -5,25 +5,18 @@ Suffixes: N texts, T tokens, I images, S image tokens, H width, Di the vision to
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
-from timm.layers import build_sincos2d_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from sparc_pretrain.towers.regions import places_of
+
 MODES = ("cross", "joint")
 STD, BERT_WIDTH = 0.02, 768  # of weights at the start: narrower layers sum over less
 WORDS, TAGS, IMAGE = range(3)  # types of the tokens of a joint sequence
-
-
-def places_of(patches: Tensor) -> Tensor:
-    """The sine-cosine code [S,Di] of where patches [I,S,Di] of square images are."""
-    side, width = math.isqrt(patches.shape[1]), patches.shape[2]
-    code = build_sincos2d_pos_embed([side, side], width, device=patches.device)
-    return code.to(patches.dtype)
 
 
 class KeysValues(NamedTuple):
@@ -123,9 +116,8 @@ class FusionEncoder(nn.Module):
             (X-VLM, ALBEF); 'joint' = one sequence of words, tags and image tokens, projected unless
             they come in the width H (Di None), with an embedding of their kind (UNITER, Oscar).
         dropout: of attention weights and of what each part adds.
-        places: of 'cross': the patches of a square image are read with the sine-cosine code of
-            their place added (as in MAE). A tower that starts at random hardly says where a patch
-            is, and boxes are then not learnt.
+        places: of 'cross': patches are read with the code of their place (`places_of`) added: of
+            a tower that starts at random they hardly say where they are.
 
     Raises ValueError for another mode, or heads that do not divide the width.
     """
@@ -166,8 +158,7 @@ class FusionEncoder(nn.Module):
 
     def read(self, image: Tensor) -> list[KeysValues]:
         """image [I,S,Di] -> keys and values of each layer, which all texts of an image share."""
-        if self.places:
-            image = image + places_of(image)
+        image = image + places_of(image) if self.places else image
         return [block.cross.read(image) for block in self.blocks]
 
     def forward(

@@ -5,7 +5,10 @@ Suffixes: B images, P patches (h*w), K or R boxes, D channels. Boxes are x0 y0 x
 
 from __future__ import annotations
 
+import math
+
 import torch
+from timm.layers import build_sincos2d_pos_embed
 from torch import Tensor
 from torchvision.ops import roi_align
 
@@ -54,3 +57,10 @@ def geometry(boxes: Tensor) -> Tensor:
     """[...,4] -> [...,7]: x0 y0 x1 y1 w h w*h (UNITER, arXiv 1909.11740, sec. 3.1)."""
     side = boxes[..., 2:] - boxes[..., :2]
     return torch.cat([boxes, side, side.prod(dim=-1, keepdim=True)], dim=-1)
+
+
+def places_of(patches: Tensor) -> Tensor:
+    """The sine-cosine code [S,Di] of where patches [I,S,Di] of square images are (as in MAE)."""
+    side, width = math.isqrt(patches.shape[1]), patches.shape[2]
+    code = build_sincos2d_pos_embed([side, side], width, device=patches.device)
+    return code.to(patches.dtype)

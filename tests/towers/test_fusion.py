@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from sparc_pretrain.towers.fusion import TAGS, FusionEncoder, places_of
+from sparc_pretrain.towers.fusion import TAGS, FusionEncoder
+from sparc_pretrain.towers.regions import places_of
 
 
 def fusion(mode: str = "cross", dropout: float = 0.1) -> FusionEncoder:
