@@ -12,8 +12,10 @@ from multiprocessing.connection import wait
 from sparc_pretrain.distributed import silent_ranks
 
 FOREIGN = ("mmengine", "mmcv", "mmdet", "mmseg", "timm", "transformers", "torch")
-STUCK_RANK = re.compile(r"gloo/transport|Watchdog caught collective")
-TIMED_OUT = re.compile(r"timed out", re.IGNORECASE)
+# a collective that was begun and is waited for later says less than one that is waited for at once
+LATER = r"timeout caused pair closure|Connection closed by peer"
+STUCK_RANK = re.compile(rf"gloo/transport|Watchdog caught collective|{LATER}")
+TIMED_OUT = re.compile(r"timed out|timeout caused", re.IGNORECASE)
 WORKER_DIED = re.compile(r"DataLoader worker .*(?:exited unexpectedly|is killed by signal)")
 # how a decoder ends on bytes that it cannot stand; a lack of memory ends in SIGKILL or SIGBUS
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
