@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sparc_pretrain.towers.overrides import MOST, TRAINING, timm_arguments
+from sparc_pretrain.towers.positions import start_positions
 from sparc_pretrain.towers.rotary import check_rotary, is_rotary, of_windows, rotary_arguments
 from sparc_pretrain.towers.windows import windowed
 
@@ -56,8 +57,9 @@ class VisionTower(nn.Module):
         img_size: side in pixels of the training image; any size that the patch divides works at
             run time, the position embeddings are then resampled (timm's bicubic, antialiased).
         drop_path_rate: stochastic depth. patch_drop_rate: share of the patches that a training
-            step leaves out (FLIP, arXiv 2212.00794). Both are of training: no config of a run
-            folder says them.
+            step leaves out (FLIP, arXiv 2212.00794). pos_embed_init: where learned position
+            embeddings start, 'normal' (deviation .02, timm's) or 'sincos' (`towers.positions`).
+            These are of training: no config of a run folder says them.
         overrides: further arguments of timm's VisionTransformer, those that `towers.overrides`
             allows, e.g. ``dict(depth=6, patch_size=8)``; ``norm_eps`` (epsilon of the layer norms)
             and ``mlp_layer`` ('swiglu_packed') stand for arguments that are classes.
@@ -74,6 +76,7 @@ class VisionTower(nn.Module):
         drop_path_rate: float = 0.0,
         overrides: dict[str, Any] | None = None,
         patch_drop_rate: float = 0.0,
+        pos_embed_init: str = "normal",
     ) -> None:
         super().__init__()
         check_arch(arch)
@@ -96,6 +99,7 @@ class VisionTower(nn.Module):
         )
         if rotary:
             check_rotary(self.net, arch)
+        start_positions(self.net, pos_embed_init)
         if self.img_size % self.patch:
             raise ValueError(
                 f"images of {self.img_size} px do not divide into patches of {self.patch}"
@@ -285,9 +289,8 @@ def check_arch(arch: str) -> None:
 
 def resample_patch(weights: dict[str, Tensor], old: int, new: int) -> dict[str, Tensor]:
     """A tower's weights with its patch embedding resampled from `old` to `new` pixels a side
-    (timm's pseudo-inverse resize, FlexiViT, arXiv 2212.08013); position embeddings are left to the
-    run
-    time.
+    (timm's pseudo-inverse resize, FlexiViT, arXiv 2212.08013); position embeddings are resampled
+    at run time.
     """
     if old == new:
         return weights
