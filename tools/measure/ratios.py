@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import re
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import torch
 
 from sparc_pretrain.atomic_file import atomic_write
 
@@ -16,6 +19,9 @@ TITLE = """# Throughput
 Ratios from one run each: A, B and A again in turn; the median of the ratios pair by pair (least to
 greatest). Absolute seconds are of a machine with other work beside, and say little."""
 
+WITHIN = 0.03  # of one, A against itself
+
+Work = Callable[[], object]
 Runs = dict[str, list[dict[str, float]]]
 
 
@@ -64,3 +70,27 @@ def put_section(path: Path, heading: str, text: str) -> None:
     sections += [] if places else [new]
     whole = "\n\n".join(part.strip() for part in (head, *sections)) + "\n"
     atomic_write(path, lambda file: file.write(whole.encode()))
+
+
+def compare(a: Work, b: Work, named: str, repeats: int, tell: bool = False) -> Runs:
+    """Prints the ratio of A's processor time to B's, its spread, and A against itself: void beyond
+    `WITHIN`. `tell`: works return (wall, processor) seconds themselves.
+    """
+    works = {"A": a, "B": b, "A again": a}
+    for work in (a, b):
+        work()  # kernels are loaded, buffers made
+
+    def once(name: str, _: int) -> dict[str, float]:
+        started = time.perf_counter(), time.process_time()
+        value = works[name]()
+        wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
+        return dict(zip(("wall", "cpu"), value if tell else (wall, cpu), strict=True))
+
+    runs = interleaved(list(works), repeats, once)
+    print(f"\n{named}; {repeats} repeats in turn, torch {torch.__version__}")
+    clock = "cpu"  # other work on the machine leaves it alone
+    ratio, control = paired(runs, "A", "B", clock), paired(runs, "A again", "A", clock)
+    void = "" if abs(control[0] - 1) <= WITHIN else "; VOID: A against itself is off by over 3 %"
+    print("A / B {:.3f} ({:.3f} to {:.3f}); ".format(*ratio), end="")
+    print("A again / A {:.3f} ({:.3f} to {:.3f})".format(*control) + void)
+    return runs

@@ -25,7 +25,6 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -35,7 +34,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from bench import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, memory, random_features
 from evaluation import timed
-from ratios import interleaved, paired
+from ratios import Work, compare
 from steps import Step
 
 from sparc_pretrain.command import cli
@@ -46,13 +45,11 @@ from sparc_pretrain.objectives.contrastive import info_nce
 from sparc_pretrain.objectives.sparc import Sparc, fine_grained_loss
 from sparc_pretrain.registry import OBJECTIVES
 
-Work = Callable[[], object]
 OBJECTIVE = {
     "sparc": dict(type="Sparc"),
     "sparc_ic": dict(type="Sparc", image_contrast=1.0),
     "siglip": dict(type="Siglip"),
 }
-WITHIN = 0.03  # of one, A against itself
 
 
 def step(args: argparse.Namespace) -> tuple[Work, Work, str]:
@@ -227,25 +224,8 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("--repeats, --batch and --members must be 1 or more")
     torch.set_num_threads(1)
     a, b, named = ROWS[args.row](args)
-    works = {"A": a, "B": b, "A again": a}
-    for work in (a, b):
-        work()  # kernels are loaded, buffers made
-
-    def once(name: str, _: int) -> dict[str, float]:
-        started = time.perf_counter(), time.process_time()
-        value = works[name]()
-        wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
-        if args.row == "checkpoint":  # it says itself how long it stood still
-            wall, cpu = value
-        return {"wall": wall, "cpu": cpu}
-
-    runs = interleaved(list(works), args.repeats, once)
-    print(f"\n{named}; {args.repeats} repeats in turn, torch {torch.__version__}")
-    clock = "cpu"  # other work on the machine leaves it alone
-    ratio, control = paired(runs, "A", "B", clock), paired(runs, "A again", "A", clock)
-    void = "" if abs(control[0] - 1) <= WITHIN else "; VOID: A against itself is off by over 3 %"
-    print("A / B {:.3f} ({:.3f} to {:.3f}); ".format(*ratio), end="")
-    print("A again / A {:.3f} ({:.3f} to {:.3f})".format(*control) + void)
+    # a save says itself how long it stood still
+    runs = compare(a, b, named, args.repeats, tell=args.row == "checkpoint")
     if args.row == "checkpoint":
         for clock in ("wall", "cpu"):
             stood = sorted(run[clock] for run in runs["A"])[args.repeats // 2] / args.gigabytes

@@ -22,7 +22,8 @@ class Step:
     Args:
         objective: of the config. arch: of the vision tower. text: width, layers, heads. size: of an
             image in pixels. batch, tokens: pairs, longest caption (uneven, from half of it). amp:
-            bfloat16. device, options: where, and further arguments of the Pretrainer.
+            bfloat16. vocabulary: of the text tower. device, options: where, and further arguments
+            of the Pretrainer.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Step:
         batch: int = 64,
         tokens: int = 32,
         amp: bool = True,
+        vocabulary: int = VOCABULARY,
         device: str = "cpu",
         overrides: dict[str, Any] | None = None,
         **options: Any,
@@ -44,7 +46,7 @@ class Step:
         self.model = Pretrainer(
             vision=dict(arch=arch, img_size=size, overrides=overrides),
             text=dict(
-                vocab_size=VOCABULARY, width=width, layers=layers, heads=heads, max_tokens=tokens
+                vocab_size=vocabulary, width=width, layers=layers, heads=heads, max_tokens=tokens
             ),
             objective=dict(objective),
             width=min(512, width),
