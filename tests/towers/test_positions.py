@@ -17,12 +17,11 @@ def tower(**more):
 
 
 def codes(row, column, width):
-    """Rows in the first half, columns in the second; sines and cosines of 10000^(-4i/width)."""
+    """Rows in the first half, columns in the second; in each, sines, then cosines."""
     numbers = []
     for place in (row, column):
-        for i in range(width // 4):
-            angle = place / 10000 ** (4 * i / width)
-            numbers += [math.sin(angle), math.cos(angle)]
+        angles = [place / 10000 ** (4 * i / width) for i in range(width // 4)]
+        numbers += [*map(math.sin, angles), *map(math.cos, angles)]
     return torch.tensor(numbers)
 
 
@@ -46,7 +45,7 @@ def test_nothing_else_changes_and_no_run_folder_says_it():
     normal, sincos = tower(), tower(pos_embed_init="sincos")
     ours = sincos.state_dict()
     for name, weight in normal.state_dict().items():
-        assert torch.equal(weight, ours[name]) == (name != "net.pos_embed")
+        assert torch.equal(weight, ours[name]) == (name != "net.pos_embed"), name
     assert normal.config() == sincos.config()
 
 
