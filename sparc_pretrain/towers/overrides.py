@@ -17,7 +17,7 @@ from timm.layers import LayerNorm, SwiGLUPacked
 MLP_LAYERS = {"swiglu_packed": SwiGLUPacked}  # values of `mlp_layer`
 MOST = 1 << 20  # of any size: far above all towers, far below what fills a memory with a list
 DEEPEST = 1024  # blocks: some of timm's arithmetic is a loop over them before the first is built
-TRAINING = ("drop_path_rate", "patch_drop_rate", "pos_embed_init")  # arguments of VisionTower itself
+TRAINING = ("drop_path_rate", "patch_drop_rate", "pos_embed_init")  # arguments of VisionTower
 
 
 def _size(value: Any) -> bool:
