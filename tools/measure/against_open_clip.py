@@ -117,14 +117,18 @@ def loader(args: argparse.Namespace) -> tuple[Callable, Callable, str]:
     import open_clip
 
     ours, theirs = batches(args), their_batches(args)
-    data = PairDataset(args.tars, Tokenizer.open_clip(), args.size, args.context, train=False)
-    transform = open_clip.image_transform(args.size, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
+    # squashed: crops differ by parts of a pixel, as theirs come after the resizing
+    place = dict(train=False, resize="squash")
+    data = PairDataset(args.tars, Tokenizer.open_clip(), args.size, args.context, **place)
+    transform = open_clip.image_transform(
+        args.size, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), resize_mode="squash"
+    )
     found = []
     for n in range(min(PHOTOS, len(data))):
         wanted = transform(photo(data, n)) * 255
         found.append((data[n]["image"].double() - wanted).square().mean().clamp(min=1e-9))
     decibels = (10 * (255**2 / torch.stack(found)).log10()).sort().values
-    print(f"  evaluation pixels against theirs, {len(found)} photographs: ", end="")
+    print(f"  squashed pixels against theirs, {len(found)} photographs: ", end="")
     print(f"{decibels.median():.1f} dB the median, {decibels[0]:.1f} the least, ", end="")
     print(f"{100 * (decibels < 60).double().mean():.0f} % below 60")
     return lambda: next(ours), lambda: next(theirs), f"loader / webdataset's, {args.size} px"

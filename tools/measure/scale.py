@@ -17,13 +17,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
+from PIL import Image
 
 from sparc_pretrain.command import cli
 from sparc_pretrain.data.dataset import PairDataset
-from sparc_pretrain.data.sampler import PairSampler
-from sparc_pretrain.data.shards import ShardSet
+from sparc_pretrain.data.shards import write_shards
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.pretraining.accumulation import by_length
 from sparc_pretrain.towers.lengths import group_cost, length_groups
@@ -31,24 +30,21 @@ from sparc_pretrain.towers.lengths import group_cost, length_groups
 ROOT = Path(__file__).parents[2]
 SMALL = """
 _base_ = {base!r}
-tokenizer = dict(load={tokenizer!r})
+tokenizer = dict(_delete_=True, load={tokenizer!r})
 schedule = dict(steps=1, warmup=0)
 data = dict(sources={sources!r}, global_batch={batch}, image_size=32, max_tokens=8, workers=0)
 model = dict(
     vision=dict(overrides=dict(embed_dim=32, depth=1, num_heads=2)),
     text=dict(width=32, layers=1, heads=2), width=16)
 """
-CALL = re.compile(r"^(?:\d+ +)?(\w+)\(")
 
 
 def text(args: argparse.Namespace) -> None:
     """Tokens that a text tower of `--width` computes for a real one, on the batches of an epoch."""
-    tokenizer = Tokenizer.train(PairDataset.captions(args.tars, limit=20_000), 8000)
-    shards = ShardSet(args.tars)
-    data = PairDataset(args.tars, tokenizer, 32, args.context)
-    order, _ = PairSampler(data, seed=0, global_batch=args.batch).order(np.arange(len(shards)))
-    captions = [shards.read(int(n), image=False).captions[0] for n in order]
+    captions = list(PairDataset.captions(args.tars))
+    tokenizer = Tokenizer.train(captions[:20_000], 8000)
     lengths = torch.tensor([min(len(tokenizer.encode(c)), args.context) for c in captions])
+    lengths = lengths[torch.randperm(len(lengths), generator=torch.Generator().manual_seed(0))]
     real = longest = parts = computed = 0
     for batch in lengths[: len(lengths) // args.batch * args.batch].view(-1, args.batch):
         real += int(batch.sum())
@@ -60,11 +56,8 @@ def text(args: argparse.Namespace) -> None:
             computed += sum(len(of) * end for of, end in groups)
     if not real:
         raise ValueError(f"{len(lengths)} samples, fewer than --batch {args.batch}")
-    print(
-        f"{len(lengths)} captions in batches of {args.batch}, {args.accumulate} micro-batches;",
-        end=" ",
-    )
-    print("tokens for a real one:")
+    named = f"{len(lengths)} captions, batches of {args.batch}, {args.accumulate} micro-batches"
+    print(f"{named}; tokens for a real one:")
     print(f"  all as long as the longest of the batch  {longest / real:.2f}")
     print(f"  micro-batches of similar lengths         {parts / real:.2f}")
     print(f"  and groups of a length inside (CPU)      {computed / real:.2f}")
@@ -87,7 +80,7 @@ def start(args: argparse.Namespace) -> None:
     config = work / "small.py"
     config.write_text(
         SMALL.format(
-            base=str(ROOT / "configs/_base_/pretrain.py"),
+            base=str(ROOT / "configs/quickstart/sparc.py"),
             tokenizer=str(work / "tokenizer.json"),
             sources=pattern,
             batch=4 * args.processes,
@@ -108,23 +101,20 @@ def start(args: argparse.Namespace) -> None:
     codes = [child.wait() for child in children]
     if any(codes):
         raise RuntimeError(f"exit codes {codes}, see {work}/out.*")
+    one = re.compile(re.escape(str(tars)) + r'/(tar-\d+)\.tar(?:\.index)?"(, O_RDONLY)?')
     print(f"{args.tars} tars, {args.processes} processes, one step of {4 * args.processes} pairs")
     for rank, log in enumerate(logs):
-        lines = [line for line in log.read_text(errors="replace").splitlines() if str(tars) in line]
-        kinds = [found.group(1) for line in lines if (found := CALL.match(line))]
-        counts = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
-        print(f"  rank {rank}: {len(lines)} calls that name the data's folder: {counts}")
-    times = re.findall(r"Iter\(train\).*", (work / "out.0").read_text())
-    print(f"  {times[-1] if times else 'no step was logged'}")
+        calls = log.read_text(errors="replace")
+        about = one.findall(calls)
+        opened = {name for name, mode in about if mode}
+        of_read = sum(name in opened for name, _ in about)
+        print(f"  rank {rank}: {of_read} calls about the {len(opened)} tars it reads, ", end="")
+        print(f"{len(about) - of_read} about others")
     shutil.rmtree(work)
 
 
 def _tars(folder: Path, count: int) -> None:
     """`count` tars of one pair, the same but for their names."""
-    from PIL import Image
-
-    from sparc_pretrain.data.shards import write_shards
-
     picture = folder.parent / "p.png"
     Image.new("RGB", (32, 32), "red").save(picture)
     pair = ("a", picture.read_bytes(), "png", ["a red star left of a blue gear"])
