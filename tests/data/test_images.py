@@ -303,6 +303,13 @@ def test_crops_are_spread_evenly_over_all_places(size):
         assert abs(shares.mean() - 0.5) < 0.06
 
 
+def test_where_no_crop_fits_it_is_the_largest_central_one():
+    """A strip: none of ten tries keeps 90 % of its area at an aspect of at most 4/3."""
+    strip = crop_box(30, 300, (0.9, 1.0), images.RATIO, np.random.default_rng(0))
+    assert strip == (0, 130, 30, 40)
+    assert crop_box(300, 30, (0.9, 1.0), images.RATIO, np.random.default_rng(0)) == (130, 0, 40, 30)
+
+
 def test_the_training_crop_is_torchvision_s_antialiased_bicubic_one():
     """On noise, where every other filter gives another picture; PIL's is the same filter."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)

@@ -216,6 +216,8 @@ def test_fewer_samples_than_a_global_batch_are_refused_with_both_numbers():
         sampler(Sources([5], [3]), global_batch=8, mode="mixed")
     mixed = sampler(Sources([5], [4]), global_batch=8, mode="mixed")
     assert len({index for index, _ in take(mixed, 8)}) == 8
+    with pytest.raises(ValueError, match=r"source 0 has 2 samples, fewer than the 3 of a global"):
+        sampler(Sources([2], [8], weights=[1, 2]), global_batch=8, mode="mixed")  # 2 2/3 of 8
     with pytest.raises(ValueError, match="the data has 8 samples"):
         sampler(Sources([5], [3]), global_batch=9, mode="mixed")
 
