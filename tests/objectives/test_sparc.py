@@ -290,12 +290,12 @@ def test_a_patch_exactly_at_the_threshold_is_kept(group):
 
 
 def test_the_log_counts_every_patch_and_means_over_real_tokens():
-    weights = torch.full((2, 3, 200), 1 / 200, dtype=torch.float64)
-    weights[0, 0] = torch.nn.functional.one_hot(torch.tensor(7), 200)
+    weights = torch.full((2, 3, 2000), 1 / 2000, dtype=torch.float64)
+    weights[0, 0] = torch.nn.functional.one_hot(torch.tensor(7), 2000)
     mask = torch.tensor([[True, True, False], [True, False, False]])
     kept, entropy = alignment_sums(weights, mask)
-    assert kept.item() == pytest.approx(1 / 200 + 1 + 1)
-    assert entropy.item() == pytest.approx(2 * math.log(200), rel=1e-5)
+    assert kept.item() == pytest.approx(1 / 2000 + 1 + 1)
+    assert entropy.item() == pytest.approx(2 * math.log(2000), rel=1e-5)
 
 
 def test_the_default_weights_are_the_papers_and_the_log_is_per_token():

@@ -166,11 +166,11 @@ def test_half_of_the_pairs_have_another_image_and_never_one_of_the_same_id():
         donors = []
         of = uniter.Seen.of
         patch.setattr(uniter.Seen, "of", lambda self, d: (donors.append(d), of(self, d))[1])
-        for step in range(200):
+        for step in range(60):
             batch.views = made.objective.views(batch, step)
             made.objective.coupled(features, batch)
     share = torch.stack(seen).double().mean().item()
-    assert 0.45 < share < 0.55
+    assert 0.43 < share < 0.57
     for donor, match in zip(donors, seen, strict=True):
         assert torch.equal(donor < 0, match)
         assert (batch.image_id[donor[~match]] != batch.image_id[~match]).all()
