@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from sparc_pretrain.metric import Metric
 from sparc_pretrain.objectives.clip import Clip
@@ -296,6 +297,18 @@ def test_without_item_noise_it_is_students_t_with_the_pooled_variance():
     # 6 degrees: the pooled variance is one estimate, though both arms take it
     assert found.high - found.mean == pytest.approx(2.446912 * error, rel=1e-5)
     assert found.reach == pytest.approx(0.5 + 1.943180 * error, rel=1e-5)
+
+
+def test_the_interval_of_four_items_in_two_groups_by_hand():
+    """Items: residuals of groups 1 and -1, so 2/1 x (1 + 1) / 4^2; seeds: .04 + .04 of one seed."""
+    arm, base = {0: np.array([1.0, 1, 0, 0])}, {0: np.zeros(4)}
+    alone = statistics.SeedNoise(float("nan"), 0, {})
+    found = statistics.difference(arm, base, [2, 2], alone, ("a", "b"))
+    assert (found.low, found.high) == pytest.approx((0.5 - 1.959964 * 0.5, 0.5 + 1.959964 * 0.5))
+    noise = statistics.SeedNoise(0.04, 4, {})
+    found = statistics.difference(arm, base, [2, 2], noise, ("a", "b"))
+    freedom = 4 * ((0.25 + 0.08) / 0.08) ** 2  # that of the seeds, for the sum
+    assert found.high == pytest.approx(0.5 + stats.t.ppf(0.975, freedom) * 0.33**0.5)
 
 
 def test_an_arm_whose_seeds_differ_more_keeps_its_own_variance():
