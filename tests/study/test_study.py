@@ -348,6 +348,14 @@ def test_under_no_difference_a_study_decides_something_in_at_most_five_percent(s
     assert wrong / trials <= 0.05 + 2 * (0.05 * 0.95 / trials) ** 0.5
 
 
+def test_a_sweep_of_wild_seeds_changes_no_interval_of_the_arms():
+    records = null_study(np.random.default_rng(1), 2, 3, 1)
+    wild = [cell("sweep", seed, {"m0": np.full(40, 9.0 * seed)}, "sweep") for seed in range(3)]
+    alone = statistics.table(records, "clip", ["m0"])
+    beside = statistics.table(records + wild, "clip", ["m0"])
+    assert [row for row in beside if row["arm"] != "sweep"] == alone
+
+
 def test_one_seed_is_never_tested():
     rows = statistics.table(null_study(np.random.default_rng(0), 3, 1, 2), "clip", ["m0", "m1"])
     assert not [row for row in rows if "holm" in row]
