@@ -30,7 +30,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     flags.resume(parser)
     flags.amp(parser)
     parser.add_argument("--accumulate", type=int, help="micro-batches per step (exact)")
-    parser.add_argument("--compile", action="store_true", help="torch.compile both towers")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the encoders")
     flags.launcher(parser)
     flags.cfg_options(parser)
     return parser.parse_args(argv)
@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
             model = runner.model.module if is_model_wrapper(runner.model) else runner.model
             model.encoder.vision.compile()
             model.encoder.text.compile(dynamic=True)
+            for part in model.objective.compiled:
+                part.compile(dynamic=True)
         runner.train()
     return 0
 

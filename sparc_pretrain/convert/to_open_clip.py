@@ -240,6 +240,8 @@ def _text_refusal(opened: Opened) -> str | None:
         return "it has no text tower"
     if text.style.pool == "mean":
         return "its text tower averages its tokens, open_clip's pools one of them"
+    if text.style.pool == "first":
+        return "its text tower hides padding and takes the begin token, open_clip's reads padding"
     return None
 
 

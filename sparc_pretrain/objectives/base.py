@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from sparc_pretrain.objectives.contrastive import unit
 from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures, Views
 
+Writer = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 
 class Objective(nn.Module):
     """From the features of a batch to named losses, and how the trained model is read.
@@ -38,8 +40,14 @@ class Objective(nn.Module):
         match, ground, look, begin: None, or (image, text) features of n aligned pairs -> log-odds
             [n] that they belong together, -> boxes [n,4] in 0..1 of what the text means, -> where
             its tokens look, weights [n,T,P], -> the fused state [n,H] of the text's begin token.
+        writer: None, or features of images -> a function of texts that are read from left to right:
+            token states [n,T,Dt], mask [n,T], the image of each [n] long -> fused states [n,T,H];
+            no token of the image sees a word. `word_logits`: those states [M,H] and the text
+            tower's embeddings [V,Dt] -> logits [M,V] of its head of hidden words.
+        words_trained: whether that head is.
         sees_images: whether the vision tower is run on the batch's images; else on those of the
             views alone, or not at all.
+        compiled: its encoders, whose lengths change from step to step, for `--compile`.
         reading: of one that compares no vectors, how it sees a picture at reading time.
         vision_trained: whether there is a vision tower to transfer.
     """
@@ -56,9 +64,13 @@ class Objective(nn.Module):
     ground: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
     look: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
     begin: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
+    writer: Callable[[ImageFeatures], Writer] | None = None
+    word_logits: Callable[[Tensor, Tensor], Tensor] | None = None
+    words_trained: bool = False
     sees_images: bool = True
     vision_trained: bool = True
     reading: str = ""
+    compiled: tuple[nn.Module, ...] = ()
 
     @classmethod
     def needs_of(cls, config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from sparc_pretrain.objectives.mosaic import LEVELS, SLICES, cut_out, level_side
 from sparc_pretrain.objectives.single_stream import PooledHead, SingleStream, draw_partners, taken
 from sparc_pretrain.objectives.terms import anchored, share_of, step_of
 from sparc_pretrain.registry import OBJECTIVES
-from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures, Views, Words
+from sparc_pretrain.types import Batch, Features, ImageFeatures, Views, Words
 
 __all__ = ["Kaleido", "aligned_patches", "choose_aligned", "divergence"]
 NAMES = ("amlm", "itm", "rotation", "jigsaw", "camouflage", "grey", "blank")
@@ -78,15 +78,19 @@ class Kaleido(SingleStream):
 
     A patch's vector is the vision tower run on the patch itself, pooled. Half of the rows show the
     image of another product; they are corrupted as the others are (else ITM could be read off) and
-    take part in ITM alone. Geometry belongs to the slot: after jigsaw and rotation tokens keep
-    their places'. Which tokens and patches are hidden follows the weights of `model.guide`, a
-    frozen run; without one it is random (the paper's ablation: 299.5 against 319.5). What a step
-    draws is a function of (seed, step, sample), see `chance`; dropout of the fusion encoder is not.
+    take part in ITM alone (but see `unmatched`). Geometry belongs to the slot: after jigsaw and
+    rotation tokens keep their places'. Which tokens and patches are hidden follows the weights of
+    `model.guide`, a frozen run; without one it is random (the paper's ablation: 299.5 against
+    319.5). What a step draws is a function of (seed, step, sample), see `chance`; dropout of the
+    fusion encoder is not.
 
     Args:
         rate: share of hidden tokens, 10 at most.
         target: what grey and blank patches are to become: the clean patch's vector by the tower
-            ('self': it moves), or by that of `model.init_from` ('frozen', its default then).
+            ('self': it moves), or by that of `model.init_from` ('frozen', its default then), or its
+            'pixels', mean colours of 8 x 8 cells, which need no tower and cannot collapse.
+        unmatched: rows that show another product take part in the five tasks of patches, too
+            (released code).
         standardise: those vectors have mean 0 and variance 1 before their softmax; the released
             code takes them raw.
         patch_px: side at which patches of levels 2 to 5 are read; 0 = about their own.
@@ -98,7 +102,7 @@ class Kaleido(SingleStream):
     """
 
     tasks_of: ClassVar = {name: (name,) for name in NAMES}
-    choices: ClassVar = dict(target=("self", "frozen"))
+    choices: ClassVar = dict(target=("self", "frozen", "pixels"))
     needs = ("saliency", "mask_id")
     wants = ("product_id",)
     paired_features = ("token_states", "word_table")
@@ -113,24 +117,25 @@ class Kaleido(SingleStream):
         rate: float = 0.15,
         target: str = "self",
         standardise: bool = True,
+        unmatched: bool = False,
         patch_px: int = 0,
         **shared: Any,
     ) -> None:
         super().__init__(text_width, **shared)
         self.check(target=target)
         self.rate, self.target, self.standardise = rate, target, standardise
-        self.patch, self.patch_px = patch, patch_px
-        width = text_width
+        self.patch, self.patch_px, self.unmatched = patch, patch_px, unmatched
+        width, shown = text_width, mosaic.COLOURS if target == "pixels" else vision_width
         self.embed = PatchEmbedder(vision_width, width)
         self.match_head = PooledHead(width, 2)
         self.rotation = nn.Linear(width, 4)
         self.jigsaw = nn.Linear(4 * width, len(mosaic.ORDERS))
         self.camouflage = nn.Linear(9 * width, 9)
-        self.grey = nn.Linear(width, vision_width, bias=False)
-        self.blank = nn.Linear(width, vision_width, bias=False)
+        self.grey = nn.Linear(width, shown, bias=False)
+        self.blank = nn.Linear(width, shown, bias=False)
 
-    def _cut(self, image: Tensor, boxes: Tensor, level: int) -> Tensor:
-        """The patches [B,n,3,s,s] of a level."""
+    def cut(self, image: Tensor, boxes: Tensor, level: int) -> Tensor:
+        """The patches [B,n,3,s,s] of a level (1 to 5), of boxes [B,55,4]."""
         side = level_side(level, image.shape[-1], self.patch)
         side = self.patch_px if self.patch_px and level > 1 else side
         return cut_out(image, boxes[:, SLICES[level - 1]], side)
@@ -152,21 +157,24 @@ class Kaleido(SingleStream):
         decoy = torch.where(patches[:, SLICES[2]].any(dim=1), decoy, -1)
         turns = (turn * 4).long() * runs("rotation", step)
         label = (order * len(mosaic.ORDERS)).long() * runs("jigsaw", step)
-        cut = {level: self._cut(image, boxes, level) for level in range(1, LEVELS + 1)}
-        images = {}
+        cut = {level: self.cut(image, boxes, level) for level in range(1, LEVELS + 1)}
+        images, wanted = {}, {}
         if runs("grey", step):
             images["clean"] = mosaic.picked(cut[4], patches[:, SLICES[3]], BUDGET[1])
+        if self.target == "pixels":
+            given = {"grey": images.pop("clean", None), "blank": cut[5]}
+            wanted = {f"colours_{k}": mosaic.colours(x) for k, x in given.items() if x is not None}
         cut[1] = mosaic.rotate(cut[1][:, 0], turns)[:, None]
         cut[2] = mosaic.shuffle(cut[2], label)
         strange = [taken(x, y, decoy) for x, y in zip((batch.image, about), others, strict=True)]
         place = torch.where(decoy >= 0, patches[:, SLICES[2]].byte().argmax(dim=1), -1)
-        cut[3] = mosaic.swap(cut[3], self._cut(strange[0], patch_boxes(strange[1])[0], 3), place)
+        cut[3] = mosaic.swap(cut[3], self.cut(strange[0], patch_boxes(strange[1])[0], 3), place)
         cut[4] = mosaic.greyed(cut[4], patches[:, SLICES[3]])
         noise = chance.uniform(*moment, key, Stream.WORD_REPLACEMENT, 2 * batch.ids.shape[1])
         noise = noise.unflatten(1, (-1, 2))
         ids = corrupt(batch.ids, tokens, noise, self.mask_id, *self.word_ids)
         drawn = dict(step=torch.full_like(key, step), match=donor < 0, boxes=boxes, place=place)
-        drawn |= dict(tokens=tokens, patches=patches, turns=turns, order=label)
+        drawn |= dict(tokens=tokens, patches=patches, turns=turns, order=label, **wanted)
         images |= {f"level{level}": pixels for level, pixels in cut.items()}
         texts = {"masked": Words(ids, batch.mask, batch.special)}
         taught = [n for n in ("clean", "level5") if self.target == "frozen" and n in images]
@@ -192,8 +200,8 @@ class Kaleido(SingleStream):
 
     def paired(self, features: Features, batch: Batch, whole: Batch) -> dict[str, Tensor]:
         """All terms; those of tokens and patches of rows that show their own image."""
-        step, drawn, every = step_of(batch), batch.views.drawn, _counted(whole.views.drawn)
-        views, ours, count = features.views, _counted(drawn), share_of(**every)
+        step, drawn, every = step_of(batch), batch.views.drawn, self._counted(whole.views.drawn)
+        views, ours, count = features.views, self._counted(drawn), share_of(**every)
         clean = torch.cat([views[f"level{n}"].patch_states for n in range(1, LEVELS + 1)], dim=1)
         blank = drawn["patches"].clone()
         blank[:, : SLICES[4].start] = False
@@ -223,10 +231,10 @@ class Kaleido(SingleStream):
                 told(name, getattr(self, name)(at[name][rows].flatten(1)), drawn[label][rows])
         for name, of in (("grey", "clean"), ("blank", "level5")):
             if self.terms.runs(name, step):
-                taught = drawn.get(f"taught_{of}")
+                taught = drawn.get(f"taught_{of}", drawn.get(f"colours_{name}"))
                 wanted = (views[of].patch_states if taught is None else taught).detach()
                 if name == "grey":  # of a row its hidden ones alone, in their order
-                    wanted = wanted[drawn["match"]].flatten(0, 1)
+                    wanted = wanted[ours["rotation"]].flatten(0, 1)
                 else:
                     wanted = wanted[ours[name]]
                 wanted = standardised(wanted) if self.standardise else wanted
@@ -234,36 +242,34 @@ class Kaleido(SingleStream):
                 losses[f"{name}_loss"] = divergence(predicted, wanted, count[name])
         return anchored(self.terms.weighted(losses), features, self.paired_features, self)
 
+    def _counted(self, drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """term -> what of a batch it is about, bool: tokens, patches or rows."""
+        match = drawn["match"]
+        rows = match | self.unmatched
+        level = {n: drawn["patches"][:, SLICES[n - 1]] & rows[:, None] for n in (4, 5)}
+        return {
+            "amlm": drawn["tokens"] & match[:, None],
+            "itm": torch.ones_like(match),
+            "rotation": rows,
+            "jigsaw": rows,
+            "camouflage": rows & (drawn["place"] >= 0),
+            "grey": level[4],
+            "blank": level[5],
+        }
+
     # ------------------------------------------------------------ how it is read
 
     def read_images(self, encoder: nn.Module, image: Tensor) -> ImageFeatures:
         """The vectors of the 55 patches of whole pictures, as patch_states [B,55,F]."""
         boxes = _whole(image)
-        cut = [self._cut(image, boxes, level) for level in range(1, LEVELS + 1)]
+        cut = [self.cut(image, boxes, level) for level in range(1, LEVELS + 1)]
         states = torch.cat([encoder.pooled_states(one) for one in cut], dim=1)
         return ImageFeatures(None, None, states)
 
-    def begin(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
-        """See `SingleStream`."""
+    def image_tokens(self, image: ImageFeatures) -> tuple[Tensor, Tensor]:
+        """The 55 patches."""
         tokens = self.embed(image.patch_states, _whole(image.patch_states))
-        real = torch.ones_like(tokens[..., 0], dtype=torch.bool)
-        given = (text.token_states, text.mask, tokens, real)
-        return self.fuse(*given)[0][:, 0]
-
-
-def _counted(drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """term -> what of a batch it is about, bool: tokens, patches or rows."""
-    match = drawn["match"]
-    level = {n: drawn["patches"][:, SLICES[n - 1]] & match[:, None] for n in (4, 5)}
-    return {
-        "amlm": drawn["tokens"] & match[:, None],
-        "itm": torch.ones_like(match),
-        "rotation": match,
-        "jigsaw": match,
-        "camouflage": match & (drawn["place"] >= 0),
-        "grey": level[4],
-        "blank": level[5],
-    }
+        return tokens, torch.ones_like(tokens[..., 0], dtype=torch.bool)
 
 
 def _whole(like: Tensor) -> Tensor:

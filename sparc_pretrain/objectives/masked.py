@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from torch import nn
+
 from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.objectives.terms import Terms
+
+OF_WORDS = ("mlm", "mtl", "amlm")  # tasks that hide words
 
 
 class MaskedObjective(Objective):
@@ -49,6 +53,16 @@ class MaskedObjective(Objective):
     def name(self) -> str:
         """For messages."""
         return type(self).__name__
+
+    @property
+    def compiled(self) -> tuple[nn.Module, ...]:
+        """The fusion encoder."""
+        return (self.fusion,)
+
+    @property
+    def words_trained(self) -> bool:
+        """Whether hidden words are guessed."""
+        return any(self.terms.trains(task) for task in OF_WORDS)
 
     def check(self, **given: object) -> None:
         """Raises ValueError where an argument is none of its `choices`."""

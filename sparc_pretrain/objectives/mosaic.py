@@ -10,6 +10,7 @@ from itertools import permutations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 LEVELS = 5
@@ -18,6 +19,8 @@ SLICES = [
 ]
 ORDERS = tuple(permutations(range(4)))  # of jigsaw, in lexicographic order
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601
+CELLS = 8  # a side, of the mean colours of a patch
+COLOURS = 3 * CELLS**2
 
 
 def patch_boxes(region: Tensor, levels: int = LEVELS) -> tuple[Tensor, Tensor]:
@@ -51,6 +54,13 @@ def cut_out(image: Tensor, boxes: Tensor, side: int) -> Tensor:
     found = roi_align(pixels, list(scaled), output_size=side, aligned=True)
     found = found if image.is_floating_point() else found.round().clamp(0, 255)
     return found.to(image.dtype).unflatten(0, boxes.shape[:2])
+
+
+def colours(pixels: Tensor) -> Tensor:
+    """Patches [B,n,3,s,s] -> the mean colours of their 8 x 8 cells [B,n,192], bytes as 0..1."""
+    whole = pixels if pixels.is_floating_point() else pixels.float() / 255
+    means = F.adaptive_avg_pool2d(whole.flatten(0, 1), CELLS)
+    return means.flatten(1).unflatten(0, pixels.shape[:2])
 
 
 def level_side(level: int, size: int, patch: int) -> int:

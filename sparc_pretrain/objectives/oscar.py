@@ -241,16 +241,15 @@ class Oscar(SingleStream):
 
     # ------------------------------------------------------------ how it is read
 
-    def _read(self, image: ImageFeatures, text: TextFeatures) -> tuple[tuple[Tensor, ...], Seen]:
-        """What the fusion encoder takes of aligned rows without tags, and the regions."""
+    def _seen(self, image: ImageFeatures) -> Seen:
         if not self.online:
             raise ValueError("an Oscar of region vectors from files cannot read pictures")
-        seen = seen_of(image.patch_states, image.regions)
-        return (text.token_states, text.mask, self.embed(seen), seen.valid), seen
+        return seen_of(image.patch_states, image.regions)
 
-    def begin(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
-        """See `SingleStream`."""
-        return self.fuse(*self._read(image, text)[0])[0][:, 0]
+    def image_tokens(self, image: ImageFeatures) -> tuple[Tensor, Tensor]:
+        """Regions, without tags."""
+        seen = self._seen(image)
+        return self.embed(seen), seen.valid
 
     def match(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """How well row i of the images and row i of the texts match: log-odds [n] of 'own'."""
@@ -259,7 +258,8 @@ class Oscar(SingleStream):
 
     def look(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """Attention of the last layer [n,T,P], a region's part spread over its patches."""
-        given, seen = self._read(image, text)
+        seen = self._seen(image)
+        given = (text.token_states, text.mask, self.embed(seen), seen.valid)
         return seen.spread(self.fusion.joint_weights(*given), image.patch_states)
 
 

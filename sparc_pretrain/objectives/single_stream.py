@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sparc_pretrain import chance
 from sparc_pretrain.distributed import gather
+from sparc_pretrain.objectives.base import Writer
 from sparc_pretrain.objectives.masked import MaskedObjective
 from sparc_pretrain.objectives.matching import draw_negatives, strangers
 from sparc_pretrain.towers.fusion import FusionEncoder
@@ -166,9 +167,26 @@ class SingleStream(MaskedObjective):
         """Fused states of aligned rows, see `fuse_rows`."""
         return fuse_rows(self.fusion, *rows, block=self.block)
 
+    def image_tokens(self, image: ImageFeatures) -> tuple[Tensor, Tensor]:
+        """What the fusion encoder takes of images: tokens [B,S,H], which are real [B,S]."""
+        raise NotImplementedError
+
     def begin(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """The fused begin state [n,H] of row i of the images and row i of the texts."""
-        raise NotImplementedError
+        return self.fuse(text.token_states, text.mask, *self.image_tokens(image))[0][:, 0]
+
+    def writer(self, image: ImageFeatures) -> Writer:
+        """By the mask of sequence to sequence: words see the image and the words before them."""
+        tokens, real = self.image_tokens(image)
+
+        def fused(states: Tensor, mask: Tensor, owner: Tensor) -> Tensor:
+            return self.fusion(states, mask, tokens[owner], real[owner], causal=True)[0]
+
+        return fused
+
+    def word_logits(self, states: Tensor, word_table: Tensor) -> Tensor:
+        """Fused states [M,H] -> logits [M,V] of the vocabulary, tied to its embeddings [V,H]."""
+        return self.word_head(states, word_table)
 
     def match(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """How well they match: log-odds [n]."""

@@ -51,6 +51,11 @@ class Terms:
         shares = [self.tasks.get(name, 0.0) for name in self.known]
         return task == list(self.known)[chance.pick(self.seed, step, Stream.TASK, shares)]
 
+    def trains(self, task: str) -> bool:
+        """Whether a task has a weight and, of sampled ones, a share; no task: it has not."""
+        weighted = any(self.weights[term] for term in self.known.get(task, ()))
+        return weighted and (self.tasks is None or self.tasks.get(task, 0.0) > 0)
+
     def weighted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Entries `TERM_loss` times the term's weight, the others as they are."""
         weights = {f"{term}_loss": weight for term, weight in self.weights.items()}

@@ -251,31 +251,31 @@ class Uniter(SingleStream):
 
     # ------------------------------------------------------------ how it is read
 
-    def _read(self, image: ImageFeatures, text: TextFeatures) -> tuple[Tensor, Tensor, Seen]:
-        """Fused words [n,T,H] and regions [n,R,H] of aligned rows, and the regions."""
+    def _seen(self, image: ImageFeatures) -> Seen:
         if not self.online:
             raise ValueError("a UNITER of region vectors from files cannot read pictures")
-        seen = seen_of(image.patch_states, image.regions)
-        tokens = self.embed(seen.state, seen.box)
-        return *self._fused(text.token_states, text.mask, tokens, seen.valid), seen
+        return seen_of(image.patch_states, image.regions)
 
-    def begin(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
-        """See `SingleStream`."""
-        return self._read(image, text)[0][:, 0]
+    def image_tokens(self, image: ImageFeatures) -> tuple[Tensor, Tensor]:
+        """Regions."""
+        seen = self._seen(image)
+        return self.embed(seen.state, seen.box), seen.valid
 
-    def _plan(self, image: ImageFeatures, text: TextFeatures) -> tuple[Tensor, Seen]:
+    def plan(self, image: ImageFeatures, text: TextFeatures) -> tuple[Tensor, Seen]:
         """The transport plan [n,T,R] of aligned rows, and the regions."""
-        words, regions, seen = self._read(image, text)
+        seen = self._seen(image)
+        tokens = self.embed(seen.state, seen.box)
+        words, regions = self._fused(text.token_states, text.mask, tokens, seen.valid)
         return plan_of(words, regions, text.mask, seen.valid), seen
 
     def ground(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """Of the given regions (4 x 4 cells where there are none) the one [n,4] that gets most of
         the plan's mass on the words; it cannot predict another.
         """
-        plan, seen = self._plan(image, text)
+        plan, seen = self.plan(image, text)
         return seen.most(plan, text.mask & ~text.special)
 
     def look(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """The plan [n,T,P] of aligned rows, a region's mass spread over its patches."""
-        plan, seen = self._plan(image, text)
+        plan, seen = self.plan(image, text)
         return seen.spread(plan, image.patch_states)

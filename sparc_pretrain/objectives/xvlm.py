@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sparc_pretrain import chance
 from sparc_pretrain.chance import Stream
 from sparc_pretrain.distributed import gather, gather_padded, own_rows, total, world_size
+from sparc_pretrain.objectives.base import Writer
 from sparc_pretrain.objectives.boxes import box_loss, centred, corners, iou
 from sparc_pretrain.objectives.concepts import (
     SAME,
@@ -233,6 +234,16 @@ class Xvlm(MaskedObjective):
     def begin(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """The fused begin state [n,H] of aligned rows, all cells seen."""
         return self.fusion(*_sides(image, text))[0][:, 0]
+
+    def writer(self, image: ImageFeatures) -> Writer:
+        """As a decoder; an image is read once for all its texts, all cells seen."""
+        read, states = self.fusion.read(image.patch_states), image.patch_states
+        cells = states.new_ones(states.shape[:2]).bool()
+
+        def fused(states: Tensor, mask: Tensor, owner: Tensor) -> Tensor:
+            return self.fusion(states, mask, read, cells[owner], owner, causal=True)[0]
+
+        return fused
 
     def match(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """How well row i of the images and row i of the texts match: log-odds [n]."""

@@ -26,7 +26,7 @@ from transformers.masking_utils import eager_mask
 from sparc_pretrain.towers.lengths import caption_lengths, group_cost, length_groups
 
 PLAIN = "sparc_plain"  # the name of `plain_attention` in transformers' registries
-POOLS = ("mean", "argmax", "eos", "last")
+POOLS = ("mean", "first", "argmax", "eos", "last")
 SIZES = ("vocab_size", "width", "layers", "heads", "max_tokens")
 MOST, DEEPEST = 1 << 20, 1024  # of any size, of layers: far above all towers
 STYLE = {  # what `TextStyle` holds
@@ -69,9 +69,10 @@ class TextStyle:
     """How a text tower reads and pools; the defaults are what SPARC trains.
 
     causal: a token attends to itself and those before it (CLIP). pool: 'mean' over real tokens,
-    'argmax' the token with the highest id (CLIP's end token), 'eos' the first `eos_id`, 'last' the
-    last position (SigLIP). act, norm_eps: of the layers. mlp_width: None = 4 * width. pad_id: fills
-    captions up to `max_tokens` where padding is read (see `fixed_length`).
+    'first' the begin token (X-VLM as released), 'argmax' the token with the highest id (CLIP's end
+    token), 'eos' the first `eos_id`, 'last' the last position (SigLIP). act, norm_eps: of the
+    layers. mlp_width: None = 4 * width. pad_id: fills captions up to `max_tokens` where padding is
+    read (see `fixed_length`).
     """
 
     causal: bool = False
@@ -98,7 +99,7 @@ class TextStyle:
         """Padding takes part, so every caption is padded to `max_tokens`: SigLIP. Neither a mean
         over masked states nor a causal state at the end token sees what follows.
         """
-        return self.pool == "last" or (not self.causal and self.pool != "mean")
+        return self.pool == "last" or (not self.causal and self.pool not in ("mean", "first"))
 
 
 class TextTower(nn.Module):
@@ -211,9 +212,10 @@ class TextTower(nn.Module):
             raise ValueError(f"text.width={size['width']} is no multiple of its heads")
         return cls(**size, style=TextStyle(**style))
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, mask: Tensor, causal: bool = False) -> Tensor:
         """ids [B,T] long, mask [B,T] bool (True = real) -> token states [B,T,Dt] after the final
         norm; [B,max_tokens,Dt] for a tower that reads its padding (`TextStyle.fixed_length`).
+        causal: a token sees itself and those before it, whatever the tower was trained with.
 
         On a CPU captions of similar length go through together, without the padding of longer
         ones: states of real tokens are the same, those of padding may be zeros.
@@ -225,20 +227,20 @@ class TextTower(nn.Module):
             raise ValueError(
                 f"captions of {ids.shape[1]} tokens; this text tower reads {self.max_tokens}"
             )
-        if self.style.fixed_length:
+        if self.style.fixed_length and not causal:
             ids = torch.where(mask, ids, self.style.pad_id)
             ids = F.pad(ids, (0, self.max_tokens - ids.shape[1]), value=self.style.pad_id)
             return self._states(ids, None)
         if ids.device.type != "cpu":  # the lengths would have to be waited for
-            return self._states(ids, mask)
+            return self._states(ids, mask, causal)
         groups = length_groups(caption_lengths(mask), group_cost(self.width))
-        states = [self._states(ids[rows, :end], mask[rows, :end]) for rows, end in groups]
+        states = [self._states(ids[rows, :end], mask[rows, :end], causal) for rows, end in groups]
         padded = [F.pad(x, (0, 0, 0, ids.shape[1] - x.shape[1])) for x in states]
         if len(groups) == 1:
             return padded[0]
         return torch.cat(padded)[torch.cat([rows for rows, _ in groups]).argsort()]
 
-    def _states(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+    def _states(self, ids: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
         """ids [B,T], mask [B,T] (None = all are read) -> [B,T,Dt], in one pass.
 
         On a CPU by plain attention: as fast as the fused kernel in float32, and 1.25 to 1.3 times
@@ -250,6 +252,8 @@ class TextTower(nn.Module):
         if mask is None or self.style.causal:  # padding follows what is read: nothing attends to it
             return self.net(input_ids=ids).last_hidden_state
         seen = mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
+        if causal:
+            seen = seen & torch.ones_like(seen).tril()
         if plain:  # it is added there; a row that sees nothing stays finite
             seen = torch.where(seen, 0.0, torch.finfo(torch.bfloat16).min).to(self.net.dtype)
         return self.net(input_ids=ids, attention_mask=seen).last_hidden_state
@@ -273,6 +277,8 @@ class TextTower(nn.Module):
         if self.style.pool == "mean":
             kept = mask.unsqueeze(-1).to(states.dtype)
             return (states * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
+        if self.style.pool == "first":
+            return states[:, 0]
         if self.style.pool == "last":
             return states[:, -1]
         if ids is None:

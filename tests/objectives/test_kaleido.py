@@ -10,6 +10,7 @@ import torch
 from sparc_pretrain.objectives.kaleido import Kaleido, divergence, standardised
 from sparc_pretrain.objectives.mosaic import (
     SLICES,
+    colours,
     cut_out,
     grey,
     level_side,
@@ -248,3 +249,40 @@ def test_the_target_may_be_the_tower_of_the_start(tmp_path):
     assert batch.views.drawn["taught_level5"].shape == (4, 25, 24)
     losses = made(batch)
     assert losses["grey_loss"].isfinite() and "clean" not in made.features(batch).views
+
+
+def test_the_target_may_be_the_colours_of_the_patch():
+    g = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2, 3, 3, 16, 16), generator=g).to(torch.uint8)
+    cells = pixels.float().unflatten(-1, (8, 2)).unflatten(-3, (8, 2)).mean(dim=(-3, -1)) / 255
+    torch.testing.assert_close(colours(pixels), cells.flatten(2))
+    assert colours(pixels[..., :4, :4]).shape == (2, 3, 192)  # smaller than its cells
+    made, batch = model(target="pixels"), data()
+    batch.views = made.objective.views(batch, 0)
+    assert "clean" not in batch.views.images and made.objective.grey.out_features == 192
+    drawn = batch.views.drawn
+    hidden = drawn["patches"][:, SLICES[4]]
+    level5 = colours(batch.views.images["level5"])
+    assert torch.equal(drawn["colours_blank"], level5)
+    states = {}
+    made.objective.blank.register_forward_hook(lambda m, x, y: states.update(blank=y))
+    losses = made(batch)
+    shown = hidden & drawn["match"][:, None]
+    wanted = standardised(level5[shown])
+    torch.testing.assert_close(losses["blank_loss"], divergence(states["blank"], wanted))
+    assert_micro_batches_add_up(model, data, ((4, 1),), target="pixels")
+
+
+def test_rows_of_another_product_take_part_where_it_is_asked_for():
+    losses, seen = {}, []
+    for unmatched in (False, True):
+        made, batch = model(unmatched=unmatched), data()
+        made.objective.rotation.register_forward_hook(lambda m, x, y: seen.append(len(y)))
+        batch.views = made.objective.views(batch, 0)
+        losses[unmatched] = made(batch)
+        match = batch.views.drawn["match"]
+        assert seen.pop() == (8 if unmatched else int(match.sum())) and not match.all()
+    assert losses[True]["itm_loss"] == losses[False]["itm_loss"]
+    assert losses[True]["amlm_loss"] == losses[False]["amlm_loss"]
+    for name in NAMES[2:]:
+        assert losses[True][f"{name}_loss"] != losses[False][f"{name}_loss"], name

@@ -243,3 +243,24 @@ def data():
 def test_two_processes_one_of_them_without_concepts_are_one(tmp_path):
     cases = [(accumulate, dict(tasks=tasks)) for accumulate, tasks in CASES]
     assert_two_processes_are_one(tmp_path, "tests.objectives.test_xvlm", cases)
+
+
+def test_a_compiled_fusion_encoder_computes_the_same_for_any_length():
+    graphs = []
+
+    def traced(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    plain, made = model(), model()
+    for part in made.objective.compiled:
+        part.compile(backend=traced, dynamic=True)
+    counts = []
+    for seed in range(4):
+        losses, grads = gradients(made, concept_batch(6, seed, dtype=torch.float64))
+        wanted, right = gradients(plain, concept_batch(6, seed, dtype=torch.float64))
+        torch.testing.assert_close(losses["loss"], wanted["loss"])
+        name = "objective.fusion.blocks.0.cross.key.weight"
+        torch.testing.assert_close(grads[name], right[name])
+        counts.append(len(graphs))
+    assert counts[0] and counts[3] == counts[1]  # lengths are dynamic

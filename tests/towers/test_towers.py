@@ -296,6 +296,32 @@ def test_the_end_token_is_found_among_the_real_ones(style, where):
         tower.pool(states, mask)
 
 
+def test_the_begin_token_is_pooled_and_padding_is_not_read_for_it():
+    tower = styled(pool="first")
+    ids = torch.tensor([[3, 7, 5, 40, 49]])
+    mask = torch.tensor([[True, True, True, True, False]])
+    states = tower(ids, mask)
+    assert states.shape == (1, 5, 32)
+    assert torch.equal(tower.pool(states, mask), states[:, 0])
+    changed = tower(torch.tensor([[3, 7, 5, 40, 1]]), mask)
+    torch.testing.assert_close(changed[:, 0], states[:, 0])
+    assert tower.config()["pool"] == "first"
+
+
+@pytest.mark.parametrize("pool", ["mean", "last"])
+def test_any_tower_can_be_read_from_left_to_right(pool):
+    tower = styled(pool=pool)
+    ids, mask = torch.randint(1, 50, (2, 6)), torch.ones(2, 6, dtype=torch.bool)
+    mask[1, 4:] = False
+    whole = tower(ids, mask, causal=True)
+    assert whole.shape == (2, 6, 32)
+    for row, length in ((0, 6), (1, 4)):
+        for end in range(1, length + 1):
+            alone = tower(ids[row : row + 1, :end], mask[row : row + 1, :end], causal=True)
+            torch.testing.assert_close(alone[0], whole[row, :end])
+    assert (tower(ids, mask)[:, 0] - whole[:, 0]).abs().max() > 1e-4
+
+
 def test_a_tower_that_reads_its_padding_always_has_its_length():
     tower = styled(pool="last", pad_id=1)
     ids = torch.tensor([[3, 4, 5], [6, 7, 30]])

@@ -153,6 +153,11 @@ def build_bridge(
     """The bridge of a config. Raises ValueError for an unknown kind or option."""
     options = {"frames": frames, **config}
     kind = options.pop("kind", "cross_attention")
+    if kind == "fusion":
+        raise ValueError(
+            "bridge.kind='fusion' is of type='sparc.Captioner' with run=RUN: the run itself writes "
+            "and there is no backbone and no language_model"
+        )
     if kind not in KINDS:
         raise ValueError(f"bridge.kind={kind!r}{nearest(kind, KINDS)}: choose {', '.join(KINDS)}")
     known = list(inspect.signature(KINDS[kind]).parameters)[3:]

@@ -5,6 +5,7 @@ end of a chunk on the way out; and what its `generate` is asked for.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -48,8 +49,10 @@ class EndOfChunk:
         return torch.cat([logits, end[..., None].to(logits.dtype)], dim=-1)
 
 
-def generation_config(options: dict[str, Any], chunks: Chunks) -> tuple[GenerationConfig, int]:
-    """What `generate` is asked for, and the seed of sampling.
+def generation_config(
+    options: dict[str, Any], max_tokens: int, begin: int | None, ends: Sequence[int], pad: int
+) -> tuple[GenerationConfig, int]:
+    """What `generate` is asked for, and the seed of sampling; begin, ends, pad: ids of tokens.
 
     Raises:
         ValueError: a typo, or an option that has no place here.
@@ -64,14 +67,12 @@ def generation_config(options: dict[str, Any], chunks: Chunks) -> tuple[Generati
             near = difflib.get_close_matches(key, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"generation has no option {key!r}{hint}")
-    words = chunks.tokenizer
     base = {
-        "max_new_tokens": chunks.max_tokens,
+        "max_new_tokens": max_tokens,
         "do_sample": False,
         "num_beams": 1,
-        "bos_token_id": words.bos_token_id,
-        # the language model's own end ends a caption too
-        "eos_token_id": [chunks.end_id, words.eos_token_id],
-        "pad_token_id": words.pad_token_id,
+        "bos_token_id": begin,
+        "eos_token_id": list(ends),
+        "pad_token_id": pad,
     }
     return GenerationConfig(**{**base, **options}), seed

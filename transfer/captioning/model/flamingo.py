@@ -96,7 +96,15 @@ class FlamingoCaptioner(BaseModel):
         )
         self.language_model.get_input_embeddings().register_forward_pre_hook(KnownIds(self.chunks))
         self.crops = crops
-        self.generation, self.seed = generation_config(generation or {}, self.chunks)
+        words = self.tokenizer
+        self.generation, self.seed = generation_config(
+            generation or {},
+            max_tokens,
+            words.bos_token_id,
+            # the language model's own end ends a caption too
+            [self.chunks.end_id, words.eos_token_id],
+            words.pad_token_id,
+        )
         self.train()
 
     def init_weights(self) -> None:
@@ -277,9 +285,3 @@ class FlamingoCaptioner(BaseModel):
                 f"images, shots and caption take {positions} positions, the language model has"
                 f" {limit}: use fewer shots, a smaller max_tokens or fewer prefix positions"
             )
-
-
-@MODELS.register_module("Captioner")
-def former_captioner(**config: Any) -> None:
-    """What a work dir of an earlier version asks for. Raises ValueError with the remedy."""
-    raise ValueError(FORMER)
