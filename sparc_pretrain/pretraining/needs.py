@@ -13,14 +13,18 @@ from typing import Any
 from mmengine.config import Config
 
 from sparc_pretrain.atomic_file import atomic_write
+from sparc_pretrain.data import images
 from sparc_pretrain.data.captions import BadCaption
 from sparc_pretrain.data.element_json import BadElements, Json, json_object, list_of
 from sparc_pretrain.data.fields import Fields
+from sparc_pretrain.data.region_files import RegionFiles
 from sparc_pretrain.data.shards import ShardSet
 from sparc_pretrain.distributed import barrier, rank
 from sparc_pretrain.registry import OBJECTIVES
 
 LOOK = 64  # samples of each source
+FILES = 8  # of which vectors are read
+WIDTH = 2048  # of region vectors, unless the objective says another
 LABELLED = 20_000  # samples of each source in which class names are looked for
 LABELS = "labels.json"
 # need -> (key of data.fields, what it is, the paper's number, what a stored sample has)
@@ -57,6 +61,8 @@ def check(objective: dict[str, Any], fields: Fields | None, sources: Sequence[Js
                 f"objective {objective['type']} with regions='files' needs vectors of regions: set "
                 "data.fields.region_files=dict(kind='npz', path=FOLDER, width=2048)"
             )
+        if need == "region_state":
+            _vectors(objective, fields, sources)
         of_files = need == "regions" and fields is not None and fields.region_files
         if need not in NEEDS or (of_files and fields.regions):
             continue
@@ -68,7 +74,10 @@ def check(objective: dict[str, Any], fields: Fields | None, sources: Sequence[Js
             )
         looked = [_first(source) for source in sources] if looked is None else looked
         share = [sum(_has(sample, need) for sample in first) / len(first) for first in looked]
-        if not any(share):
+        gridded = need == "regions" and fields.without_boxes == "grid"
+        if gridded and min(share) < 1:
+            lines.append("images without boxes have 4 x 4 cells as regions")
+        if not any(share) and not gridded:
             raise ValueError(
                 f"{objective['type']} needs {stored}: {sources[0]['shards']} has none in its first "
                 f"{LOOK} samples; make tars with: {COMMAND}"
@@ -79,11 +88,54 @@ def check(objective: dict[str, Any], fields: Fields | None, sources: Sequence[Js
             lines.append(f"{name}: {100 * part:.0f} % of the first samples have {stored}")
         boxed = sum(w for w, part in zip(weights, share, strict=True) if part) / sum(weights)
         lines.append(f"{100 * boxed:.0f} % of the batches come from a source with {need}")
-    if looked and fields.concepts:
-        most = max(len(list_of(sample, "elems")) for first in looked for sample in first)
-        if most > fields.concepts:
-            lines.append(f"images have up to {most} boxes: {fields.concepts} are drawn each time")
+    if looked:
+        lines += _too_many(fields, [sample for first in looked for sample in first])
     return lines
+
+
+def _too_many(fields: Fields, samples: Sequence[Json]) -> list[str]:
+    """What of the first samples is more than the fields ask for."""
+    boxes = max(len(list_of(sample, "elems")) for sample in samples)
+    tags = max(len(_tags(sample)) for sample in samples)
+    found = (
+        (fields.concepts, boxes, f"boxes: {fields.concepts} are drawn each time"),
+        (fields.regions, boxes, f"boxes: the first {fields.regions} are regions"),
+        (fields.tags, tags, f"words of tags: their first {fields.tags} tokens are kept"),
+    )
+    more = [(there, what) for asked, there, what in found if 0 < asked < there]
+    return [f"images have up to {there} {what}" for there, what in more]
+
+
+def _tags(sample: Json) -> list[str]:
+    """Words of what stands for the tags of a sample."""
+    named = [str(elem.get("label") or "") for elem in list_of(sample, "elems")]
+    tags = sample.get("tags") or named
+    return " ".join(map(str, tags if isinstance(tags, list) else [tags])).split()
+
+
+def _vectors(objective: Json, fields: Fields, sources: Sequence[Json]) -> None:
+    """Raises ValueError where vectors of files are of another width than the objective's, or those
+    of a source's first images cannot be used.
+    """
+    files = RegionFiles.of(fields.region_files)
+    width = objective.get("region_width", WIDTH)
+    if width != files.width:
+        raise ValueError(
+            f"model.objective.region_width is {width}, data.fields.region_files.width "
+            f"{files.width}: they are one number, that of the files"
+        )
+    for source in sources:
+        shards, reasons = ShardSet(source["shards"]), []
+        for n in range(min(FILES, len(shards))):
+            try:
+                raw = shards.read(n)
+                member = json_object(raw.text) if raw.is_json and raw.text else {}
+                size = images.decode(raw.image).shape[-2:]
+                files.read(str(member.get("image_id") or raw.key), raw.key, size)
+            except (BadElements, images.BadImage, OSError) as error:
+                reasons.append(str(error))
+        if reasons and len(reasons) == min(FILES, len(shards)):
+            raise ValueError(f"data.fields.region_files: {reasons[0]}")
 
 
 def adopt_labels(cfg: Config, sources: Sequence[Json]) -> None:

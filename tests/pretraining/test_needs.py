@@ -1,5 +1,6 @@
 """What an objective needs of its data is asked for, and looked for, before anything is built."""
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -75,10 +76,43 @@ def test_vectors_of_regions_from_files_are_asked_for(tmp_path):
     files = dict(type="Uniter", regions="files")
     with pytest.raises(ValueError, match=r"set data.fields.region_files=dict"):
         needs.check(files, Fields(regions=9), [dict(shards=shards(tmp_path, BOXED))])
-    fields = Fields(regions=9, crop="none", region_files=dict(kind="npz", path="x"))
-    assert needs.check(files, fields, [dict(shards=shards(tmp_path / "b", "a star"))]) == []
+    (tmp_path / "npz").mkdir()
+    told = dict(kind="npz", path=str(tmp_path / "npz"))
+    source = dict(shards=shards(tmp_path / "b", "a star", "another"))
+    fields = Fields(regions=9, crop="none", region_files=told)
+    with pytest.raises(ValueError, match="no region vectors of 0 in npz"):
+        needs.check(files, fields, [source])
+    vectors = dict(features=np.ones((9, 2048)), norm_bb=np.tile([0.1, 0.1, 0.5, 0.5], (9, 1)))
+    np.savez(tmp_path / "npz/1.npz", **vectors)  # of one image is enough to begin
+    assert needs.check(files, fields, [source]) == []
+    np.savez(tmp_path / "npz/0.npz", **vectors | dict(features=np.ones((9, 2054))))
+    (tmp_path / "npz/1.npz").unlink()
+    with pytest.raises(ValueError, match=r"0\.npz: features of \(9, 2054\).*wanted \[n,2048\]"):
+        needs.check(files, fields, [source])
+    with pytest.raises(ValueError, match=r"region_width is 1024, .*width 2048: they are"):
+        needs.check(files | dict(region_width=1024), fields, [source])
     with pytest.raises(ValueError, match="needs regions"):
-        needs.check(files, Fields(crop="none", region_files=dict(kind="npz", path="x")), [])
+        needs.check(files, Fields(crop="none", region_files=told), [])
+
+
+def test_what_is_more_than_is_asked_for_and_images_without_boxes_are_told_once(tmp_path):
+    elems = [dict(box=[1, 1, 9, 9], label="red star")] * 4
+    tagged = dict(captions=["a"], elems=elems)
+    source = dict(shards=shards(tmp_path / "a", tagged, BOXED))
+    lines = needs.check(dict(type="Oscar"), Fields(tags=5, regions=3), [source])
+    assert "images have up to 4 boxes: the first 3 are regions" in lines
+    assert "images have up to 8 words of tags: their first 5 tokens are kept" in lines
+    assert not [line for line in lines if "drawn" in line]
+    assert not [
+        line
+        for line in needs.check(dict(type="Oscar"), Fields(tags=8, regions=4), [source])
+        if "up to" in line
+    ]
+    plain = dict(shards=shards(tmp_path / "b", "a star", "another"))
+    with pytest.raises(ValueError, match="needs 'elems' with 'box'"):
+        needs.check(dict(type="Uniter"), Fields(regions=3), [plain])
+    lines = needs.check(dict(type="Uniter"), Fields(regions=3, without_boxes="grid"), [plain])
+    assert lines[0] == "images without boxes have 4 x 4 cells as regions"
 
 
 def test_the_tool_says_it_in_one_line(tmp_path):
