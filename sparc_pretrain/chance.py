@@ -40,6 +40,8 @@ class Stream(IntEnum):
     ALIGNED = 14
     FILL = 15
     DECOY = 16
+    CANDIDATE_IMAGE = 17
+    CANDIDATE_TEXT = 18
 
 
 def _signed(value: int) -> int:

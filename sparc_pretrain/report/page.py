@@ -93,6 +93,7 @@ def build(
         galleries[kind] = sections.galleries(album, kind, found.evaluations)
         if not galleries[kind]:
             missing.append(f"{kind.capitalize()} beside the truth: no pictures of an evaluation.")
+    drawings = sections.drawings(album, found.evaluations)
     captioned = caption_section.captions(album, found.evaluations, known)
     if not captioned:
         missing.append("Captions beside the references: no captions.json.")
@@ -123,6 +124,7 @@ def build(
             measured=viewer.told(readings.measured(run)) if run else "",
             retrieval=retrieval,
             galleries=galleries,
+            drawings=drawings,
             captioned=captioned,
             struck=any("false" in row for e in found.evaluations for row in e.captions),
             comparisons=[_comparison(one) for one in comparisons],

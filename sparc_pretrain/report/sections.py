@@ -16,6 +16,8 @@ from sparc_pretrain.report.samples import Images, backbone_facts
 
 QUERIES, ANSWERS, PICTURES, COLUMNS = 6, 5, 6, 4
 WIDE = 460  # longer side of a picture with labels, pixels: they must be read
+SHEET = 680  # of one with two halves and lines below
+DRAWN = ("grounding", "terms")
 TERMS = {
     "loss": "Total loss",
     "global_loss": "Global loss: image against caption",
@@ -158,6 +160,25 @@ def galleries(album: Album, kind: str, evaluations: Sequence[Evaluation]) -> lis
         heads = ["truth", *(named(e, group) for e in group)]
         sections.append({"place": group[0].place, "heads": heads, "rows": rows})
     return sections
+
+
+def drawings(album: Album, evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """Per evaluation of grounding or of terms its first pictures, whole: on the left what is, on
+    the right what the model makes of it.
+    """
+    return [
+        {
+            "start": one.start,
+            "kind": one.kind,
+            "place": one.place,
+            "pictures": [
+                album.picture(file, f"{one.kind}, {one.start}: {file.stem}", SHEET)
+                for file in one.pictures[:PICTURES]
+            ],
+        }
+        for one in evaluations
+        if one.kind in DRAWN and one.pictures
+    ]
 
 
 def side_by_side(group: Sequence[Evaluation], columns: int = COLUMNS) -> list[Evaluation]:

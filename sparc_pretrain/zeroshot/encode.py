@@ -25,6 +25,7 @@ from sparc_pretrain.objectives.contrastive import unit
 from sparc_pretrain.registry import OBJECTIVES, build_described
 from sparc_pretrain.types import ImageFeatures, TextFeatures
 from sparc_pretrain.zeroshot.given_boxes import Boxes, regions_of
+from sparc_pretrain.zeroshot.pace import Pace
 
 Side = TypeVar("Side", ImageFeatures, TextFeatures)
 
@@ -69,6 +70,13 @@ class CaptionedImages:
         if not texts:
             raise ValueError(f"{captions} holds no captions")
         return cls(files, texts, owners)
+
+    def first(self, count: int) -> CaptionedImages:
+        """The first images and their captions."""
+        kept = [n for n, owner in enumerate(self.image_of_text) if owner < count]
+        texts = [self.captions[n] for n in kept]
+        owners = [self.image_of_text[n] for n in kept]
+        return CaptionedImages(self.files[:count], texts, owners, self.boxes)
 
 
 def load(run: str | Path) -> tuple[DualEncoder, Objective]:
@@ -195,11 +203,16 @@ def score_images(
     Images are scored batch by batch, so that the patches of a data set are never held.
     """
     rows: dict[str, list[Tensor]] = {name: [] for name in readers}
+    fused = sum(len(t.mask) for n, r in readers.items() if not r.shares_space for t in texts[n])
+    pace = Pace(fused * len(files))
     how = (reads_of(readers.values()), resize, batch_size, readers.get(""), boxes)
     for images_B in encode_images(model, files, *how):
         for name, reader in readers.items():
-            # Texts are padded per batch, so they are scored per batch.
-            blocks = [reader.scores(images_B, t).float().cpu() for t in texts[name]]
+            blocks = []
+            for t in texts[name]:  # padded per batch, so they are scored per batch
+                blocks.append(reader.scores(images_B, t).float().cpu())
+                if not reader.shares_space:
+                    pace.count(blocks[-1].numel())
             rows[name].append(torch.cat(blocks, dim=1))
     return {name: torch.cat(found) for name, found in rows.items()}
 

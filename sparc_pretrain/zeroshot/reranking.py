@@ -14,6 +14,7 @@ from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.types import ImageFeatures, TextFeatures
 from sparc_pretrain.zeroshot import encode
 from sparc_pretrain.zeroshot.given_boxes import joined
+from sparc_pretrain.zeroshot.pace import Pace
 
 Match = Callable[[Tensor, Tensor], Tensor]
 
@@ -81,6 +82,7 @@ def matcher(
     )
 
     def match(images: Tensor, texts: Tensor) -> Tensor:
+        pace = Pace(len(images))
         found = []
         pairs = zip(images.split(batch_size * 4), texts.split(batch_size * 4), strict=True)
         for i, t in tqdm(list(pairs), desc="pairs", unit="batch", disable=None):
@@ -89,6 +91,7 @@ def matcher(
             image = ImageFeatures(None, None, seen, regions=given)
             text = TextFeatures(None, None, masks[t].to(device), None, tokens[t].to(device))
             found.append(objective.match(image, text).float().cpu())
+            pace.count(len(i))
         return torch.cat(found)
 
     return match

@@ -448,6 +448,19 @@ def test_links_lead_from_the_page_to_record_config_and_run(tree, tmp_path):
     assert wanted <= set(links) and all((out.parent / link).exists() for link in links)
 
 
+def test_boxes_plans_and_patches_are_shown_whole(tree, tmp_path):
+    record = {"metrics": {"box_IoU": 0.5}, "data": "data/x/val"}
+    record["backbone"] = {"objective": "Sparc", "sha256": "a"}
+    for task in ("grounding", "terms", "swap"):
+        (tmp_path / task / "pictures").mkdir(parents=True)
+        (tmp_path / task / "metrics.json").write_text(json.dumps(record | {"task": task}))
+        truth_and_prediction(tmp_path / task / f"pictures/{task}_00.png", truth=1, prediction=2)
+    page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Boxes, plans and patches</h2>" in page and page.count('_00" width=') == 2
+    assert "grounding, SPARC: grounding_00" in page and "terms, SPARC: terms_00" in page
+    assert "Boxes, plans" not in build([tree], tmp_path / "s.html").read_text(encoding="utf-8")
+
+
 def test_a_prediction_is_not_put_beside_the_truth_of_another_image(tree, tmp_path):
     for name in ("det_sparc", "det_scratch"):
         (tmp_path / name / "pictures").mkdir(parents=True)

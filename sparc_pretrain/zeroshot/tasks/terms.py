@@ -25,6 +25,12 @@ class Terms(Task):
         parser.add_argument("--words", help="file of the words that count when hidden, one a line")
         parser.add_argument("--visits", type=int, default=4, help="drawings of the pairs")
         parser.add_argument("--batch-size", type=int, default=64, help="of training")
+        parser.add_argument(
+            "--pictures",
+            type=int,
+            default=0,
+            help="draw so many pairs: transport plan, 55 patches, hard negatives",
+        )
         for name, most in (("concepts", 5), ("regions", 36), ("tags", 20)):
             parser.add_argument(f"--{name}", type=int, default=most, help="at most, of a sample")
 
@@ -40,8 +46,13 @@ class Terms(Task):
     def evaluate(
         self, model: DualEncoder, objective: Objective, data: Any, options: Namespace
     ) -> Outcome:
+        from sparc_pretrain.zeroshot.terms.drawings import pictures
         from sparc_pretrain.zeroshot.terms.run import evaluate
 
         numbers = {name: getattr(options, name) for name in ("concepts", "regions", "tags")}
         how = (options.visits, options.batch_size)
-        return evaluate(model, objective, options.shards, numbers, data, *how)
+        found = evaluate(model, objective, options.shards, numbers, data, *how)
+        if count := getattr(options, "pictures", 0):
+            given = (model, objective, options.shards, numbers, count, options.batch_size)
+            found.pictures.update(pictures(*given))
+        return found

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sparc_pretrain.objectives import kaleido, oscar, uniter, xvlm
 from sparc_pretrain.objectives.base import Objective
-from sparc_pretrain.objectives.mosaic import SLICES
+from sparc_pretrain.objectives.mosaic import SLICES, colours
 from sparc_pretrain.objectives.regions import divergence_loss, regression_loss, smoothed
 from sparc_pretrain.types import Batch, Features
 from sparc_pretrain.zeroshot.terms.pairs import where_said
@@ -134,7 +134,7 @@ def of_kaleido(
     """AMLM, ITM, rotation, jigsaw, camouflage; grey and blank against the vectors that the
     corrupted patches have themselves.
     """
-    drawn, views = batch.views.drawn, features.views
+    drawn, views, images = batch.views.drawn, features.views, batch.views.images
     hidden = asked.hidden(batch.views.texts["masked"].ids, batch.ids, objective.mask_id)
     batch = redrawn(batch, tokens=hidden)
     told, match = _numbers(objective(features, batch)), drawn["match"]
@@ -147,12 +147,15 @@ def of_kaleido(
     for name, level in (("grey", 4), ("blank", 5)):
         if f"{name}_loss" not in told:
             continue
-        there = drawn["patches"][:, SLICES[level - 1]] & match[:, None]
+        rows, pixels = match | objective.unmatched, objective.target == "pixels"
+        there = drawn["patches"][:, SLICES[level - 1]] & rows[:, None]
         if name == "grey":
-            wanted = views["clean"].patch_states[match].flatten(0, 1)
-            kept = views["level4"].patch_states[there]
+            wanted = drawn["colours_grey"] if pixels else views["clean"].patch_states
+            kept = colours(images["level4"]) if pixels else views["level4"].patch_states
+            wanted, kept = wanted[rows].flatten(0, 1), kept[there]
         else:
-            wanted = views["level5"].patch_states[there]
+            wanted = drawn["colours_blank"] if pixels else views["level5"].patch_states
+            wanted = wanted[there]
             kept = torch.zeros_like(wanted)
         if objective.standardise:
             wanted, kept = kaleido.standardised(wanted), kaleido.standardised(kept)

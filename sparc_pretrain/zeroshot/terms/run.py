@@ -89,7 +89,8 @@ def evaluate(
     spelled = None if words is None else pairs.spelled(words, model.tokenizer)
     asked = Asked(spelled, model.objective_config.get("labels", ()))
     objective.terms.tasks = None  # all of them, not one of a step
-    objective.target = "self"  # the tower that a run started from is not in its folder
+    if vars(objective).get("target") == "frozen":  # the tower that a run started from is gone
+        objective.target = "self"
     read = READINGS[type(objective)]
     # condition -> batch -> the values of its visits
     found: dict[str, list[list[Values]]] = defaultdict(list)
