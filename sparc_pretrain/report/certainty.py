@@ -27,11 +27,3 @@ def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float
     )
     reach = float(t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(spread)
     return gap - reach, gap + reach
-
-
-def apart(first: tuple[float, float], second: tuple[float, float]) -> bool:
-    """Whether two 95 % intervals of single runs, each over its items, do not touch: a stricter sign
-    than an interval of the difference, which would need the items in pairs. They say nothing of
-    another seed.
-    """
-    return first[0] > second[1] or second[0] > first[1]

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from sparc_pretrain.metric import short
-from sparc_pretrain.report.certainty import apart, welch
+from sparc_pretrain.report.certainty import welch
 from sparc_pretrain.report.records import RANDOM, Evaluation
 
 MINUS = "\u2212"
@@ -56,6 +56,20 @@ def shown(name: str, value: float | None, evaluation: Evaluation) -> str:
         return "n/a"
     how = scale(name, evaluation)
     return _number(value * how.factor, how) + how.unit
+
+
+def chances(evaluation: Evaluation) -> list[tuple[str, float]]:
+    """What the headline is without looking, as (name, value): from the protocol, or measured beside
+    it as chance_*.
+    """
+    last = short(evaluation.headline or "").split("_")[-1]
+    told = (evaluation.record.get("protocol") or {}).get(f"chance_{last}")
+    found = [] if told is None else [("chance", told)]
+    for name, value in evaluation.metrics.items():
+        who = short(name).removeprefix("chance_").removesuffix(f"_{last}").replace("_", " ")
+        if short(name) == f"chance_{who}_{last}".replace(" ", "_") and value is not None:
+            found.append(({"centre": "the picture's centre"}.get(who, f"a {who}"), value))
+    return found
 
 
 def absent(name: str, value: float | None) -> bool:
@@ -136,14 +150,26 @@ class Comparison:
         return all(len(runs) == 1 for runs in self.starts.values())
 
     def names(self) -> list[str]:
-        """The metrics that the baseline and at least one other start have; no ends of intervals."""
+        """The metrics that the baseline and at least one other start have, the headline first; no
+        ends of intervals, and no controls of a metric that is there (see `elsewhere`).
+        """
         *others, base = self.starts.values()
-        return [
+        told = base[0].metrics
+        names = [
             name
-            for name in base[0].metrics
+            for name in told
             if not name.endswith(("_low", "_high"))
+            and name.removesuffix("_elsewhere") not in told.keys() - {name}
             and any(name in run.metrics for runs in others for run in runs)
         ]
+        return sorted(names, key=lambda name: name != self.headline())
+
+    def elsewhere(self, start: str, name: str) -> str:
+        """What the same captions or answers of `start` get on another image, '' where that was not
+        measured.
+        """
+        cell = self.cell(start, f"{name}_elsewhere")
+        return "" if cell is None or cell.value is None else cell.plain
 
     def headline(self) -> str | None:
         """The metric that stands for this comparison."""
@@ -159,6 +185,9 @@ class Comparison:
             return Cell(None, "n/a", len(runs))
         how = scale(name, runs[0])
         text = _number(fmean(values) * how.factor, how) + how.unit
+        ends = [runs[0].metrics.get(name + end) for end in ("_low", "_high")]
+        if len(values) == 1 and None not in ends:
+            text += f" ({' to '.join(_number(end * how.factor, how) for end in ends)})"
         if len(values) > 1:
             low, high = (_number(v * how.factor, how) for v in (min(values), max(values)))
             text += f" (mean of {len(values)}, {low} to {high})"
@@ -189,15 +218,9 @@ class Comparison:
         counts = " and ".join(str(len(runs)) for runs in sides)
         if (ends := welch(*values)) is not None:
             return ends[0] > 0 or ends[1] < 0, f"n = {counts} runs"
-        if len(sides[0]) == len(sides[1]) == 1:
-            found = [
-                tuple(runs[0].metrics.get(name + end) for end in ("_low", "_high"))
-                for runs in sides
-            ]
-            if None not in (*found[0], *found[1]):
-                return apart(*found), "n = 1 run each, over its items"
-            return False, "n = 1 run each"
-        return False, f"n = {counts} runs"
+        # an interval over the items of one run says nothing of another seed: it decides nothing
+        one = len(sides[0]) == len(sides[1]) == 1
+        return False, "n = 1 run each" if one else f"n = {counts} runs"
 
 
 def compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:

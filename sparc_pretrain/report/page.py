@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +40,7 @@ from sparc_pretrain.report.figures import Album
 from sparc_pretrain.report.numbers import (
     Comparison,
     absent,
+    chances,
     compare,
     label,
     scale,
@@ -52,6 +54,7 @@ from sparc_pretrain.zeroshot import readings
 TEMPLATE = "page.html"
 PARTS = ("design.css", "viewer.css", "viewer.js", "curves.js")
 TITLE = "SPARC: pre-training and transfer"
+FIRST = 6  # rows of a comparison that are open
 
 
 def build(
@@ -157,22 +160,22 @@ def _tiles(
         if not bars:
             continue
         first = one.starts[bars[0][0]][0]
-        chance = (first.record.get("protocol") or {}).get(f"chance_{short(name).split('_')[-1]}")
-        rows = [(start, cell.text, cell.value) for start, cell in bars]
-        if chance is not None:
-            how = scale(name, first)
-            rows.append(("chance", shown(name, chance, first), chance * how.factor))
-        top = max(value for *_, value in rows) or 1
+        rows = [(start, cell.plain, cell.value, style(start)) for start, cell in bars]
+        for who, value in chances(first):
+            height = value * scale(name, first).factor
+            rows.append((who, shown(name, value, first), height, "chance"))
+        top = max(value for _, _, value, _ in rows) or 1
+        alike = [g for g in groups if (g.kind, g.place) == (one.kind, one.place)]
         tiles.append(
             {
                 "kind": one.kind,
                 "place": one.place,
                 "metric": label(name, first),
-                "config": one.config_name,
+                "config": one.config_name if len(alike) > 1 else "",
                 "lower": scale(name, first).higher_is_better is False,
                 "bars": [
-                    (start, text, round(100 * max(0, value) / top, 1), style(start))
-                    for start, text, value in rows
+                    (start, text, round(100 * max(0, value) / top, 1), drawn)
+                    for start, text, value, drawn in rows
                 ],
             }
         )
@@ -199,18 +202,34 @@ def _where(evaluation: Evaluation) -> tuple[str, str, str, str]:
 
 
 def _comparison(one: Comparison) -> dict[str, Any]:
-    """A comparison as rows of text: per metric the baseline, then each start and its difference."""
+    """A comparison as rows of text: per metric the baseline, then each start and its difference;
+    what is not among the first goes to `more`. `n`: what most differences are of, said once.
+    """
     others = one.columns[1:]
     first = one.starts[one.baseline][0]
-    rows, nowhere = [], []
-    for name in one.names():
-        cells = [(other, one.cell(other, name), one.difference(other, name)) for other in others]
+    rows, more, nowhere, counts = [], [], [], Counter()
+    names = one.names()
+    ahead = [name for name in names if short(name) in caption_section.OF_A_RUN] or names[:FIRST]
+    for name in names:
+        cells = [
+            (one.cell(other, name), one.elsewhere(other, name), one.difference(other, name))
+            for other in others
+        ]
         base = one.cell(one.baseline, name)
-        if all(cell is None or cell.value is None for cell in (base, *(c for _, c, _ in cells))):
+        if all(cell is None or cell.value is None for cell in (base, *(c for c, *_ in cells))):
             nowhere.append(label(name, first))
-        else:
-            rows.append((label(name, first), base, cells))
+            continue
+        counts.update(gap.n for *_, gap in cells if gap and gap.n)
+        row = (label(name, first), base, one.elsewhere(one.baseline, name), cells)
+        (rows if name in ahead else more).append(row)
+    gaps = [gap for row in rows + more for *_, gap in row[-1] if gap]
     return {
+        "more": more,
+        "single": one.one_run_each,
+        "n": counts.most_common(1)[0][0] if counts else "",
+        "coloured": any(gap.colour for gap in gaps),
+        "intervals": any(" to " in cell.rest for row in rows for cell, *_ in row[-1] if cell),
+        "elsewhere": any(row[2] for row in rows + more),
         "kind": one.kind,
         "place": one.place,
         "config": one.config,
@@ -220,6 +239,22 @@ def _comparison(one: Comparison) -> dict[str, Any]:
         "rows": rows,
         "nowhere": nowhere,
     }
+
+
+def _metrics(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
+    """(name, label, number, its interval) of what was measured, the headline first; the names of
+    what was not, at the end.
+    """
+    told = evaluation.metrics
+    rows, none = [], []
+    for name in sorted(told, key=lambda name: name != evaluation.headline):
+        if name.endswith(("_low", "_high")) and name.rpartition("_")[0] in told:
+            continue
+        ends = [told.get(name + end) for end in ("_low", "_high")]
+        between = " to ".join(shown(name, end, evaluation).removesuffix(" %") for end in ends)
+        row = (name, label(name, evaluation), shown(name, told[name], evaluation))
+        (none if absent(name, told[name]) else rows).append((*row, "" if None in ends else between))
+    return rows + none
 
 
 def _row(evaluation: Evaluation, found: Found, place: Path) -> dict[str, Any]:
@@ -248,10 +283,7 @@ def _row(evaluation: Evaluation, found: Found, place: Path) -> dict[str, Any]:
         "seen": backbone.get("samples_seen"),
         "config": record.get("config"),
         "checkpoint": record.get("checkpoint"),
-        "metrics": [
-            (name, label(name, evaluation), shown(name, value, evaluation), absent(name, value))
-            for name, value in evaluation.metrics.items()
-        ],
+        "metrics": _metrics(evaluation),
         "protocol": json.dumps(record.get("protocol"), indent=1, ensure_ascii=False),
         "versions": record.get("versions") or {},
         "seconds": record.get("seconds"),

@@ -17,7 +17,7 @@ from sparc_pretrain.data.captions import read_captions
 from sparc_pretrain.data.image_folder import image_files
 from sparc_pretrain.page import viewer
 from sparc_pretrain.report.figures import Album, halves, read
-from sparc_pretrain.report.records import Evaluation, Found, called
+from sparc_pretrain.report.records import RANDOM, Evaluation, Found, called
 from sparc_pretrain.run_folder import RunFolder
 from sparc_pretrain.zeroshot import encode, readings
 from sparc_pretrain.zeroshot.alignment import ARTICLES, FUNCTION_WORDS, overlay
@@ -158,9 +158,11 @@ def alignment(album: Album, run: RunFolder, some: Sequence[Sample]) -> list[dict
             gap = found[0].gap(at)
             told = f"\N{MULTIPLICATION SIGN}{word.peak:.1f}" if gap is None else f"{gap:+.2f}"
             told = "0.00" if told[1:] == "0.00" else told.replace("-", "\N{MINUS SIGN}")
-            words.append({"word": word.word, "told": told, "picture": picture})
+            out = bool(others) and found[0].stands_out(at)
+            words.append({"word": word.word, "told": told, "picture": picture, "out": out})
         names = [sample.file.name, *("another sample" for _ in others)]
         row = {"photo": album.picture(photo, caption, 260), "caption": caption, "words": words}
+        row["others"] = len(others)
         row["viewer"] = viewer.fragment(caption, photo, others, found, names, VIEWED)
         rows.append(row)
     return rows
@@ -174,22 +176,47 @@ def _fit(photo: Tensor, side: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
 
 
+def _pretrained_first(shown: Sequence[Evaluation]) -> Evaluation:
+    """Of SPARC where there is one, else of any start that is not untrained: what the way leads to,
+    not its baseline.
+    """
+    rank = {"SPARC": 0, "SPARC+IC": 0, RANDOM: 2}
+    return min(shown, key=lambda one: rank.get(one.start, 1))
+
+
+def _losses(run: RunFolder) -> str:
+    """What the objective of `run` asks of images and words, in words; '' for one that is not
+    SPARC's.
+    """
+    told = run.config.get("objective") or {}
+    if told.get("type") != "Sparc":
+        return ""
+    parts = ["an image has to match its caption among all pairs of a batch"]
+    if told.get("local_weight", 1):
+        parts.append("each word the patches it gathers, among the words of its caption")
+    if told.get("image_contrast"):
+        parts.append("each word what it gathers in its own image rather than in another")
+    text = ", and ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def way(album: Album, found: Found, some: Sequence[Sample], rows: Sequence[dict]) -> dict[str, Any]:
     """The pictures of 'The way', from what the other sections found."""
     ends = {}
     for kind in ("detection", "segmentation"):
         shown = [e for e in found.evaluations if e.kind == kind and e.pictures]
         if shown:
-            best = next((e for e in shown if e.start == "SPARC"), shown[0])
+            best = _pretrained_first(shown)
             truth, predicted = halves(best.pictures[0])
             ends[kind] = {
+                "start": best.start,
                 "truth": album.picture(truth, f"A {kind}: the truth", 300),
                 "predicted": album.picture(predicted, f"A {kind}: predicted, {best.start}", 300),
             }
-    for evaluation in found.evaluations:
-        if evaluation.captions and "captioning" not in ends:
-            text = " ".join(str(evaluation.captions[0]["caption"]).split())
-            ends["captioning"] = text or "(an empty caption)"
+    if said := [e for e in found.evaluations if e.captions]:
+        best = _pretrained_first(said)
+        text = " ".join(str(best.captions[0]["caption"]).split())
+        ends["captioning"] = {"start": best.start, "text": text or "(an empty caption)"}
     run = pretrained(found.runs)
     return {
         "samples": [
@@ -200,6 +227,7 @@ def way(album: Album, found: Found, some: Sequence[Sample], rows: Sequence[dict]
             for s in some[:2]
         ],
         "words": rows[0]["words"][:2] if rows else [],
+        "losses": _losses(run) if run else "",
         "run": backbone_facts(run) if run else None,
         "ends": ends,
     }

@@ -14,7 +14,7 @@ from sparc_pretrain.report.numbers import Comparison, label, scale
 from sparc_pretrain.report.records import Evaluation, Found, TrainingLog, style
 from sparc_pretrain.report.samples import Images, backbone_facts
 
-QUERIES, ANSWERS, PICTURES, COLUMNS = 6, 5, 6, 4
+QUERIES, ANSWERS, PICTURES, COLUMNS = 6, 5, 4, 4
 WIDE = 460  # longer side of a picture with labels, pixels: they must be read
 SHEET = 680  # of one with two halves and lines below
 DRAWN = ("grounding", "terms")
@@ -22,6 +22,8 @@ TERMS = {
     "loss": "Total loss",
     "global_loss": "Global loss: image against caption",
     "local_loss": "Local loss: word against patches",
+    "image_contrast_tokens_loss": "Image contrast of words in context",
+    "image_contrast_words_loss": "Image contrast of words alone",
 }
 
 
@@ -30,7 +32,7 @@ def curves(found: Found) -> list[dict[str, Any]]:
     loss, and the headline of validations where there are several.
     """
     charts = []
-    logs = sorted(found.logs, key=lambda log: _start(log, found) != "SPARC")
+    logs = sorted(found.logs, key=lambda log: _start(log, found) not in ("SPARC", "SPARC+IC"))
     ahead = [log for log in logs if log.run]
     terms = dict.fromkeys(key for log in ahead for key in log.rows[-1] if key.endswith("loss"))
     for key in sorted(terms, key=lambda key: (key != "loss", key)):
@@ -78,7 +80,10 @@ def _lines(
         drawn = style(start)
         nth = sum(line.style.startswith(drawn) for line in lines) + held_out
         told = ", held out" if held_out and log.run else ""
-        name = f"{start} ({'/'.join(log.folder.parts[-2:])}{_weight(log, key)}{told})"
+        alone = [_start(other, found) for other in logs].count(start) == 1
+        where = "" if alone else "/".join(log.folder.parts[-2:])
+        about = f"{where}{_weight(log, key)}{told}".removeprefix(", ")
+        name = f"{start} ({about})" if about else start
         lines.append(Curve(name, f"{drawn} dash{nth % 4}", points))
     return lines
 
