@@ -37,6 +37,27 @@ def test_an_ablation_changes_the_local_loss_and_leaves_the_global_one(options):
     assert other["global_loss"].item() == plain["global_loss"].item()
 
 
+@pytest.mark.parametrize("reduction", ["caption", "token"])
+def test_begin_and_end_are_left_out_of_the_local_terms_where_that_is_said(reduction):
+    """As if the captions were without them."""
+
+    def of(hidden: bool, **more):
+        made, batch = features(4)
+        first = torch.zeros_like(made.mask)
+        first[:, 0] = True
+        for one in (made, batch):
+            one.special = first
+            one.mask = one.mask & ~first if hidden else one.mask
+        options = dict(reduction=reduction, image_contrast=1.0, token_context="both", **more)
+        return sparc.Sparc(**options).double()(made, batch)
+
+    left_out, hidden, kept = of(False, skip_special=True), of(True), of(False)
+    names = ("local_loss", "image_contrast_tokens_loss", "image_contrast_words_loss")
+    for name in names:
+        assert left_out[name].item() == pytest.approx(hidden[name].item(), rel=1e-12)
+        assert left_out[name].item() != pytest.approx(kept[name].item(), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, dict(threshold=0.3), dict(alignment="softmax", detach=True), dict(reduction="token")],
