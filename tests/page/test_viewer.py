@@ -40,7 +40,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image = torch.full((3, 40, 60), 120, dtype=torch.uint8)
     part = viewer.fragment(CAPTION, image, [image], readings, ["own.jpg", "other.jpg"])
     file = tmp_path_factory.mktemp("page") / "words.html"
-    text = viewer.page(part, "a run", viewer.told({"pointing": 0.857, "chance": 0.231}))
+    text = viewer.page(part, "a run", viewer.told({"pointing": 0.777, "chance": 0.155}))
     file.write_text(text, encoding="utf-8")
     return file
 
