@@ -35,6 +35,15 @@ def test_a_background_save_is_timed_without_the_thread_s_own_work(capsys, monkey
     assert background()[0] < 0.1 and at_once()[0] >= 0.2
 
 
+def test_a_row_is_put_into_the_table_and_replaced_there(tmp_path):
+    out = tmp_path / "table.md"
+    for row in ("loss", "filip", "loss"):
+        assert call("measure/speed", row, *SMALL, "--out", out)[0] == 0
+    rows = [line for line in out.read_text().splitlines() if line.startswith("| ")]
+    assert len(rows) == 3 and rows[0].startswith("| A / B |")
+    assert rows[1].startswith("| FILIP / SPARC") and rows[2].startswith("| fine-grained loss")
+
+
 def test_unknown_rows_and_sizes_are_refused():
     assert "1 or more" in refusal(call("measure/speed", "step", "--repeats", "0"))
     assert "1 or more" in refusal(call("measure/gpu", "--steps", "0"))

@@ -150,13 +150,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("row", choices=ROWS)
     parser.add_argument("tars", help="a pattern: image and .txt or .json of each pair")
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--out", type=Path, help="docs/results/throughput.md: its table")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=224, help="of an image, pixels")
     parser.add_argument("--context", type=int, default=77, help="longest caption, tokens")
     parser.add_argument("--float32", dest="amp", action="store_false", help="no bfloat16")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    compare(*ROWS[args.row](args), args.repeats)
+    compare(*ROWS[args.row](args), args.repeats, out=args.out)
     return 0
 
 

@@ -8,6 +8,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ Ratios from one run each: A, B and A again in turn; the median of the ratios pai
 greatest). Absolute seconds are of a machine with other work beside, and say little."""
 
 WITHIN = 0.03  # of one, A against itself
+ROWS = "One thread, processor time"  # the section of `compare`
 
 Work = Callable[[], object]
 Runs = dict[str, list[dict[str, float]]]
@@ -72,9 +74,22 @@ def put_section(path: Path, heading: str, text: str) -> None:
     atomic_write(path, lambda file: file.write(whole.encode()))
 
 
-def compare(a: Work, b: Work, named: str, repeats: int, tell: bool = False) -> Runs:
+def put_row(path: Path, heading: str, head: Sequence[str], row: Sequence[str]) -> None:
+    """Replaces the row of a section's table that begins like `row`, or adds it."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    _, _, section = text.partition(f"## {heading}\n")
+    rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    rows = [line for line in rows[1:] if not line.startswith(f"| {row[0]} |")]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    put_section(path, heading, "\n".join([*lines, *rows, "| " + " | ".join(row) + " |"]))
+
+
+def compare(
+    a: Work, b: Work, named: str, repeats: int, tell: bool = False, out: Path | None = None
+) -> Runs:
     """Prints the ratio of A's processor time to B's, its spread, and A against itself: void beyond
-    `WITHIN`. `tell`: works return (wall, processor) seconds themselves.
+    `WITHIN`. `tell`: works return (wall, processor) seconds themselves. out: a Markdown file whose
+    table gets the row.
     """
     works = {"A": a, "B": b, "A again": a}
     for work in (a, b):
@@ -87,10 +102,14 @@ def compare(a: Work, b: Work, named: str, repeats: int, tell: bool = False) -> R
         return dict(zip(("wall", "cpu"), value if tell else (wall, cpu), strict=True))
 
     runs = interleaved(list(works), repeats, once)
-    print(f"\n{named}; {repeats} repeats in turn, torch {torch.__version__}")
     clock = "cpu"  # other work on the machine leaves it alone
     ratio, control = paired(runs, "A", "B", clock), paired(runs, "A again", "A", clock)
+    of, against = ("{:.3f} ({:.3f} to {:.3f})".format(*found) for found in (ratio, control))
     void = "" if abs(control[0] - 1) <= WITHIN else "; VOID: A against itself is off by over 3 %"
-    print("A / B {:.3f} ({:.3f} to {:.3f}); ".format(*ratio), end="")
-    print("A again / A {:.3f} ({:.3f} to {:.3f})".format(*control) + void)
+    print(f"\n{named}; {repeats} repeats in turn, torch {torch.__version__}")
+    print(f"A / B {of}; A again / A {against}{void}")
+    if out:
+        today = datetime.now(UTC).strftime("%Y-%m-%d")
+        row = [named, str(repeats), of, against + (" **void**" if void else ""), today]
+        put_row(out, ROWS, ("A / B", "repeats", "ratio", "A again / A", "date"), row)
     return runs

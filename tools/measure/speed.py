@@ -201,6 +201,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("row", choices=ROWS)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--out", type=Path, help="docs/results/throughput.md: its table")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--objective", choices=OBJECTIVE, default="sparc", help="of step")
     parser.add_argument("--arch", default="vit_tiny_patch16_224")
@@ -225,7 +226,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     a, b, named = ROWS[args.row](args)
     # a save says itself how long it stood still
-    runs = compare(a, b, named, args.repeats, tell=args.row == "checkpoint")
+    runs = compare(a, b, named, args.repeats, tell=args.row == "checkpoint", out=args.out)
     if args.row == "checkpoint":
         for clock in ("wall", "cpu"):
             stood = sorted(run[clock] for run in runs["A"])[args.repeats // 2] / args.gigabytes
