@@ -6,6 +6,7 @@ Each has two halves of equal width: on the left what is, on the right what the m
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -112,7 +113,7 @@ def mosaics(
             _paste(clean, tiled(own), level, [])
             _paste(got, tiled(given), level, changed.nonzero()[:, 0].tolist())
         turns = 90 * int(drawn["turns"][row])
-        says = f"turned by {turns} degrees; shuffled; another's; grey; blank"
+        says = f"1 turned by {turns} degrees, 2 shuffled, 3 one of another, 4 grey, 5 blank"
         found.append(sheet((clean, [(batch.caption[row], INK)]), (got, [(says, GREY)])))
     return found
 
@@ -196,7 +197,7 @@ def sheet(*columns: tuple[Image.Image, Sequence[Line]]) -> np.ndarray:
 
 
 def _folded(text: str, colour: tuple[int, int, int], width: int = 46) -> list[Line]:
-    return [(text[n : n + width], colour) for n in range(0, max(1, len(text)), width)]
+    return [(line, colour) for line in textwrap.wrap(text, width)]
 
 
 def boxed(photo: Image.Image, boxes: Tensor) -> None:
