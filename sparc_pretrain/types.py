@@ -94,9 +94,23 @@ class Tags(Rows):
 
 
 @dataclass
+class SaidTags(Rows):
+    """Class names of given boxes, as tags: ids, mask [B,Q], the end token last, no begin token;
+    `tower` turns ids and mask [n,T] into states [n,T,Dt], each token by itself and its place, of
+    at most `longest` tokens.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    tower: Callable[[Tensor, Tensor], Tensor]
+    longest: int
+
+
+@dataclass
 class Regions(Rows):
     """Boxes [B,R,4] as those of concepts, valid [B,R] bool, label [B,R] long (0 = none); of files
-    also state [B,R,F] and probs [B,R,C].
+    also state [B,R,F] and probs [B,R,C]; of boxes given at
+    reading time `tags`, their names.
     """
 
     box: Tensor
@@ -104,6 +118,7 @@ class Regions(Rows):
     label: Tensor
     state: Tensor | None = None
     probs: Tensor | None = None
+    tags: SaidTags | None = None
 
 
 @dataclass

@@ -25,7 +25,7 @@ from sparc_pretrain.objectives.single_stream import CELLS, PooledHead, SingleStr
 from sparc_pretrain.objectives.terms import anchored, share_of, step_of
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.towers.regions import geometry
-from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures, Views, Words
+from sparc_pretrain.types import Batch, Features, ImageFeatures, Regions, TextFeatures, Views, Words
 
 OWN, WRONG_TAGS, WRONG_CAPTION = range(3)
 # number of kinds -> shares of wrong tags and wrong captions
@@ -99,6 +99,19 @@ def cut(ids: Tensor, mask: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
     return ids, mask & (place < length[:, None])
 
 
+def tagged(states: Tensor, mask: Tensor, regions: Regions) -> tuple[Tensor, Tensor, Tensor]:
+    """Captions [n,T] and the tags of their regions behind them, as `join`, as states [n,N,Dt]; tags
+    lose what is too long.
+    """
+    tags = regions.tags
+    room = tags.longest - mask.sum(dim=1, keepdim=True)
+    kept = tags.mask & (torch.arange(tags.ids.shape[1], device=room.device) < room)
+    ids, real, segment = join(torch.zeros_like(mask, dtype=torch.long), mask, tags.ids, kept)
+    behind = tags.tower(ids, real).to(states.dtype)
+    states = F.pad(states[:, : ids.shape[1]], (0, 0, 0, max(0, ids.shape[1] - states.shape[1])))
+    return torch.where((segment == 1)[..., None], behind, states), real, segment
+
+
 @without_autocast
 def pollution_loss(logits: Tensor, kind: Tensor, divisor: Tensor | float | None = None) -> Tensor:
     """L_C (eq. 4): cross-entropy of logits [B,2 or 3] with what is shown [B], over `divisor` (None:
@@ -149,7 +162,7 @@ class Oscar(SingleStream):
     )
     needs = ("tags", "regions", "mask_id")
     paired_features = ("patch_states", "token_states", "word_table")
-    reading = f"{CELLS}; no tags"
+    reading = f"{CELLS}, whose class names are the tags"
 
     def __init__(
         self,
@@ -247,9 +260,16 @@ class Oscar(SingleStream):
         return seen_of(image.patch_states, image.regions)
 
     def image_tokens(self, image: ImageFeatures) -> tuple[Tensor, Tensor]:
-        """Regions, without tags."""
+        """Regions."""
         seen = self._seen(image)
         return self.embed(seen), seen.valid
+
+    def begin(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """See `SingleStream`; the names of given boxes are tags behind the text."""
+        said, segment = (text.token_states, text.mask), None
+        if image.regions is not None and image.regions.tags is not None:
+            *said, segment = tagged(*said, image.regions)
+        return self.fuse(*said, *self.image_tokens(image), segment)[0][:, 0]
 
     def match(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """How well row i of the images and row i of the texts match: log-odds [n] of 'own'."""

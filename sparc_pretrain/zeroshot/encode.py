@@ -240,7 +240,7 @@ def encode_images(
         shown = keep((objective or Objective()).read_images(model, pixels), kept)
         if boxes is not None:
             sizes = [tuple(one.shape[-2:]) for one in opened]
-            shown.regions = regions_of(part, sizes, boxes, resize).to(pixels.device)
+            shown.regions = regions_of(part, sizes, boxes, resize, model).to(pixels.device)
         yield shown
 
 

@@ -11,51 +11,86 @@ from torch.nn import functional as F
 
 from sparc_pretrain.data import boxes, images
 from sparc_pretrain.data.coco_file import read_coco
+from sparc_pretrain.data.tokenizer import pad
+from sparc_pretrain.dual_encoder import DualEncoder
 from sparc_pretrain.objectives.single_stream import grid_cells
-from sparc_pretrain.types import Regions
+from sparc_pretrain.types import Regions, SaidTags
 
 SEEN = 0.5  # share of a box that must be in the picture as it is read
-Boxes = Mapping[str, Tensor]
+
+
+class Boxes(dict[str, Tensor]):
+    """File name -> boxes [n,4] (x0 y0 x1 y1, pixels), largest first; `names`: of their classes."""
+
+    def __init__(self, boxes: Mapping[str, Tensor], names: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(boxes)
+        self.names = names
 
 
 def read_boxes(file: str | Path) -> Boxes:
-    """File name -> boxes [n,4] (x0 y0 x1 y1, pixels) of a COCO-like file, largest first.
+    """Of a COCO-like file.
 
     Raises FileNotFoundError, and ValueError naming file and row.
     """
     content = read_coco(file)
     names = {row["id"]: Path(row["file_name"]).name for row in content.images if "file_name" in row}
-    rows: dict[str, list[list[float]]] = {name: [] for name in names.values()}
+    called = {row["id"]: str(row.get("name") or "") for row in content.categories}
+    rows: dict[str, list[tuple[list[float], str]]] = {name: [] for name in names.values()}
     for row in content.annotations:
         x, y, w, h = row["bbox"]
         if row["image_id"] in names and w > 0 and h > 0:
-            rows[names[row["image_id"]]].append([x, y, x + w, y + h])
-    made = {name: torch.tensor(own, dtype=torch.float64) for name, own in rows.items() if own}
-    return {
-        name: box[_area(box).argsort(descending=True, stable=True)] for name, box in made.items()
+            said = called.get(row.get("category_id"), "")
+            rows[names[row["image_id"]]].append(([x, y, x + w, y + h], said))
+    for own in rows.values():
+        own.sort(key=lambda one: -_area(one[0]))  # stable
+    made = {
+        name: torch.tensor([box for box, _ in own], dtype=torch.float64)
+        for name, own in rows.items()
+        if own
     }
+    return Boxes(made, {name: [said for _, said in own] for name, own in rows.items()})
 
 
 def regions_of(
-    files: Sequence[Path], sizes: Sequence[tuple[int, int]], given: Boxes, resize: str
+    files: Sequence[Path],
+    sizes: Sequence[tuple[int, int]],
+    given: Boxes,
+    resize: str,
+    model: DualEncoder | None = None,
 ) -> Regions:
     """Regions [B,R] of images of `sizes` (H, W), as `images.eval_resize` shows them; an image of
-    which no box is seen has 4 x 4 cells.
+    which no box is seen has 4 x 4 cells. model: its tokens are those of the class names.
     """
-    rows = []
+    rows, said = [], []
     for file, (height, width) in zip(files, sizes, strict=True):
         box = given.get(file.name)
-        kept = torch.zeros(0, 4, dtype=torch.float64)
+        kept, names = torch.zeros(0, 4, dtype=torch.float64), []
         if box is not None:
             moved, seen = boxes.move(box, images.eval_crop(height, width, resize))
             kept = moved[seen > SEEN]
+            told = zip(given.names[file.name], seen > SEEN, strict=True)
+            names = [name for name, there in told if there and name]
         rows.append(kept.float() if len(kept) else grid_cells(kept, 1)[0])
+        said.append(names)
     most = max(map(len, rows))
     box = torch.zeros(len(rows), most, 4)
     for row, one in zip(box, rows, strict=True):
         row[: len(one)] = one
     valid = torch.arange(most) < torch.tensor([len(one) for one in rows])[:, None]
-    return Regions(box, valid, torch.zeros(len(rows), most, dtype=torch.long))
+    tags = None if model is None else _tags(said, model)
+    return Regions(box, valid, torch.zeros(len(rows), most, dtype=torch.long), tags=tags)
+
+
+def _tags(said: Sequence[Sequence[str]], model: DualEncoder) -> SaidTags | None:
+    """Class names of images as tags; None where texts are read in their context: then they had to
+    be behind each caption before it is read.
+    """
+    if model.tokenizer is None or model.text is None or model.text.settings["layers"]:
+        return None
+    longest, words = model.text.max_tokens, model.tokenizer
+    rows = [words.encode(" ".join(own), longest).ids[1:] if own else [] for own in said]
+    ids, mask, _ = pad(rows, [[False] * len(row) for row in rows], words.pad_id)
+    return SaidTags(ids, mask, model.text, longest)
 
 
 def joined(parts: Sequence[Regions]) -> Regions:
@@ -66,8 +101,13 @@ def joined(parts: Sequence[Regions]) -> Regions:
         return F.pad(x, (0, 0) * (x.ndim - 2) + (0, most - x.shape[1])).cpu()
 
     names = ("box", "valid", "label")
-    return Regions(*(torch.cat([padded(getattr(p, name)) for p in parts]) for name in names))
+    whole = Regions(*(torch.cat([padded(getattr(p, name)) for p in parts]) for name in names))
+    if tags := [part.tags for part in parts if part.tags is not None]:
+        most = max(one.ids.shape[1] for one in tags)
+        both = (torch.cat([padded(getattr(t, name)) for t in tags]) for name in ("ids", "mask"))
+        whole.tags = SaidTags(*both, tags[0].tower, tags[0].longest)
+    return whole
 
 
-def _area(box: Tensor) -> Tensor:
-    return (box[:, 2:] - box[:, :2]).prod(dim=1)
+def _area(box: Sequence[float]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])

@@ -6,11 +6,17 @@ import pytest
 import torch
 from torchvision.io import encode_jpeg
 
+from sparc_pretrain.data import images
 from sparc_pretrain.data.tokenizer import Tokenizer
+from sparc_pretrain.dual_encoder import DualEncoder
+from sparc_pretrain.objectives.oscar import tagged
+from sparc_pretrain.towers.text import TextTower
+from sparc_pretrain.towers.vision import VisionTower
 from sparc_pretrain.zeroshot import box_reading, encode, retrieval
 from sparc_pretrain.zeroshot.given_boxes import joined, read_boxes, regions_of
 from sparc_pretrain.zeroshot.patch_reader import PatchReader
-from tests.models import encoder, pretrainer
+from sparc_pretrain.zeroshot.reranking import matcher
+from tests.models import TEXT, VISION, encoder, pretrainer
 from tests.zeroshot.test_reranking import phrase
 
 WORDS = ["a red star", "two blue fish", "a house"]
@@ -114,3 +120,51 @@ def test_the_boxes_that_a_demo_draws_are_those_that_grounding_judges(files):
     blind = pretrainer(dict(type="Oscar", **options), layers=0).objective.eval()
     with pytest.raises(ValueError, match="one stream"):
         Answers(None, model, blind).boxes(encode.open_image(photo), asked.text)
+
+
+def test_class_names_of_given_boxes_are_oscars_tags_behind_each_caption(files):
+    words = Tokenizer.train([*WORDS, "star"] * 3, 290).with_mask()
+    text = TextTower(**TEXT | dict(layers=0, vocab_size=words.vocab_size, max_tokens=24))
+    model = DualEncoder(VisionTower(**VISION), text, 16, tokenizer=words).eval()
+    options = dict(mask_id=words.mask_id, word_ids=list(words.word_ids), fusion=FUSION)
+    oscar = pretrainer(dict(type="Oscar", **options), layers=0).objective.eval()
+    given, paths = read_boxes(files / "boxes.json"), [files / f"{n}.jpg" for n in range(3)]
+    regions = regions_of(paths, [(40, 60)] * 3, given, "squash", model)
+    names = [
+        words.decode(row[mask])
+        for row, mask in zip(*(regions.tags.ids, regions.tags.mask), strict=True)
+    ]
+    assert names == ["star star star", "star", ""]
+    seen = regions_of(paths[:1], [(40, 60)], given, "crop", model).tags
+    assert words.decode(seen.ids[0][seen.mask[0]]) == "star star"  # of one nothing is seen
+    both = joined([regions.rows(slice(0, 1)), regions.rows(slice(1, 3))])
+    assert torch.equal(both.tags.ids, regions.tags.ids) and both.tags.tower is text
+    pixels = torch.stack([images.eval_resize(encode.open_image(f), 32, "squash") for f in paths])
+    said = ["a red star", "a house", "two blue fish"]
+    with torch.no_grad():
+        image, caption = model.image_features(pixels), model.text_features(*model.tokenize(said))
+        image.regions = regions
+        found = oscar.begin(image, caption)
+        tokens, real = oscar.image_tokens(image)
+        for row, caption_text in enumerate(said):
+            ids = [*words.encode(caption_text).ids, *regions.tags.ids[row][regions.tags.mask[row]]]
+            own = len(words.encode(caption_text).ids)
+            segment = torch.tensor([[0] * own + [1] * (len(ids) - own)])
+            ids = torch.tensor([[int(i) for i in ids]])
+            states = text(ids, torch.ones_like(ids).bool())
+            mask = torch.ones_like(ids).bool()
+            one = (tokens[row : row + 1], real[row : row + 1])
+            wanted = oscar.fusion(states, mask, *one, segment=segment)[0][0, 0]
+            torch.testing.assert_close(found[row], wanted)
+        regions.tags.longest = 6  # a caption of five tokens leaves room for one of its tags
+        states, mask, segment = tagged(caption.token_states, caption.mask, regions)
+        assert mask.sum(dim=1).max() <= 6 and segment[0].sum() >= 1
+        image.regions = regions_of(paths, [(40, 60)] * 3, given, "squash")
+        apart = (oscar.begin(image, caption) - found).abs().amax(dim=1) > 1e-6
+    assert apart.tolist() == [True, True, False]
+    boxed = encode.CaptionedImages(paths, WORDS, [0, 1, 2], given)
+    scores = encode.scores(model, oscar, boxed, "squash", batch_size=2)
+    again = retrieval.evaluate(model, oscar, boxed, best=3, resize="squash", batch_size=2)
+    judged = matcher(model, oscar, boxed, "squash", 2)(torch.arange(3), torch.arange(3))
+    torch.testing.assert_close(judged, scores.diagonal(), atol=2e-3, rtol=0)
+    assert "names are the tags" in again.protocol["read_by"]

@@ -82,6 +82,6 @@ class Retrieval(Task):
 def boxed(parser: ArgumentParser) -> None:
     """Boxes for those who read them, and fewer images."""
     parser.add_argument(
-        "--boxes", help="COCO-like file of boxes, for models that read regions (UNITER, Oscar)"
+        "--boxes", help="COCO-like file of boxes, for UNITER and Oscar (class names: its tags)"
     )
     parser.add_argument("--limit", type=int, help="only that many images")
