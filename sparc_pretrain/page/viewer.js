@@ -123,7 +123,7 @@
       if (n === null) {
         say("Point at a word, or tap it: its patches light up.");
         say("Click a patch: the words that gather it are marked.");
-        if (data.pictures.length > 1) say("Then show the same caption over another image: what still lights up there is not seen, it is habit.");
+        if (data.pictures.length > 1) say("Then show the same caption over another image: what lights up there as well is habit, not seen, unless the word fits that image too.");
         return;
       }
       const word = reading().words[n], own = word.seen[0], others = word.seen.slice(1);
@@ -139,12 +139,13 @@
         bars.append(make("span", plain(value)));
       };
       row("its image", own.score, "own");
+      if (state.picture) row("this other", shown(n).score);
       if (others.length) {
         const mean = others.reduce((sum, o) => sum + o.score, 0) / others.length;
         row(others.length > 1 ? `${others.length} others, mean` : "another", mean);
         const line = say("Difference ");
         line.append(make("b", signed(own.score - mean), word.out ? "out" : ""));
-        line.append(word.out ? `: above every other image (by chance 1 word in ${others.length + 1} is).` : ": not above every other image, so this word may say nothing of this one.");
+        line.append(word.out ? `: above every other image (by chance 1 word in ${others.length + 1} is).` : ": not above every other image. It may say nothing of this one, or fit another too.");
       }
       say(`Cosine of the word and what it gathers. Strongest patch: ${shown(n).peak.toFixed(1)} even shares.`, "note");
     }
@@ -153,7 +154,7 @@
       const box = find("numbers");
       box.replaceChildren();
       const head = box.createTHead().insertRow();
-      ["word", "difference", "its image", "others", "peak, even shares"].forEach((t) => { const th = head.appendChild(make("th", t)); th.scope = "col"; });
+      ["word", "difference", "its image", "others", "peak"].forEach((t) => { const th = head.appendChild(make("th", t)); th.scope = "col"; });
       const body = box.createTBody();
       reading().words.forEach((word) => {
         const others = word.seen.slice(1), row = body.insertRow();
@@ -173,7 +174,7 @@
       }
       root.classList.toggle("control", state.picture > 0);
       find("where").textContent = state.picture
-        ? `Another image (${data.pictures[state.picture].name}): whatever lights up here is not seen.`
+        ? `Another image (${data.pictures[state.picture].name}): what lights up here is habit, not seen, unless the word fits it too.`
         : data.pictures[0].name;
       const n = active(), pen = canvas.getContext("2d");
       canvas.width = Math.min(1240, 2 * stage.clientWidth || 800);
@@ -225,7 +226,7 @@
     photo.addEventListener("load", draw);
     new ResizeObserver(draw).observe(stage);
     const pressed = [
-      choice("pictures", "Picture: its own, or another as control", data.pictures.map((p, n) => (n < 2 ? ["its own", "another"][n] : String(n))), "picture"),
+      choice("pictures", "Picture: its own, or another as a control", data.pictures.map((p, n) => (n === 0 ? "its own" : data.pictures.length === 2 ? "another" : `other ${n}`)), "picture"),
       choice("readings", "Read as", data.readings.map((r) => r.title + (r.trained ? " (trained)" : "")), "reading"),
     ];
     const start = new URLSearchParams(location.hash.slice(1)); // #word=2&picture=1 opens it so

@@ -124,7 +124,7 @@ def test_the_control_the_readings_and_the_keyboard_work(page: Path) -> None:
         )
     )
     control, first, following, edge, none, words, pressed = json.loads(_text(asked(page, script)))
-    assert "other.jpg" in control and "not seen" in control
+    assert "other.jpg" in control and "habit, not seen" in control
     assert first == ["fish 100 %"] and following == edge == ["cup 100 %"] and none == []
     assert words == ["a cup"] and pressed == ["another", "Phrases"]
 

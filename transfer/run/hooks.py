@@ -9,7 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from sparc_pretrain.registry import HOOKS
 from transfer.detection.evaluator import DetectionMetric
 from transfer.mm import images
 from transfer.mm.label_maps import check_sample
+from transfer.run.class_drawing import draw_classes
 from transfer.run.foreign_metrics import declared_by
 
 LABEL = 1.3  # of the height of mmdet's largest label
@@ -202,17 +203,20 @@ class RecordHook(Hook):
 
 @contextmanager
 def legible_labels() -> Iterator[None]:
-    """mmdet writes the names of small boxes with 7 pixels; here all have `LABEL` times its 13."""
-    module = sys.modules.get("mmdet.visualization.local_visualizer")
-    if module is None:
+    """mmdet writes the names of small boxes with 7 pixels; here all have `LABEL` times its 13.
+    mmseg piles names up and cuts them; here `draw_classes` writes them.
+    """
+    boxes = sys.modules.get("mmdet.visualization.local_visualizer")
+    maps = sys.modules.get("mmseg.visualization.local_visualizer")
+    with ExitStack() as stack:
+        if boxes is not None:
+            stack.callback(setattr, boxes, "_get_adaptive_scales", boxes._get_adaptive_scales)
+            boxes._get_adaptive_scales = lambda areas, *_, **__: np.full(len(areas), LABEL)
+        if maps is not None:
+            drawer = maps.SegLocalVisualizer
+            stack.callback(setattr, drawer, "_draw_sem_seg", drawer._draw_sem_seg)
+            drawer._draw_sem_seg = draw_classes
         yield
-        return
-    original = module._get_adaptive_scales
-    module._get_adaptive_scales = lambda areas, *_, **__: np.full(len(areas), LABEL)
-    try:
-        yield
-    finally:
-        module._get_adaptive_scales = original
 
 
 def enlarged(image: np.ndarray, sample: Any) -> tuple[np.ndarray, Any]:
