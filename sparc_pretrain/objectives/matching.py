@@ -69,7 +69,8 @@ def hard_pairs(
     own: Tensor,
     here: Tensor,
 ) -> Pairs:
-    """Every concept of `here` with itself, its image with a hard text, its text with a hard image.
+    """Every concept of `here` with itself, its image with a hard text, its text with a hard image;
+    one without a candidate takes no part: matches alone would teach to say yes.
 
     Args:
         sides: vectors of the own images and of the own texts, [n,D] each. others: of all, [N,D]
@@ -81,9 +82,9 @@ def hard_pairs(
     scores = (scale * image @ texts.T, scale * text @ images.T)
     scores = [one.masked_fill(~valid, -torch.inf) for one in scores]
     text, image = (draw_negatives(s, allowed, u) for s, u in zip(scores, noise, strict=True))
-    with_text, with_image = here & (text >= 0), here & (image >= 0)
-    texts = torch.cat([own[here], text[with_text], own[with_image]])
-    concepts = torch.cat([own[here], own[with_text], image[with_image]])
+    taking = here & (text >= 0) & (image >= 0)
+    texts = torch.cat([own[taking], text[taking], own[taking]])
+    concepts = torch.cat([own[taking], own[taking], image[taking]])
     return Pairs(texts, concepts, texts == concepts)
 
 

@@ -167,6 +167,8 @@ def test_regions_are_cut_by_order_and_named_by_the_vocabulary(tmp_path):
     assert regions.box[0, 0].tolist() == pytest.approx([0.25, 0.2, 0.75, 0.6])
     with pytest.raises(TooManyBadSamples, match="no boxes"):
         dataset(tmp_path / "b", "a house", fields=dict(regions=2))[0]
+    with pytest.raises(TooManyBadSamples, match="no tags"):
+        dataset(tmp_path / "d", "a house", fields=dict(tags=5))[0]
     grid = dict(regions=20, without_boxes="grid")
     regions = collate([dataset(tmp_path / "c", "a house", fields=grid)[0]]).regions
     assert regions.valid.sum() == 16 and regions.box[0, 1].tolist() == [0.25, 0, 0.5, 0.25]

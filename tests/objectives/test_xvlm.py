@@ -135,6 +135,14 @@ def test_a_batch_without_a_negative_and_one_without_a_box_have_finite_losses():
     assert losses["loss"].isfinite()
 
 
+def test_a_batch_of_one_text_alone_has_nothing_to_tell_apart():
+    batch = concept_batch(4, dtype=torch.float64)
+    batch.concepts.text_id[:] = 5
+    losses, grads = gradients(model(), batch)
+    assert losses["itc_loss"] == 0 and losses["itm_loss"] == 0 and losses["mlm_loss"] > 0
+    assert all(grad.isfinite().all() for grad in grads.values())
+
+
 def test_a_batch_without_any_concept_costs_nothing():
     batch = concept_batch(4, dtype=torch.float64)
     batch.concepts.valid[:] = False

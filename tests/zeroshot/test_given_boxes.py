@@ -16,8 +16,10 @@ from sparc_pretrain.zeroshot import box_reading, encode, retrieval
 from sparc_pretrain.zeroshot.given_boxes import joined, read_boxes, regions_of
 from sparc_pretrain.zeroshot.patch_reader import PatchReader
 from sparc_pretrain.zeroshot.reranking import matcher
+from tests.commands import call, refusal
 from tests.models import TEXT, VISION, encoder, pretrainer
 from tests.zeroshot.test_reranking import phrase
+from tests.zeroshot.test_terms import run_folder_of, scenes  # noqa: F401  a fixture
 
 WORDS = ["a red star", "two blue fish", "a house"]
 FUSION = dict(layers=1, heads=2, dropout=0.0)
@@ -168,3 +170,16 @@ def test_class_names_of_given_boxes_are_oscars_tags_behind_each_caption(files):
     judged = matcher(model, oscar, boxed, "squash", 2)(torch.arange(3), torch.arange(3))
     torch.testing.assert_close(judged, scores.diagonal(), atol=2e-3, rtol=0)
     assert "names are the tags" in again.protocol["read_by"]
+
+
+@pytest.mark.parametrize("task", ["segmentation", "regions"])
+def test_dense_tasks_refuse_models_without_a_shared_space_in_a_line(task, scenes, tmp_path):  # noqa: F811
+    run = run_folder_of("Uniter", {}, tmp_path / "w")
+    given = ["--images", scenes / "images/val", "--out", tmp_path / "m.json"]
+    given += ["--annotations", scenes / "annotations/instances_val.json"]
+    if task == "segmentation":
+        maps, classes = scenes / "ade/annotations/validation", scenes / "ade/classes.json"
+        given[-1:] = [maps, "--classes", classes]
+        given[1] = scenes / "ade/images/validation"
+    line = refusal(call("zeroshot", run, task, *given))
+    assert "no space that both share" in line
