@@ -281,9 +281,12 @@ def _protocol_differences(starts: dict[str, list[Evaluation]]) -> list[str]:
 
 
 def _protocol(evaluation: Evaluation) -> dict[str, Any]:
-    """The protocol without what has to differ: output files, and the objective that reads."""
+    """The protocol without what has to differ: output files, the objective that reads, and which of
+    its terms hold against what.
+    """
     protocol = dict(evaluation.record.get("protocol") or {})
-    protocol.pop("read_by", None)
+    for name in ("read_by", "holds", "controls"):
+        protocol.pop(name, None)
     if isinstance(protocol.get("evaluator"), dict):
         protocol["evaluator"] = {
             k: v for k, v in protocol["evaluator"].items() if k != "outfile_prefix"

@@ -448,6 +448,19 @@ def test_links_lead_from_the_page_to_record_config_and_run(tree, tmp_path):
     assert wanted <= set(links) and all((out.parent / link).exists() for link in links)
 
 
+def test_which_terms_hold_is_no_difference_of_protocols(tmp_path):
+    for name, visits in (("a", 1), ("b", 2)):
+        protocol = {"holds": {f"{name}_loss": True}, "controls": {name: []}, "visits": visits}
+        record = {"task": "terms", "metrics": {"x_accuracy": 0.5}, "protocol": protocol}
+        record |= {"data": "data/x/val", "backbone": {"objective": "Sparc", "sha256": name}}
+        record["backbone"]["run"] = name
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps(record))
+    page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
+    remark = page.partition("not alike:")[2].partition("<")[0]
+    assert "visits" in remark and "holds" not in remark and "controls" not in remark
+
+
 def test_boxes_plans_and_patches_are_shown_whole(tree, tmp_path):
     record = {"metrics": {"box_IoU": 0.5}, "data": "data/x/val"}
     record["backbone"] = {"objective": "Sparc", "sha256": "a"}
