@@ -12,7 +12,11 @@ data = dict(
     ],
     fields=dict(concepts=5, crop="element"),
 )
-model = dict(objective=dict(_delete_=True, type="Xvlm", fusion=dict(layers=3, heads=3)))
+# both say where a patch lies; from random weights boxes are not learnt without
+model = dict(
+    vision=dict(pos_embed_init="sincos"),
+    objective=dict(_delete_=True, type="Xvlm", fusion=dict(layers=3, heads=3, places=True)),
+)
 optim_wrapper = dict(
     paramwise_cfg=dict(custom_keys={"objective.": dict(lr_mult=2.0)}),
     optimizer=dict(lr=5e-4, weight_decay=0.01),
