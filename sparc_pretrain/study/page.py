@@ -10,6 +10,7 @@ from sparc_pretrain.study.catalogue import described
 from sparc_pretrain.study.plan import Plan
 from sparc_pretrain.study.protocol import about, how_to_read, protocol
 from sparc_pretrain.study.sheets import Entry, Line, Sheet, number, sheets
+from sparc_pretrain.study.verdict import verdict
 
 WIDTH, ROW, LEFT, RIGHT = 400, 22, 152, 50
 MARKS = {1: "▲", -1: "▼", 0: ""}
@@ -23,6 +24,9 @@ def render(plan: Plan, study: dict[str, Any]) -> str:
         f"<title>Study: {_text(study['name'])}</title>",
         f"<style>{viewer.part('design.css')}{viewer.part('study.css')}</style>",
         f"<h1>Study: {_text(study['name'])}</h1>",
+        "<ul class=verdict>",
+        *(f"<li>{_text(line)}</li>" for line in verdict(plan, study)),
+        "</ul>",
         *(f"<p>{_text(line)}</p>" for line in about(plan, study)),
         "<h2>How to read the tables</h2><ul>",
         *(f"<li>{_text(line)}</li>" for line in how_to_read(plan)),
@@ -40,7 +44,8 @@ def render(plan: Plan, study: dict[str, Any]) -> str:
 
 def markdown(plan: Plan, study: dict[str, Any]) -> str:
     """The same, without plots, for where HTML is not shown."""
-    parts = [f"# Study: {study['name']}", *about(plan, study), "## How to read the tables"]
+    parts = [f"# Study: {study['name']}", "\n".join(f"- {line}" for line in verdict(plan, study))]
+    parts += [*about(plan, study), "## How to read the tables"]
     parts.append("\n".join(f"- {line}" for line in how_to_read(plan)))
     for sheet in sheets(plan, study):
         head = ["", *sheet.columns]

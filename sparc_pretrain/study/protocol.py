@@ -21,10 +21,10 @@ def about(plan: Plan, study: dict[str, Any]) -> list[str]:
     seeds_done: dict[str, int] = {}
     for row in study["rows"]:
         seeds_done[row["arm"]] = max(row["seeds"], seeds_done.get(row["arm"], 0))
-    done = ", ".join(
+    done = "; ".join(
         f"{arm.label} {seeds_done[arm.name]}" for arm in main if arm.name in seeds_done
     )
-    names = ", ".join(arm.label for arm in main)
+    names = "; ".join(arm.label for arm in main)
     return [
         f"{len(main)} objectives, {len(seeds)} seeds planned: {names}. Every one is trained on the "
         "same image-text pairs, with the same towers, order and schedule; the objective alone "
