@@ -116,6 +116,7 @@ def test_an_objective_imports_only_what_objectives_may(path):
         "mosaic",
         "regions",
         "single_stream",
+        "tags",
         "terms",
         "transport",
     )

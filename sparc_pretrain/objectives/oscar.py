@@ -17,34 +17,24 @@ from torch.nn import functional as F
 from sparc_pretrain import chance
 from sparc_pretrain.chance import Stream
 from sparc_pretrain.distributed import gather_padded
+from sparc_pretrain.objectives.base import Writer
 from sparc_pretrain.objectives.concepts import mean_of
 from sparc_pretrain.objectives.contrastive import full_precision, without_autocast
 from sparc_pretrain.objectives.masking import hide_words, masked_lm_loss
 from sparc_pretrain.objectives.regions import Seen, seen_of
 from sparc_pretrain.objectives.single_stream import CELLS, PooledHead, SingleStream, draw_partners
+from sparc_pretrain.objectives.tags import at_the_end, cut, fitting, join, tagged
 from sparc_pretrain.objectives.terms import anchored, share_of, step_of
 from sparc_pretrain.registry import OBJECTIVES
+from sparc_pretrain.towers.fusion import TAGS
 from sparc_pretrain.towers.regions import geometry
-from sparc_pretrain.types import Batch, Features, ImageFeatures, Regions, TextFeatures, Views, Words
+from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures, Views, Words
 
+__all__ = ["Oscar", "cut", "fitting", "join", "kinds", "pollution_loss", "replace_tags"]
 OWN, WRONG_TAGS, WRONG_CAPTION = range(3)
 # number of kinds -> shares of wrong tags and wrong captions
 SHARES = {2: (0.5, 0.0), 3: (0.25, 0.25)}
 GEOMETRY = 6  # x0 y0 x1 y1 w h
-
-
-def join(
-    ids: Tensor, mask: Tensor, tags: Tensor, tag_mask: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Captions [B,T] and tags [B,Q], one behind the other without a gap -> (ids, mask, segment)
-    [B,N], N the longest; segment 0 = caption, 1 = tags; padding is 0.
-    """
-    real = torch.cat([mask, tag_mask], dim=1)
-    order = (~real).byte().argsort(dim=1, stable=True)[:, : int(real.sum(dim=1).max())]
-    both = torch.cat([ids, tags], dim=1).gather(1, order)
-    segment = torch.cat([torch.zeros_like(ids), torch.ones_like(tags)], dim=1).gather(1, order)
-    real = real.gather(1, order)
-    return both * real, real, segment * real
 
 
 def kinds(noise: Tensor, wrong_tags: float = 0.5, wrong_caption: float = 0.0) -> Tensor:
@@ -78,38 +68,6 @@ def replace_tags(
     there = donor.clamp(min=0)
     tag_mask = torch.where(row, other_mask[there], tag_mask)
     return torch.where(row, others[there], tags), tag_mask, kind
-
-
-def fitting(caption: Tensor, tags: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Lengths [B] of captions and tags that are `most` together: the longer one is cut first, of
-    equal ones the tags (BERT's way).
-    """
-    half = most // 2
-    of_caption = torch.where(tags <= half, most - tags, most - half)
-    of_tags = torch.where(caption <= half, most - caption, half)
-    return torch.minimum(caption, of_caption), torch.minimum(tags, of_tags)
-
-
-def cut(ids: Tensor, mask: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Texts [B,T] cut to `length` [B], the last token stays."""
-    last = (mask.sum(dim=1) - 1).clamp(min=0)
-    place = torch.arange(ids.shape[1], device=ids.device)
-    at_end = place == length[:, None] - 1
-    ids = torch.where(at_end, ids.gather(1, last[:, None]), ids)
-    return ids, mask & (place < length[:, None])
-
-
-def tagged(states: Tensor, mask: Tensor, regions: Regions) -> tuple[Tensor, Tensor, Tensor]:
-    """Captions [n,T] and the tags of their regions behind them, as `join`, as states [n,N,Dt]; tags
-    lose what is too long.
-    """
-    tags = regions.tags
-    room = tags.longest - mask.sum(dim=1, keepdim=True)
-    kept = tags.mask & (torch.arange(tags.ids.shape[1], device=room.device) < room)
-    ids, real, segment = join(torch.zeros_like(mask, dtype=torch.long), mask, tags.ids, kept)
-    behind = tags.tower(ids, real).to(states.dtype)
-    states = F.pad(states[:, : ids.shape[1]], (0, 0, 0, max(0, ids.shape[1] - states.shape[1])))
-    return torch.where((segment == 1)[..., None], behind, states), real, segment
 
 
 @without_autocast
@@ -270,6 +228,21 @@ class Oscar(SingleStream):
         if image.regions is not None and image.regions.tags is not None:
             *said, segment = tagged(*said, image.regions)
         return self.fuse(*said, *self.image_tokens(image), segment)[0][:, 0]
+
+    def writer(self, image: ImageFeatures) -> Writer:
+        """See `SingleStream`; tags are seen by words, see none, and stand in the last places."""
+        if image.regions is None or image.regions.tags is None:
+            return super().writer(image)
+        (tokens, real), (tags, named) = self.image_tokens(image), at_the_end(image.regions)
+
+        def fused(states: Tensor, mask: Tensor, owner: Tensor) -> Tensor:
+            text, said = torch.cat([states, tags[owner]], 1), torch.cat([mask, named[owner]], 1)
+            segment = torch.zeros_like(said, dtype=torch.long)
+            segment[:, states.shape[1] :] = TAGS
+            given = (text, said, tokens[owner], real[owner])
+            return self.fusion(*given, segment=segment, causal=True)[0][:, : states.shape[1]]
+
+        return fused
 
     def match(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """How well row i of the images and row i of the texts match: log-odds [n] of 'own'."""

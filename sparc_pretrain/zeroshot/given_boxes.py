@@ -20,11 +20,29 @@ SEEN = 0.5  # share of a box that must be in the picture as it is read
 
 
 class Boxes(dict[str, Tensor]):
-    """File name -> boxes [n,4] (x0 y0 x1 y1, pixels), largest first; `names`: of their classes."""
+    """File name -> boxes [n,4] (x0 y0 x1 y1, pixels), largest first; `names`: of their classes;
+    `sizes`: (H, W) of the images that say theirs.
+    """
 
-    def __init__(self, boxes: Mapping[str, Tensor], names: Mapping[str, Sequence[str]]) -> None:
-        super().__init__(boxes)
+    def __init__(
+        self,
+        found: Mapping[str, Tensor],
+        names: Mapping[str, Sequence[str]],
+        sizes: Mapping[str, tuple[int, int]],
+    ) -> None:
+        super().__init__(found)
         self.names = names
+        self.sizes = sizes
+
+    def seen(self, name: str, size: tuple[int, int], resize: str) -> tuple[Tensor, list[str]]:
+        """Boxes [n,4] in 0..1 of an image of `size` (H, W) as `images.eval_resize` shows it, those
+        of which enough is seen, and the class names that they have.
+        """
+        if name not in self:
+            return torch.zeros(0, 4, dtype=torch.float64), []
+        moved, share = boxes.move(self[name], images.eval_crop(*size, resize))
+        told = zip(self.names[name], share > SEEN, strict=True)
+        return moved[share > SEEN], [one for one, there in told if there and one]
 
 
 def read_boxes(file: str | Path) -> Boxes:
@@ -48,7 +66,13 @@ def read_boxes(file: str | Path) -> Boxes:
         for name, own in rows.items()
         if own
     }
-    return Boxes(made, {name: [said for _, said in own] for name, own in rows.items()})
+    said = {name: [told for _, told in own] for name, own in rows.items()}
+    sizes = {
+        Path(row["file_name"]).name: (int(row["height"]), int(row["width"]))
+        for row in content.images
+        if {"file_name", "height", "width"} <= row.keys()
+    }
+    return Boxes(made, said, sizes)
 
 
 def regions_of(
@@ -61,23 +85,22 @@ def regions_of(
     """Regions [B,R] of images of `sizes` (H, W), as `images.eval_resize` shows them; an image of
     which no box is seen has 4 x 4 cells. model: its tokens are those of the class names.
     """
-    rows, said = [], []
-    for file, (height, width) in zip(files, sizes, strict=True):
-        box = given.get(file.name)
-        kept, names = torch.zeros(0, 4, dtype=torch.float64), []
-        if box is not None:
-            moved, seen = boxes.move(box, images.eval_crop(height, width, resize))
-            kept = moved[seen > SEEN]
-            told = zip(given.names[file.name], seen > SEEN, strict=True)
-            names = [name for name, there in told if there and name]
-        rows.append(kept.float() if len(kept) else grid_cells(kept, 1)[0])
-        said.append(names)
+    both = zip(files, sizes, strict=True)
+    seen = [given.seen(file.name, size, resize) for file, size in both]
+    return as_regions(*zip(*seen, strict=True), model)
+
+
+def as_regions(
+    given: Sequence[Tensor], names: Sequence[Sequence[str]], model: DualEncoder | None
+) -> Regions:
+    """Regions [B,R] of boxes [n,4] in 0..1 and their class names; see `regions_of`."""
+    rows = [one.float() if len(one) else grid_cells(one, 1)[0] for one in given]
     most = max(map(len, rows))
     box = torch.zeros(len(rows), most, 4)
     for row, one in zip(box, rows, strict=True):
         row[: len(one)] = one
     valid = torch.arange(most) < torch.tensor([len(one) for one in rows])[:, None]
-    tags = None if model is None else _tags(said, model)
+    tags = None if model is None else _tags(names, model)
     return Regions(box, valid, torch.zeros(len(rows), most, dtype=torch.long), tags=tags)
 
 

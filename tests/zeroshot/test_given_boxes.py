@@ -9,7 +9,7 @@ from torchvision.io import encode_jpeg
 from sparc_pretrain.data import images
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.dual_encoder import DualEncoder
-from sparc_pretrain.objectives.oscar import tagged
+from sparc_pretrain.objectives.tags import tagged
 from sparc_pretrain.towers.text import TextTower
 from sparc_pretrain.towers.vision import VisionTower
 from sparc_pretrain.zeroshot import box_reading, encode, retrieval

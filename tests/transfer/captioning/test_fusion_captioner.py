@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sparc_pretrain import run_folder
-from sparc_pretrain.registry import MODELS
+from sparc_pretrain.registry import DATASETS, MODELS
 from sparc_pretrain.types import ImageFeatures, TextFeatures
 from sparc_pretrain.zeroshot import encode
 from tests.commands import ROOT, call, refusal
@@ -256,3 +256,61 @@ def test_the_tools_train_test_and_caption_with_it(runs, tmp_path):
     assert call("caption", work, photo)[0] == 0
     line = refusal(call("train", config, *given, "--layer-decay", "0.7"))
     assert "no --adamw and no --layer-decay" in line
+
+
+def boxed(names: list[list[str]]) -> list[BaseDataElement]:
+    """Two regions of each image; their names."""
+    box = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.5, 0.25, 1.0, 1.0]])
+    pairs = zip(TEXTS, names, strict=True)
+    return [
+        BaseDataElement(metainfo=dict(caption=text, regions=box, names=one)) for text, one in pairs
+    ]
+
+
+def test_boxes_of_the_data_are_regions_and_their_names_oscars_tags(runs):
+    names = [["dog", "sky"], ["cats"], ["sky", "red"], ["green"]]
+    ids = torch.randint(3, 250, (4, 7), generator=torch.Generator().manual_seed(1))
+    for kind in KINDS:
+        model, shown = make(runs[kind]), pictures()
+
+        @torch.no_grad()
+        def told(given, ids=ids, model=model, shown=shown):
+            write = model.objective.writer(model.images(shown, given))
+            real = torch.ones_like(ids).bool()
+            return model.states(write, ids, real, torch.arange(4))
+
+        plain, some, others = told(()), told(boxed(names)), told(boxed(names[::-1]))
+        moved = [(a - b).abs().amax() > 1e-5 for a, b in ((plain, some), (some, others))]
+        assert moved == {"Uniter": [True, False], "Oscar": [True, True]}.get(kind, [False, False])
+        cut = told(boxed(names), ids[:, :4])
+        torch.testing.assert_close(cut, some[:, :4])  # tags stay in their places, and see no word
+    model = make(runs["Oscar"], max_tokens=5)
+    loss = model(pictures(), boxed(names), "loss")["caption_loss"]
+    loss.backward()
+    assert model.encoder.text.word_table.grad[model.encoder.tokenizer.encode("dog").ids[1]].any()
+    said = model(pictures(), boxed(names), "predict")
+    assert [one.prediction for one in said] == model.generate(pictures(), boxed(names))
+
+
+def test_a_data_set_gives_the_boxes_of_its_images_as_they_are_seen(tmp_path):
+    for n in range(2):
+        Image.new("RGB", (40, 20)).save(tmp_path / f"{n}.png")
+    sizes = [dict(id=n, file_name=f"{n}.png", width=40, height=20) for n in range(2)]
+    box = dict(id=1, image_id=0, category_id=3, bbox=[10, 5, 20, 10])
+    kinds = [dict(id=3, name="red dog")]
+    write = json.dumps
+    file, captions = tmp_path / "boxes.json", tmp_path / "captions.tsv"
+    file.write_text(write(dict(images=sizes, annotations=[box], categories=kinds)))
+    captions.write_text("0.png\ta dog\n1.png\tthe sky")
+    config = dict(type="sparc.CaptionDataset", ann_file="captions.tsv", data_prefix=dict(img=""))
+    config |= dict(data_root=str(tmp_path), boxes="boxes.json", size=16)
+    data = DATASETS.build(config)
+    one, other = (data[n]["data_samples"] for n in range(2))
+    assert one.regions.tolist() == [[0.25, 0.25, 0.75, 0.75]] and one.names == ["red dog"]
+    assert other.regions.shape == (0, 4) and other.names == []
+    cropped = DATASETS.build({**config, "how": "crop"})[0]["data_samples"]  # 10..30 of 40
+    assert cropped.regions.tolist() == [[0.0, 0.25, 1.0, 0.75]]
+    bare = [dict(id=n, file_name=f"{n}.png") for n in range(2)]
+    file.write_text(write(dict(images=bare, annotations=[box], categories=kinds)))
+    with pytest.raises(ValueError, match=r"boxes\.json: its images say no width and height"):
+        DATASETS.build(config)

@@ -16,6 +16,7 @@ from sparc_pretrain.data.health import DataHealth
 from sparc_pretrain.data.images import MAX_PIXELS, BadImage, decode, eval_resize
 from sparc_pretrain.registry import DATASETS
 from sparc_pretrain.types import BadSample
+from sparc_pretrain.zeroshot.given_boxes import read_boxes
 
 TRIES = 20  # neighbours looked at in place of an image that cannot be used
 
@@ -103,6 +104,8 @@ class CaptionDataset(ImageItems):
         max_bad: share of bad images (of at least 1,000 items, per loader process) that stops
             training.
         max_words: longer captions are left out of training, and counted.
+        boxes: COCO-like file, below `data_root`: data samples have `regions` [n,4], x0 y0 x1 y1 in
+            0..1 of the image as it is seen, and `names`, their classes (see `FusionCaptioner`).
 
     A bad image stops an evaluation with a ValueError that names it (a score over fewer images is
     another score); in training it is logged, counted in `health` and replaced by the next good one.
@@ -123,6 +126,7 @@ class CaptionDataset(ImageItems):
         max_pixels: float = MAX_PIXELS,
         max_bad: float = 0.01,
         max_words: int = 100,
+        boxes: str | None = None,
     ) -> None:
         path = str(Path(data_root) / ann_file)
         found = read_captions(path, split)
@@ -144,6 +148,9 @@ class CaptionDataset(ImageItems):
                 raise ValueError(f"{path}: every caption has more than {max_words} words")
         folder = Path(data_root) / data_prefix["img"]
         super().__init__(path, folder, items, size, test_mode, how, max_pixels, max_bad)
+        self.boxes = read_boxes(Path(data_root) / boxes) if boxes else None
+        if boxes and not self.boxes.sizes:
+            raise ValueError(f"{Path(data_root) / boxes}: its images say no width and height")
 
     @property
     def lengths(self) -> list[int]:
@@ -155,6 +162,10 @@ class CaptionDataset(ImageItems):
         image, index = self._good_image(index)
         name, texts = self.items[index]
         text = {"references": texts} if self.test_mode else {"caption": texts[0]}
+        if self.boxes is not None:
+            file = Path(name).name
+            seen = self.boxes.seen(file, self.boxes.sizes.get(file, (1, 1)), self.how)
+            text |= dict(zip(("regions", "names"), seen, strict=True))
         return {
             "inputs": image,
             "data_samples": BaseDataElement(metainfo={"image": name, **text}),

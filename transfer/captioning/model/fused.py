@@ -23,6 +23,7 @@ from sparc_pretrain.data.tokenizer import pad_rows
 from sparc_pretrain.registry import MODELS, parameters_of
 from sparc_pretrain.types import ImageFeatures
 from sparc_pretrain.zeroshot import encode
+from sparc_pretrain.zeroshot.given_boxes import as_regions
 from transfer.captioning.model.extension import generation_config
 from transfer.captioning.model.flamingo import FORMER, FlamingoCaptioner
 
@@ -32,9 +33,10 @@ class FusionCaptioner(BaseModel):
     """image -> a run's tower -> its fusion encoder, causal over words -> its head of hidden words.
 
     X-VLM is its own decoder: words look at the patches. UNITER, Oscar and Kaleido-BERT take the
-    mask of sequence to sequence: words see regions (4 x 4 cells) or patches and the words before
-    them, an image's tokens no word. The state of a word says the next one, as X-VLM is fine-tuned
-    (Oscar's released code guesses a mask token put in its place). Everything is trained.
+    mask of sequence to sequence: words see regions or patches and the words before them, an image's
+    tokens no word. Regions are 4 x 4 cells, or the boxes of `CaptionDataset`, whose class names are
+    Oscar's tags, which see no word either. The state of a word says the next one, as X-VLM is
+    fine-tuned (Oscar's released code guesses a mask token put in its place). All is trained.
 
     Args:
         run: a run folder of one of the four. bridge: `dict(kind='fusion')`.
@@ -111,9 +113,16 @@ class FusionCaptioner(BaseModel):
         said = real & (place >= len(self.start))
         return tuple(x.to(self.encoder.mean.device) for x in (ids, real, said))
 
-    def images(self, inputs: Sequence[Tensor]) -> ImageFeatures:
-        """Images [3,S,S] uint8 as the run reads them."""
-        return self.objective.read_images(self.encoder, torch.stack(list(inputs)))
+    def images(
+        self, inputs: Sequence[Tensor], samples: Sequence[BaseDataElement] = ()
+    ) -> ImageFeatures:
+        """Images [3,S,S] uint8 as the run reads them, with the boxes that all samples have."""
+        image = self.objective.read_images(self.encoder, torch.stack(list(inputs)))
+        boxes = [sample.get("regions") for sample in samples]
+        if boxes and all(box is not None for box in boxes):
+            regions = as_regions(boxes, [sample.names for sample in samples], self.encoder)
+            image.regions = regions.to(self.encoder.mean.device)
+        return image
 
     def states(self, write: Any, ids: Tensor, real: Tensor, owner: Tensor) -> Tensor:
         """Fused states [B,T,H] of texts from left to right; write: `Objective.writer` of images;
@@ -132,7 +141,7 @@ class FusionCaptioner(BaseModel):
         `token_accuracy`, 0 to 1.
         """
         ids, real, said = self.rows([sample.caption for sample in samples])
-        write = self.objective.writer(self.images(inputs))
+        write = self.objective.writer(self.images(inputs, samples))
         owner = torch.arange(len(ids), device=ids.device)
         states = self.states(write, ids[:, :-1], real[:, :-1], owner)
         logits, target = self.logits(states[said[:, 1:]]), ids[:, 1:][said[:, 1:]]
@@ -156,16 +165,18 @@ class FusionCaptioner(BaseModel):
             return self.loss(inputs, data_samples)
         if mode != "predict":
             raise ValueError(f"{type(self).__name__} has the modes 'loss' and 'predict'")
-        for sample, text in zip(data_samples, self.generate(inputs), strict=True):
+        for sample, text in zip(data_samples, self.generate(inputs, data_samples), strict=True):
             sample.set_field(text, "prediction", dtype=str)
         return list(data_samples)
 
     @torch.no_grad()
-    def generate(self, inputs: Sequence[Tensor]) -> list[str]:
-        """The captions of images [3,S,S] uint8. Deterministic; sampling too, which draws from
-        `generation.seed`.
+    def generate(
+        self, inputs: Sequence[Tensor], samples: Sequence[BaseDataElement] = ()
+    ) -> list[str]:
+        """The captions of images [3,S,S] uint8, see `images`. Deterministic; sampling too, which
+        draws from `generation.seed`.
         """
-        words, write = self.encoder.tokenizer, self.objective.writer(self.images(inputs))
+        words, write = self.encoder.tokenizer, self.objective.writer(self.images(inputs, samples))
         device = self.encoder.mean.device
         start = torch.tensor([self.start], device=device).expand(len(inputs), -1)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
