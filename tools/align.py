@@ -64,10 +64,11 @@ def tell(reading: Reading, count: int) -> None:
     print("word            difference   its image    others   peak (even share = 1)")
     for number, word in enumerate(reading.own):
         gap, elsewhere = reading.gap(number), reading.elsewhere(number)
+        score = rounded(word.score)
         held = (
-            f"{gap:>+12.2f}{word.score:>12.2f}{elsewhere:>10.2f}"
+            f"{rounded(gap):>+12.2f}{score:>12.2f}{rounded(elsewhere):>10.2f}"
             if count
-            else f"{word.score:>24.2f}"
+            else f"{score:>24.2f}"
         )
         mark = f"   in {word.pieces} pieces: rare in the tokenizer's training text, or not there"
         print(f"{word.word:<14}{held}{word.peak:>10.1f}{mark if word.pieces > 1 else ''}")
@@ -75,6 +76,11 @@ def tell(reading: Reading, count: int) -> None:
         above = [w.word for n, w in enumerate(reading.own) if reading.stands_out(n)]
         chance = f"by chance 1 word in {count + 1} is"
         print(f"above every one of {count} other images ({chance}): {', '.join(above) or 'none'}")
+
+
+def rounded(value: float) -> float:
+    """To two digits, zero without a sign: +0.00 for -0.004."""
+    return round(value, 2) + 0.0
 
 
 if __name__ == "__main__":

@@ -91,8 +91,8 @@ def _foot(reading: Reading, measured: str, font, width: float) -> list[str]:
     if reading.others:
         said = [
             "Numbers: how much more the word finds here than in "
-            f"{len(reading.others)} other image{'s' * (len(reading.others) > 1)}. Near 0 it would "
-            "say the same of any image."
+            f"{len(reading.others)} other image{'s' * (len(reading.others) > 1)}. Near 0 it "
+            "says the same of them, unless they show it too."
         ]
     if any(word.pieces > 1 for word in reading.own):
         said.append("* in pieces: the tokenizer's training text had it rarely or never.")

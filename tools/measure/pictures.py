@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         shutil.copy(out, IMAGES / "words.png")
         page = (folder / "words.html").as_uri()
         light = shot(f"{page}#word=2", folder / "light.png", HEIGHT)
-        dark = shot(f"{page}#patch=26&reading=2", folder / "dark.png", HEIGHT, DARK)
+        dark = shot(f"{page}#word=2&picture=1", folder / "dark.png", HEIGHT, DARK)
         side_by_side([light, dark], IMAGES / "viewer.jpg")
         if args.report:
             head = shot(args.report.resolve().as_uri(), folder / "report.png", 1500)
