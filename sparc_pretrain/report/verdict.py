@@ -85,7 +85,7 @@ def next_steps(comparisons: Sequence[Comparison], found: Found) -> list[Step]:
             lines = [f"{train} --work-dir {work}/{one.kind}_1 {seed}"]
             if one.baseline == RANDOM:
                 lines += [f"{train} --from-scratch --work-dir {work}/{one.kind}_random_1 {seed}"]
-            lines += [f"sparc report {work}"]
+            lines += [f"sparc report {work} --out {work}/report.html"]
             steps.append(
                 Step(
                     f"A second seed of each start gives {one.kind} an interval (other tasks "

@@ -689,7 +689,7 @@ def test_the_next_step_is_two_trainings_beside_the_first_and_the_page_again(tree
     here = tree.relative_to(tree.parent)
     assert [line.split()[1] for line in step] == ["train", "train", "report"]
     assert f"--backbone {here}/sparc --from-scratch" in step[1]
-    assert step[2] == f"sparc report {here}"
+    assert step[2] == f"sparc report {here} --out {here}/report.html"
     for line in step[:2]:
         assert f"--work-dir {here}/detection" in line and "randomness.seed=1" in line
 
