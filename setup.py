@@ -7,7 +7,8 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
-TEST = ["pytest", "pytest-cov", "pytest-xdist", "ruff", "webdataset", "lvis"]
+REMOTE = ["obstore>=0.8"]  # s3://, gs://, https://
+TEST = ["pytest", "pytest-cov", "pytest-xdist", "ruff", "webdataset", "lvis", *REMOTE]
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"]
 VERSION = (HERE / "sparc_pretrain" / "__init__.py").read_text().split('"')[1]
 
@@ -99,6 +100,7 @@ setup(
     extras_require={
         "test": [*TEST, *DOCS],  # a test builds the site
         "logging": ["wandb", "mlflow"],
+        "remote": REMOTE,
         "demo": ["gradio>=5"],  # it asks for an older pillow than constraints.txt has
         "docs": DOCS,
     },

@@ -33,7 +33,9 @@ HOOKS = _child(
     "sparc_pretrain.pretraining.hooks",
     "sparc_pretrain.pretraining.zeroshot_hook",
 )
-LOOPS = _child(roots.LOOPS, "sparc_pretrain.pretraining.held_out")
+LOOPS = _child(
+    roots.LOOPS, "sparc_pretrain.pretraining.held_out", "sparc_pretrain.pretraining.delivery"
+)
 PARAM_SCHEDULERS = _child(roots.PARAM_SCHEDULERS, "sparc_pretrain.pretraining.schedules")
 METRICS = _child(roots.METRICS, "sparc_pretrain")
 OBJECTIVES = Registry("objective", scope="sparc", locations=["sparc_pretrain.objectives"])

@@ -163,6 +163,8 @@ class Batch(Rows):
     skipped  bad samples met, and replaced, while this batch was made
     word     [B,T] long, number of the word a token belongs to, -1 for special tokens and padding
     draw     [B] long, the sample's key for `chance`
+    length   tokens of each caption, if known: whose batch lies on a GPU would wait to count them
+    pad_id   what ids are padded with
 
     From here on only what the config's `data.fields` asks for, else None:
     image_id, product_id  [B] long, `chance.key_of` of their names
@@ -180,6 +182,8 @@ class Batch(Rows):
     skipped: list[BadSample] = field(default_factory=list)
     word: Tensor | None = None
     draw: Tensor | None = None
+    length: list[int] = field(default_factory=list, kw_only=True)
+    pad_id: int = field(default=0, kw_only=True)
     image_id: Tensor | None = None
     product_id: Tensor | None = None
     concepts: Concepts | None = None

@@ -145,12 +145,17 @@ def check_data(study: Plan, cells: list[Cell]) -> None:
             shards = source["shards"]
             if str(shards) not in looked_at:
                 looked_at.add(str(shards))
-                missing = [path for path in expand(shards) if not path.is_file()]
+                missing = [path for path in expand(shards) if not _there(path)]
                 if missing:
                     raise FileNotFoundError(
                         f"{missing[0]} is missing ({len(missing)} in all); data.sources of "
                         f"{cell.name} names it"
                     )
+
+
+def _there(tar: Any) -> bool:
+    """Whether a tar can be read; of one at an address the training says so."""
+    return not isinstance(tar, Path) or tar.is_file()
 
 
 def ready(study: Plan, cell: Cell, work: Path) -> bool:

@@ -8,31 +8,37 @@ its own: the same for any number of workers and processes.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.registry import FUNCTIONS
 from torch.utils.data import Dataset
 
-from sparc_pretrain.chance import key_of
 from sparc_pretrain.data import images
 from sparc_pretrain.data.boxes import Crop
 from sparc_pretrain.data.captions import BadCaption, stored_captions
+from sparc_pretrain.data.collate import collate
 from sparc_pretrain.data.element_json import BadElements
 from sparc_pretrain.data.elements import Elements, parse, said_in
 from sparc_pretrain.data.fields import Fields
-from sparc_pretrain.data.health import FIRST_LOOK, DataHealth, TooManyBadSamples, count
+from sparc_pretrain.data.health import (
+    FIRST_LOOK,
+    DataHealth,
+    ReadHealth,
+    TooManyBadSamples,
+    count,
+)
 from sparc_pretrain.data.images import BadImage
 from sparc_pretrain.data.region_files import RegionFiles
-from sparc_pretrain.data.shards import RawSample, ShardSet
-from sparc_pretrain.data.tokenizer import Tokenizer, pad, pad_rows
+from sparc_pretrain.data.shards import RawSample, ShardSet, read_ahead, read_in_turn
+from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.registry import DATASETS
-from sparc_pretrain.types import BadSample, Batch
+from sparc_pretrain.types import BadSample
 
 __all__ = ["DataHealth", "PairDataset", "TooManyBadSamples", "collate"]
 
@@ -100,6 +106,7 @@ class PairDataset(Dataset):
             raise ValueError("data.fields.region_files are of images as stored: flip must be 0")
         self.ends = np.cumsum([len(shards) for shards in self.shard_sets]).tolist()
         self._refuse_bad_shards(max_bad_shards)
+        self.reads = ReadHealth()
 
     def _refuse_bad_shards(self, most: float) -> None:
         total = sum(len(shards.paths) for shards in self.shard_sets)
@@ -139,15 +146,28 @@ class PairDataset(Dataset):
         return self.ends[-1]
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
-        index, visit = item if isinstance(item, (tuple, list)) else (item, 0)
-        index, visit = int(index), int(visit)
+        return self.__getitems__([item])[0]
+
+    def __getitems__(self, items: Sequence[int | tuple[int, int]]) -> list[dict[str, Any]]:
+        """The samples of a batch, as torch's DataLoader asks for them; remote ones are on their way
+        while earlier ones are decoded.
+        """
+        asked = [item if isinstance(item, (tuple, list)) else (item, 0) for item in items]
+        asked = [(int(index), int(visit)) for index, visit in asked]
+        places = [self._locate(index) for index, _ in asked]
+        reads = read_ahead([(self.shard_sets[source], n) for source, n in places])
+        return [self._sample(*one, read) for one, read in zip(asked, reads, strict=True)]
+
+    def _sample(self, index: int, visit: int, read: Callable[[], RawSample]) -> dict[str, Any]:
+        """A sample, which is read so, or what replaces it."""
         source, n = self._locate(index)
         skipped: list[BadSample] = []
         for attempt in range(FIRST_LOOK):
             generator = np.random.default_rng((self.seed, index, visit, attempt))
             if attempt:  # another sample of the same source
                 n = int(generator.integers(len(self.shard_sets[source])))
-            sample, bad = self._try(source, n, generator)
+                read = partial(self.shard_sets[source].read, n)
+            sample, bad = self._try(source, n, generator, read)
             if sample is not None:
                 return sample | dict(skipped=skipped)
             skipped.append(bad)
@@ -178,15 +198,20 @@ class PairDataset(Dataset):
         return source, index - (self.ends[source - 1] if source else 0)
 
     def _try(
-        self, source: int, n: int, generator: np.random.Generator
+        self,
+        source: int,
+        n: int,
+        generator: np.random.Generator,
+        read: Callable[[], RawSample],
     ) -> tuple[dict[str, Any] | None, BadSample | None]:
         """Sample `n` of a source, or why it cannot be used."""
         shards = self.shard_sets[source]
         shard = shards.paths[shards.locate(n)[0]]
         key = ""
         try:
-            raw = shards.read(n)
+            raw = read()
             key = raw.key
+            self.reads.worked()
             found = Elements(captions=stored_captions(raw)) if self.fields is None else None
             image = images.decode(raw.image, self.max_pixels)
             found = self._elements(raw, image) if found is None else found
@@ -198,6 +223,7 @@ class PairDataset(Dataset):
             return None, BadSample(str(shard), key, str(error))
         except OSError as error:
             why = error.strerror or "cannot be read"
+            self.reads.failed(error)
             return None, BadSample(str(shard), key, f"tar: {why}")
         said = found.captions or [""]  # of a source for boxes only
         caption = said[int(generator.integers(len(said)))] if self.train else said[0]
@@ -250,13 +276,12 @@ class PairDataset(Dataset):
 
 
 def _by_turns(sets: Sequence[ShardSet], places: range) -> Iterator[str]:
-    for n in places:
-        for shards in sets:
-            if n < len(shards):
-                with suppress(BadCaption, BadElements, OSError):
-                    raw = shards.read(n, image=False)
-                    boxed = raw.is_json and b'"elems"' in raw.text
-                    yield from said_in(raw.text) if boxed else stored_captions(raw)
+    wanted = ((shards, n) for n in places for shards in sets if n < len(shards))
+    for read in read_in_turn(wanted, image=False):
+        with suppress(BadCaption, BadElements, OSError):
+            raw = read()
+            boxed = raw.is_json and b'"elems"' in raw.text
+            yield from said_in(raw.text) if boxed else stored_captions(raw)
 
 
 def _as_list(sources: str | Path | Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
@@ -268,25 +293,3 @@ def _as_list(sources: str | Path | Sequence[dict[str, Any]]) -> Sequence[dict[st
     if not sources:
         raise ValueError("no source of data is given")
     return sources
-
-
-@FUNCTIONS.register_module(name="sparc_collate")
-def collate(samples: list[dict[str, Any]]) -> Batch:
-    """Samples of `PairDataset` -> Batch, texts right-padded to the longest of them."""
-    ids, mask, special = pad(
-        [sample["ids"] for sample in samples],
-        [sample["special"] for sample in samples],
-        samples[0]["pad_id"],
-    )
-    return Batch(
-        image=torch.stack([sample["image"] for sample in samples]),
-        ids=ids,
-        mask=mask,
-        special=special,
-        key=[sample["key"] for sample in samples],
-        caption=[sample["caption"] for sample in samples],
-        skipped=[bad for sample in samples for bad in sample["skipped"]],
-        word=pad_rows([sample["words"] for sample in samples], -1),
-        draw=torch.tensor([key_of(sample["key"]) for sample in samples]),
-        **(samples[0]["fields"].collate(samples) if samples[0]["fields"] else {}),
-    )

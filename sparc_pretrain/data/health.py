@@ -6,23 +6,42 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sparc_pretrain.data.captions import BadCaption, stored_captions
+from sparc_pretrain.data.remote import Lost
+from sparc_pretrain.data.shards import ShardSet, read_in_turn
 from sparc_pretrain.types import BadSample
-
-if TYPE_CHECKING:
-    from sparc_pretrain.data.shards import ShardSet
 
 MOST_LISTED = 1_000_000  # bad samples that are listed; more are only counted
 LOOKED_AT = 100  # tars of which `unusable_captions` reads one
+MOST_LOST = 10  # reads in a row that no try could save: not a sample is bad, the store is down
 FIRST_LOOK = 1000  # samples before the share of bad ones is judged, and tries before we give up
 
 
 class TooManyBadSamples(ValueError):
     """More samples or shards are unusable than allowed; the message says which and why."""
+
+
+class ReadHealth:
+    """Tells a bad sample from a store that is down."""
+
+    def __init__(self) -> None:
+        self.lost = 0  # reads in a row
+
+    def worked(self) -> None:
+        """A sample was read."""
+        self.lost = 0
+
+    def failed(self, error: OSError) -> None:
+        """It could not be. Raises TooManyBadSamples at the `MOST_LOST`th that was lost in a row."""
+        self.lost = self.lost + 1 if isinstance(error, Lost) else 0
+        if self.lost == MOST_LOST:
+            raise TooManyBadSamples(
+                f"{error}; the last {MOST_LOST} reads were lost like this: when the store and the "
+                "network are well again, run the same command with --resume auto"
+            ) from None
 
 
 class DataHealth:
@@ -93,8 +112,9 @@ def unusable_captions(shards: ShardSet) -> tuple[Counter[str], int]:
     found: Counter[str] = Counter()
     looked_at = 0
     starts = np.cumsum(shards.sizes) - shards.sizes
-    for start in starts[shards.sizes > 0][:LOOKED_AT].tolist():
-        raw = shards.read(start, image=False)
+    first = starts[shards.sizes > 0][:LOOKED_AT].tolist()
+    for read in read_in_turn(((shards, start) for start in first), image=False):
+        raw = read()
         if raw.text is None or (raw.is_json and b'"elems"' in raw.text):
             continue  # boxes with words need no caption
         looked_at += 1

@@ -15,20 +15,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sparc_pretrain.atomic_file import atomic_write
-from sparc_pretrain.data.tar_scan import IMAGE_EXTENSIONS, KEY_BYTES, row_type, scan
+from sparc_pretrain.data.address import Address
+from sparc_pretrain.data.tar_scan import IMAGE_EXTENSIONS, KEY_BYTES, Scan, row_type, scan
 
 __all__ = ["IMAGE_EXTENSIONS", "KEY_BYTES", "RawSample", "ShardIndex", "index_file", "places"]
 
 SUFFIX = ".index"
 FORMAT = b"SPARCIX2"
 PROBED = 1 << 16
+NOTHING = np.zeros(0, dtype=row_type(1))
 
 
 class RawSample(NamedTuple):
@@ -40,15 +44,19 @@ class RawSample(NamedTuple):
     is_json: bool
 
 
-def _probe(path: Path, size: int) -> str:
+def probe(read: Callable[[int, int], bytes], size: int) -> str:
     """What tells one tar from another of the same size without reading all of it: the sha256 of
-    its size and of its first, middle and last 64 KiB.
+    its size and of its first, middle and last 64 KiB, by `read(bytes, offset)`.
     """
     found = hashlib.sha256(size.to_bytes(8, "little"))
-    with open(path, "rb", buffering=0) as file:
-        for at in (0, max(0, size // 2 - PROBED // 2), max(0, size - PROBED)):
-            found.update(os.pread(file.fileno(), PROBED, at))
+    for at in (0, max(0, size // 2 - PROBED // 2), max(0, size - PROBED)):
+        found.update(read(PROBED, at))
     return found.hexdigest()
+
+
+def _probe(path: Path, size: int) -> str:
+    with open(path, "rb", buffering=0) as file:
+        return probe(partial(os.pread, file.fileno()), size)
 
 
 def index_file(tar: Path) -> Path:
@@ -56,12 +64,16 @@ def index_file(tar: Path) -> Path:
     return tar.with_name(tar.name + SUFFIX)
 
 
-def places(tar: Path) -> list[Path]:
-    """Where its index may lie: beside it, then in the user's cache, if there is a user's home."""
+def places(tar: Path | Address) -> list[Path]:
+    """Where its index may lie: beside it, if that is a folder, then in the user's cache, if there
+    is a user's home.
+    """
+    remote = isinstance(tar, Address)
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    name = hashlib.sha256(os.fsencode(tar.absolute())).hexdigest()[:32]
+    name = hashlib.sha256(os.fsencode(str(tar) if remote else tar.absolute())).hexdigest()[:32]
     in_cache = Path(cache, "sparc_pretrain", "shards", name + SUFFIX)
-    return [index_file(tar), in_cache] if in_cache.is_absolute() else [index_file(tar)]
+    beside = [] if remote else [index_file(tar)]
+    return [*beside, in_cache] if in_cache.is_absolute() else beside
 
 
 class ShardIndex:
@@ -101,23 +113,18 @@ class ShardIndex:
         stat = path.stat()
         if not path.is_file():  # a pipe would be waited for
             raise OSError(f"{path} is no file")
-        found = (
-            [] if verify else [(file, *_read_index(file, stat.st_size)) for file in places(path)]
-        )
+        found = [] if verify else [(file, *read_index(file, stat.st_size)) for file in places(path)]
         found = [one for one in found if one[1] is not None]
         for file, header, rows in found:
             if header["mtime_ns"] == stat.st_mtime_ns:
                 return cls(path, header, rows, file)
-        probe = _probe(path, stat.st_size)
+        probed = _probe(path, stat.st_size)
         for _, header, rows in found:
-            if header["probe"] == probe:
+            if header["probe"] == probed:
                 header["mtime_ns"] = stat.st_mtime_ns
-                return cls(path, header, rows, _write_index(path, header, rows))
-        rows, ignored, problem = scan(path)
-        header = dict(size=stat.st_size, mtime_ns=stat.st_mtime_ns, probe=probe, problem=problem)
-        header |= dict(ignored=ignored, without_caption=int((rows["text"] < 0).sum()))
-        header["sha256"] = hashlib.sha256(probe.encode() + rows.tobytes()).hexdigest()
-        return cls(path, header, rows, _write_index(path, header, rows))
+                return cls(path, header, rows, write_index(path, header, rows))
+        header, rows = described(scan(path), stat.st_size, stat.st_mtime_ns, probed)
+        return cls(path, header, rows, write_index(path, header, rows))
 
     def __len__(self) -> int:
         return self.header["samples"]
@@ -132,7 +139,7 @@ class ShardIndex:
         bytes).
         """
         if self._rows is None:
-            header, rows = _read_index(self._file, self.header["size"])
+            header, rows = read_index(self._file, self.header["size"])
             if header is None or header["sha256"] != self.sha256:
                 raise OSError(f"{self._file} was changed or damaged while it was in use")
             self._rows = rows
@@ -174,29 +181,48 @@ class ShardIndex:
         return data
 
 
-def _read_index(file: Path, size: int) -> tuple[dict | None, np.ndarray]:
-    """(header, rows) of an index file of a tar of `size` bytes, header None when there is none that
-    can be used: missing, cut, foreign, damaged.
+def described(
+    found: Scan, size: int, stamp: int | None, probed: str
+) -> tuple[dict[str, Any], np.ndarray]:
+    """(header, rows) of a new index: what a scan has found in a tar of `size` bytes, its time or
+    another number that changes with it, and its `probe`.
     """
-    nothing = np.zeros(0, dtype=row_type(1))
-    if not file.is_file():
-        return None, nothing
+    header = dict(size=size, mtime_ns=stamp, probe=probed, problem=found.problem)
+    header |= dict(ignored=found.ignored, without_caption=int((found.rows["text"] < 0).sum()))
+    header["sha256"] = identity(probed, found.rows)
+    return header, found.rows
+
+
+def identity(probed: str, rows: np.ndarray) -> str:
+    """A tar's `sha256`."""
+    return hashlib.sha256(probed.encode() + rows.tobytes()).hexdigest()
+
+
+def read_index(file: Path, size: int) -> tuple[dict | None, np.ndarray]:
+    """`parsed` of a file, header None also when there is none."""
     try:
-        raw = np.memmap(file, np.uint8, mode="r")
+        raw = np.memmap(file, np.uint8, mode="r") if file.is_file() else None
     except (OSError, ValueError):
-        return None, nothing
+        raw = None
+    return (None, NOTHING) if raw is None else parsed(raw, size)
+
+
+def parsed(raw: np.ndarray, size: int) -> tuple[dict | None, np.ndarray]:
+    """(header, rows) of the bytes [n] uint8 of an index of a tar of `size` bytes, header None when
+    they cannot be used: cut, foreign, damaged.
+    """
     start = 48 + int.from_bytes(bytes(raw[40:48]), "little")
     if bytes(raw[:8]) != FORMAT or hashlib.sha256(raw[40:]).digest() != bytes(raw[8:40]):
-        return None, nothing
+        return None, NOTHING
     try:
         header = json.loads(bytes(raw[48:start]))
         width, samples = header["key_width"], header["samples"]
         if header["size"] != size or not 0 < width <= KEY_BYTES:
-            return None, nothing
+            return None, NOTHING
         rows = raw[start:].view(row_type(width))
     except (ValueError, KeyError, TypeError, RecursionError):
-        return None, nothing  # somebody wrote a checksum for something else
-    return (header, rows) if len(rows) == samples and _inside(rows, size) else (None, nothing)
+        return None, NOTHING  # somebody wrote a checksum for something else
+    return (header, rows) if len(rows) == samples and _inside(rows, size) else (None, NOTHING)
 
 
 def _inside(rows: np.ndarray, size: int) -> bool:
@@ -209,7 +235,7 @@ def _inside(rows: np.ndarray, size: int) -> bool:
     return bool(image.all() and text.all())
 
 
-def _write_index(tar: Path, header: dict, rows: np.ndarray) -> Path | None:
+def write_index(tar: Path | Address, header: dict, rows: np.ndarray) -> Path | None:
     """Store the index beside `tar` or in the cache; None when neither can be written."""
     header |= dict(samples=len(rows), key_width=rows.dtype["key"].itemsize)
     text = json.dumps(header).encode()

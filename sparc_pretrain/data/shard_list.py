@@ -27,13 +27,16 @@ from braceexpand import braceexpand
 from tqdm import tqdm
 
 from sparc_pretrain.atomic_file import atomic_write
+from sparc_pretrain.data import remote
+from sparc_pretrain.data.address import Address, is_remote
+from sparc_pretrain.data.remote_index import open_index
 from sparc_pretrain.data.shard_index import ShardIndex, places
 from sparc_pretrain.types import BadSample
 
 Shards = str | Path | Iterable[str | Path]
 LISTED = 16  # tars from which a list has a file
 BAR_DELAY = 3  # seconds
-THREADS = 8  # that look at tars; many wait for a network
+THREADS = 8  # that look at tars on disks; many wait for a network
 MANY = 64  # tars without an index from which on they are read by processes: that is computing
 
 
@@ -44,7 +47,7 @@ class ShardList:
     that no disk would take.
     """
 
-    paths: list[Path]
+    paths: list[Path | Address]
     sizes: np.ndarray
     bad: list[BadSample]
     ignored: int
@@ -80,7 +83,7 @@ def look(shards: Shards, show: bool = False) -> ShardList:
     if name(shards) in _told:
         return _told[name(shards)]
     paths = expand(shards)
-    with ThreadPoolExecutor(THREADS) as pool:
+    with _threads(paths) as pool:
         stamps = list(pool.map(_stamp, paths))
     rows = _read(paths) if len(paths) >= LISTED else {}
     rows = {n: row for n, row in rows.items() if row[0] is not None and row[0] == stamps[n]}
@@ -103,9 +106,17 @@ def look(shards: Shards, show: bool = False) -> ShardList:
     return ShardList(paths, sizes, bad, ignored, without_caption, digest.hexdigest(), kept)
 
 
-def _stamp(path: Path) -> list[int] | None:
-    """Size and time of a tar; None = it cannot be asked."""
+def _threads(paths: Sequence[Path | Address]) -> ThreadPoolExecutor:
+    far = any(isinstance(path, Address) for path in paths)
+    return ThreadPoolExecutor(remote.READS if far else THREADS)
+
+
+def _stamp(path: Path | Address) -> list[int] | None:
+    """Size and time of a tar; None = it cannot be asked, or does not tell."""
     try:
+        if isinstance(path, Address):
+            size, stamp = remote.stat(path)
+            return None if stamp is None else [size, stamp]
         stat = path.stat()
     except OSError:
         return None
@@ -120,14 +131,16 @@ def _row(stamp: list[int] | None, index: ShardIndex | str) -> list[Any]:
     return [stamp, index.problem, *counts, index.sha256]
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
-    joined = "\n".join(str(path.absolute()) for path in paths)
+def _files(paths: Sequence[Path | Address]) -> list[Path]:
+    joined = "\n".join(str(p if isinstance(p, Address) else p.absolute()) for p in paths)
     found = hashlib.sha256(joined.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    beside = paths[0].with_name(f"shards-{found}")
+    first = paths[0]
+    far = isinstance(first, Address)
+    beside = first.beside(f"-{found}") if far else first.with_name(f"shards-{found}")
     return [place.with_suffix(".list") for place in places(beside)]
 
 
-def _read(paths: Sequence[Path]) -> dict[int, list[Any]]:
+def _read(paths: Sequence[Path | Address]) -> dict[int, list[Any]]:
     """The rows of the list's file by number; none when there is none that can be used."""
     for file in filter(Path.is_file, _files(paths)):  # a pipe would be waited for
         with suppress(OSError, ValueError, TypeError):
@@ -138,7 +151,7 @@ def _read(paths: Sequence[Path]) -> dict[int, list[Any]]:
     return {}
 
 
-def _write(paths: Sequence[Path], rows: list[list[Any]]) -> None:
+def _write(paths: Sequence[Path | Address], rows: list[list[Any]]) -> None:
     text = json.dumps(rows, separators=(",", ":")).encode()
     whole = hashlib.sha256(text).hexdigest().encode() + b"\n" + text
     for file in _files(paths):
@@ -148,19 +161,26 @@ def _write(paths: Sequence[Path], rows: list[list[Any]]) -> None:
             return
 
 
-def expand(shards: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Paths meant by a tar, a folder of tars, a pattern (`*`, `?`, `{000..009}`) or a list of
-    these.
+def expand(shards: Shards) -> list[Path | Address]:
+    """What is meant by a tar, a folder of tars, a pattern (`*`, `?`, `{000..009}`) or a list of
+    these, on disk or at an address (see `remote.expand`).
 
-    Raises ValueError for `pipe:`, `http:` and other addresses, and FileNotFoundError when a folder
-    or a `*` pattern holds no tar. A missing tar named one by one is not an error here.
+    Raises ValueError for `pipe:` and other addresses, or one that cannot be used, ImportError where
+    they cannot be read for want of a library, and FileNotFoundError when a folder or a `*` pattern
+    holds no tar. A missing tar named one by one is not an error here.
     """
     if not isinstance(shards, (str, Path)):
         return [path for one in shards for path in expand(one)]
-    found: list[Path] = []
+    found: list[Path | Address] = []
     for name in braceexpand(str(shards)):
-        if re.match(r"^[A-Za-z][A-Za-z0-9+.-]+:", name):
-            raise ValueError(f"{name}: shards must be local files; copy them to disk first")
+        if is_remote(name):
+            found += remote.expand(name)
+            continue
+        if scheme := re.match(r"^[A-Za-z][A-Za-z0-9+.-]+:", name):
+            raise ValueError(
+                f"{scheme[0]} shards are local files, or at s3://, gs:// or https://: copy them"
+                " to one of these first"
+            )
         path = Path(name).expanduser()
         if path.is_dir():
             matches = sorted(path.glob("*.tar"))
@@ -175,27 +195,27 @@ def expand(shards: str | Path | Iterable[str | Path]) -> list[Path]:
     return found
 
 
-def open_all(paths: Sequence[Path], show: bool = False) -> list[ShardIndex | str]:
+def open_all(paths: Sequence[Path | Address], show: bool = False) -> list[ShardIndex | str]:
     """The (closed) index of each tar, built where there is none, or what is wrong with it; with
     `show`, a bar when that takes more than a few seconds.
     """
-    threads = ThreadPoolExecutor(THREADS)
-    with threads:
+    with _threads(paths) as threads:
         known = list(threads.map(lambda path: any(p.is_file() for p in places(path)), paths))
     cores = len(os.sched_getaffinity(0))
-    if known.count(False) >= MANY and cores > 1:
+    far = any(isinstance(path, Address) for path in paths)
+    if known.count(False) >= MANY and cores > 1 and not far:
         pool = ProcessPoolExecutor(cores, mp_context=get_context("spawn"))
     else:
-        pool = ThreadPoolExecutor(THREADS)
+        pool = _threads(paths)
     with pool:
         found = pool.map(_open_or_problem, paths, chunksize=MANY // 4)
         bar = tqdm(found, "indexing", len(paths), unit=" tars", disable=not show, delay=BAR_DELAY)
         return list(bar)
 
 
-def _open_or_problem(path: Path) -> ShardIndex | str:
+def _open_or_problem(path: Path | Address) -> ShardIndex | str:
     try:
-        index = ShardIndex.open(path)
+        index = open_index(path)
     except FileNotFoundError:
         return "missing"
     except OSError as error:

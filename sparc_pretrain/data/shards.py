@@ -11,14 +11,18 @@ import re
 import tarfile
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
 from sparc_pretrain.atomic_file import atomic_write
+from sparc_pretrain.data import remote
+from sparc_pretrain.data.address import Address
+from sparc_pretrain.data.remote_index import open_index
 from sparc_pretrain.data.shard_index import (
     IMAGE_EXTENSIONS,
     RawSample,
@@ -27,10 +31,20 @@ from sparc_pretrain.data.shard_index import (
 )
 from sparc_pretrain.data.shard_list import expand, look, open_all
 
-__all__ = ["RawSample", "ShardIndex", "ShardSet", "expand", "open_all", "write_shards"]
+__all__ = [
+    "RawSample",
+    "ShardIndex",
+    "ShardSet",
+    "expand",
+    "open_all",
+    "read_ahead",
+    "read_in_turn",
+    "write_shards",
+]
 
 Pair = tuple[str, bytes, str, list[str] | dict[str, Any]]  # key, image, its extension, captions
 OPEN_SHARDS = 256  # file handles and maps held per process; a block of the order touches fewer
+AHEAD = 128  # fewer than that, as each may lie in another tar
 
 
 def write_shards(
@@ -152,16 +166,74 @@ class ShardSet:
         if number in self._memory:
             return self._memory[number]
         if number not in self._open:
-            index = ShardIndex.open(self.paths[number])
-            if len(index) != self.sizes[number]:
-                raise OSError(f"{self.paths[number]} was changed while it was in use")
-            self._open[number] = index
-            if len(self._open) > OPEN_SHARDS:
-                self._open.popitem(last=False)[1].close()
+            self._keep(number, open_index(self.paths[number]))
         self._open.move_to_end(number)
         return self._open[number]
+
+    def _keep(self, number: int, index: ShardIndex) -> None:
+        if len(index) != self.sizes[number]:
+            raise OSError(f"{self.paths[number]} was changed while it was in use")
+        self._open[number] = index
+        if len(self._open) > OPEN_SHARDS:
+            self._open.popitem(last=False)[1].close()
 
     def read(self, i: int, image: bool = True) -> RawSample:
         """Sample `i`; see `ShardIndex.read`."""
         shard, row = self.locate(i)
         return self.shard(shard).read(row, image)
+
+    def waits(self, i: int) -> bool:
+        """Whether sample `i` lies in a tar at an address."""
+        return isinstance(self.paths[self.locate(i)[0]], Address)
+
+    def opened(self, number: int) -> bool:
+        """Whether the index of this tar is at hand."""
+        return number in self._memory or number in self._open
+
+
+def read_ahead(
+    wanted: Sequence[tuple[ShardSet, int]], image: bool = True
+) -> list[Callable[[], RawSample]]:
+    """How to read each of some samples: those of remote tars are on their way when this returns,
+    `remote.READS` at a time.
+
+    What it gives raises as `ShardSet.read`.
+    """
+    found: list[Callable[[], RawSample]] = [partial(s.read, i, image) for s, i in wanted]
+    waiting = [(n, *wanted[n], *wanted[n][0].locate(wanted[n][1])) for n in range(len(wanted))]
+    waiting = [one for one in waiting if one[1].waits(one[2])]
+    opening = {
+        (id(shards), number): (shards, remote.threads().submit(open_index, shards.paths[number]))
+        for shards, number in {(one[1], one[3]) for one in waiting}
+        if not shards.opened(number)
+    }
+    lost: dict[tuple[int, int], OSError] = {}
+    for (name, number), (shards, index) in opening.items():
+        try:
+            shards._keep(number, index.result())
+        except OSError as error:
+            lost[name, number] = error  # once is enough
+    for n, shards, _, number, row in waiting:
+        error = lost.get((id(shards), number))
+        if error is None:
+            try:
+                later = shards.shard(number).later(row, image)
+                found[n] = remote.threads().submit(later).result
+            except OSError as one:
+                error = one
+        if error is not None:
+            found[n] = partial(_fail, error)
+    return found
+
+
+def read_in_turn(
+    wanted: Iterable[tuple[ShardSet, int]], image: bool = True
+) -> Iterator[Callable[[], RawSample]]:
+    """`read_ahead` of any number of samples, `AHEAD` of them at a time."""
+    wanted = iter(wanted)
+    while some := list(islice(wanted, AHEAD)):
+        yield from read_ahead(some, image)
+
+
+def _fail(error: OSError) -> NoReturn:
+    raise error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -48,32 +48,34 @@ def row_type(key_width: int) -> np.dtype:
     """A sample: key, places and sizes of its image and caption in bytes (-1: no caption), is the
     caption JSON.
     """
-    places = [(name, "<i8") for name in PLACES[:4]]
+    places = ((name, "<i8") for name in PLACES[:4])
     return np.dtype([("key", f"S{max(key_width, 1)}"), *places, ("is_json", "?")])
 
 
 def scan(path: str | Path) -> Scan:
     """The samples of a tar. Raises OSError when it cannot be read; damage is no error."""
     with open(path, "rb", buffering=0) as file:
-        tar = _Tar(file.fileno())
-        samples = _Samples()
-        problem = ""
-        try:
-            tar.walk(samples.add)
-        except _Damage as damage:
-            problem = str(damage)
-        if tar.unsound is not None:  # the last batch of members cannot be trusted
-            samples.cut(tar.unsound)
-        samples.close()
+        return scan_handle(file.fileno(), os.fstat(file.fileno()).st_size, os.pread)
+
+
+def scan_handle(handle: Any, size: int, pread: Callable[[Any, int, int], bytes]) -> Scan:
+    """The same of `size` bytes that `pread(handle, bytes, offset)` gives."""
+    tar, samples, problem = _Tar(handle, size, pread), _Samples(), ""
+    try:
+        tar.walk(samples.add)
+    except _Damage as damage:
+        problem = str(damage)
+    if tar.unsound is not None:  # the last batch of members cannot be trusted
+        samples.cut(tar.unsound)
+    samples.close()
     rows = samples.packed()
     if tar.unsound is not None or problem == "end":
         problem = f"damaged or truncated after {len(rows)} samples"
-    ignored = samples.ignored + tar.ignored
     if not len(rows) and not problem:
         problem = "no image in it"
-        if ignored:
+        if ignored := samples.ignored + tar.ignored:
             problem += f" ({ignored} members of other kinds, or with several dots in their names)"
-    return Scan(rows, ignored, problem)
+    return Scan(rows, samples.ignored + tar.ignored, problem)
 
 
 class _Tar:
@@ -81,8 +83,8 @@ class _Tar:
     does not hold, which may be noticed some members later.
     """
 
-    def __init__(self, handle: int) -> None:
-        self.handle, self.size = handle, os.fstat(handle).st_size
+    def __init__(self, handle: Any, size: int, pread: Callable[[Any, int, int], bytes]) -> None:
+        self.handle, self.size, self.pread = handle, size, pread
         self.ignored = 0
         self.unsound: int | None = None
         self._headers: list[bytes] = []
@@ -91,7 +93,7 @@ class _Tar:
     def walk(self, found: Callable[[bytes, int, int], None]) -> None:
         """Call `found` with (name, offset, size in bytes) of each file. Raises _Damage."""
         # the loop is what indexing costs: 3e9 pairs are 6e9 turns of it
-        handle, headers, places, pread = self.handle, self._headers, self._places, os.pread
+        handle, headers, places, pread = self.handle, self._headers, self._places, self.pread
         window, begin, end, at = b"", 0, -1, 0
         while True:
             if not begin <= at <= end:
@@ -149,12 +151,12 @@ class _Tar:
             if flag in b"xXL" and length > LONGEST_NAME:
                 self._fail(f"a name of {length} bytes")
             if flag == 0x4C:
-                name = os.pread(self.handle, length, data).split(b"\0", 1)[0]
+                name = self.pread(self.handle, length, data).split(b"\0", 1)[0]
             elif flag in b"xX":
-                given = self._pax(os.pread(self.handle, length, data))
+                given = self._pax(self.pread(self.handle, length, data))
                 name, size = given.get(b"path", name), given.get(b"size", size)
                 sparse = sparse or any(key.startswith(b"GNU.sparse") for key in given)
-            at, header = after, os.pread(self.handle, BLOCK, after)
+            at, header = after, self.pread(self.handle, BLOCK, after)
             if len(header) < BLOCK:
                 self._fail("end")
             self._headers.append(header)
@@ -162,7 +164,7 @@ class _Tar:
         if flag == 0x53:  # the map of a sparse file may go on behind the header
             more = header[482]
             while more:
-                block = os.pread(self.handle, BLOCK, data)
+                block = self.pread(self.handle, BLOCK, data)
                 if len(block) < BLOCK:
                     self._fail("end")
                 more, data, after = block[504], data + BLOCK, after + BLOCK
@@ -204,8 +206,7 @@ class _Tar:
         for column in range(148, 156):
             digit = every[:, column].astype(np.int64) - 48
             told = np.where((digit >= 0) & (digit < 8), told * 8 + digit, told)
-        words = every.view("<u8")
-        lanes = np.uint64(0x00FF00FF00FF00FF)
+        words, lanes = every.view("<u8"), np.uint64(0x00FF00FF00FF00FF)
         sums = ((words & lanes) + (words >> np.uint64(8) & lanes)).sum(axis=1)
         total = sum(
             (sums >> np.uint64(16 * n) & np.uint64(0xFFFF)).astype(np.int64) for n in range(4)
@@ -270,8 +271,7 @@ class _Samples:
         found, self._found = self._found, {}
         if not found:
             return
-        text = found.pop("txt", None)
-        data = found.pop("json", None)
+        text, data = found.pop("txt", None), found.pop("json", None)
         image = found.popitem()[1] if len(found) == 1 else self._preferred(found)
         if image is None:
             self.ignored += 1

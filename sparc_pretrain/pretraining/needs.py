@@ -18,7 +18,7 @@ from sparc_pretrain.data.captions import BadCaption
 from sparc_pretrain.data.element_json import BadElements, Json, json_object, list_of
 from sparc_pretrain.data.fields import Fields
 from sparc_pretrain.data.region_files import RegionFiles
-from sparc_pretrain.data.shards import ShardSet
+from sparc_pretrain.data.shards import ShardSet, read_in_turn
 from sparc_pretrain.distributed import barrier, rank
 from sparc_pretrain.registry import OBJECTIVES
 
@@ -159,9 +159,10 @@ def adopt_labels(cfg: Config, sources: Sequence[Json]) -> None:
 
 def _labels(source: Json) -> Iterator[str]:
     shards = ShardSet(source["shards"])
-    for n in range(min(LABELLED, len(shards))):
+    first = ((shards, n) for n in range(min(LABELLED, len(shards))))
+    for read in read_in_turn(first, image=False):
         with suppress(BadElements, BadCaption, OSError):
-            raw = shards.read(n, image=False)
+            raw = read()
             if raw.is_json and raw.text:
                 elems = list_of(json_object(raw.text), "elems")
                 yield from (str(elem["label"]) for elem in elems if elem.get("label"))
@@ -171,9 +172,10 @@ def _first(source: Json) -> list[Json]:
     """The stored members of a source's first samples; of those that are none, nothing."""
     shards = ShardSet(source["shards"])
     found: list[Json] = []
-    for n in range(min(LOOK, len(shards))):
+    first = ((shards, n) for n in range(min(LOOK, len(shards))))
+    for read in read_in_turn(first, image=False):
         try:
-            raw = shards.read(n, image=False)
+            raw = read()
             member = json_object(raw.text) if raw.is_json and raw.text else {}
             list_of(member, "elems")
         except (BadElements, BadCaption, OSError):

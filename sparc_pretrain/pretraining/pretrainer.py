@@ -180,7 +180,8 @@ class Pretrainer(BaseModel):
         """One optimizer step; `model` is this module or its distributed wrapper."""
         batch = self.with_views(self.data_preprocessor(data, True))
         if self.accumulate > 1:
-            lengths = caption_lengths(data.mask).cpu()
+            known = data.length  # to count them may mean to wait for a device
+            lengths = torch.tensor(known) if known else caption_lengths(data.mask).cpu()
             return accumulated_step(self, model, batch, lengths, optim_wrapper)
         with optim_wrapper.optim_context(model):
             losses = model(batch, mode="loss")

@@ -22,6 +22,7 @@ from sparc_pretrain.data.shard_list import ShardList, expand
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.distributed import from_first, world_size
 from sparc_pretrain.pretraining import held_out, needs, sections, starting_weights
+from sparc_pretrain.pretraining.delivery import start_of_workers
 from sparc_pretrain.pretraining.schedules import schedulers
 from sparc_pretrain.pretraining.sections import Data, Schedule
 
@@ -93,6 +94,7 @@ def complete(
             batch_size=local,
             num_workers=data.workers,
             timeout=data.timeout if data.workers else 0,
+            **start_of_workers([*sources, *(held["sources"] if held else ())], data.workers),
             collate_fn=dict(type="sparc_collate"),
             sampler=dict(
                 type="sparc.PairSampler",
@@ -113,7 +115,7 @@ def complete(
             ),
         ),
         model_wrapper_cfg=dict(type=_wrapper(cfg)),
-        train_cfg=dict(type="IterBasedTrainLoop", max_iters=schedule.steps),
+        train_cfg=dict(type="sparc.PretrainLoop", max_iters=schedule.steps, parts=accumulate),
     )
     loading = dict(
         persistent_workers=data.workers > 0, pin_memory=torch.cuda.is_available(), drop_last=True

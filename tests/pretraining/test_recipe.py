@@ -197,7 +197,7 @@ def test_what_a_config_says_in_mmengine_s_words_is_kept_beside_what_is_derived(
     assert cfg.model_wrapper_cfg == dict(
         type="sparc.DistributedPretrainer", find_unused_parameters=True
     )
-    assert cfg.train_cfg == dict(type="IterBasedTrainLoop", max_iters=4, val_interval=2)
+    assert cfg.train_cfg == dict(type="sparc.PretrainLoop", max_iters=4, parts=1, val_interval=2)
     assert cfg.param_scheduler == own
 
 
@@ -244,7 +244,7 @@ def test_a_completed_config_that_was_written_down_is_completed_anew(
     loader = again.train_dataloader
     assert (loader.batch_size, loader.persistent_workers, loader.timeout) == (4, True, 600)
     assert loader.sampler.shards_per_block == 7
-    assert again.train_cfg == dict(type="IterBasedTrainLoop", max_iters=9, val_interval=10)
+    assert again.train_cfg == dict(type="sparc.PretrainLoop", max_iters=9, parts=1, val_interval=10)
     assert again.param_scheduler[-1].end == 9
     again.train_dataloader.batch_size = 3
     with pytest.raises(ValueError, match="batch_size=3 follows from"):

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from sparc_pretrain import metrics_file
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.command import cli
 from sparc_pretrain.engine import flops
+from sparc_pretrain.pretraining.delivery import Delivery
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ("tests/transfer/mm/test_ops.py", "tests/test_chance.py", "tests/engine/test_precision.py")
@@ -41,6 +43,10 @@ CELLS = [
          text=(768, 12, 12), batch=1024, grad_checkpointing=True),
     dict(name="B/16 SPARC, 4 micro-batches", arch="vit_base_patch16_224", text=(768, 12, 12),
          batch=2048, accumulate=4),
+    dict(name="B/16 SPARC, copied within the step", arch="vit_base_patch16_224",
+         text=(768, 12, 12), batch=512, copied="within"),
+    dict(name="B/16 SPARC, copied ahead", arch="vit_base_patch16_224", text=(768, 12, 12),
+         batch=512, copied="ahead"),
 ]  # fmt: skip
 SMALL = dict(
     arch="vit_tiny_patch16_224", text=(48, 2, 2), batch=8, size=32, tokens=12,
@@ -49,8 +55,14 @@ SMALL = dict(
 REST = 75.0  # seconds that are kept for the tests
 
 
-def cell(name: str, device: str, steps: int, small: bool, **options: Any) -> dict[str, Any]:
-    """Median seconds of a step, what it computes, peak memory and whether two first steps agree."""
+def cell(
+    name: str, device: str, steps: int, small: bool, copied: str = "", **options: Any
+) -> dict[str, Any]:
+    """Median seconds of a step, what it computes, peak memory and whether two first steps agree.
+
+    copied: the batch lies on the CPU, and comes to the device `within` the step, or `ahead` of it,
+    as the training loop has it.
+    """
     if small:
         options = {**options, **SMALL}
     objective = dict(type="Clip" if "CLIP" in name else "Sparc")
@@ -69,12 +81,18 @@ def cell(name: str, device: str, steps: int, small: bool, **options: Any) -> dic
         work()
     per_pair = flops.per_pair(work.model, work.batch)
     cuda = device == "cuda"
+    coming = repeat(work.batch)
+    if copied:
+        there = work.batch.to("cpu")
+        coming = repeat(there.pin_memory() if cuda else there)
+    if copied == "ahead":
+        coming = iter(Delivery(coming, 1, torch.device(device)))
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     times = []
     for _ in range(steps):
         started = time.perf_counter()
-        work()
+        work(next(coming))
         if cuda:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)

@@ -66,9 +66,9 @@ class Step:
         self.batch = pairs(batch, size, tokens).to(device)
         self.size = batch
 
-    def __call__(self) -> dict[str, torch.Tensor]:
-        """One step; its losses."""
-        return self.model.train_step(self.batch, self.wrapper)
+    def __call__(self, batch: Batch | None = None) -> dict[str, torch.Tensor]:
+        """One step on `batch`, default its own; the losses."""
+        return self.model.train_step(self.batch if batch is None else batch, self.wrapper)
 
 
 def pairs(count: int, size: int, tokens: int) -> Batch:

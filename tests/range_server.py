@@ -1,0 +1,163 @@
+"""A web server on the loopback that answers ranges and, asked so, is slow, broken or without them;
+also what S3 and Google's storage answer to reading and listing, for their clients.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+
+from sparc_pretrain.data import remote
+
+RANGE = re.compile(r"bytes=(\d+)-(\d+)")
+NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `folder`. What tests set: `latency` in seconds; `hold`, how many requests must be
+    there before any is answered; `faults`, what the next answers are instead, one taken by each (a
+    status, 'reset', 'cut', or None), or `always` for all of them; `ranges`, `tags` whether it knows
+    these; `secret` that a request must carry. What they read: `asked`, the path and range of each
+    request; `most`, how many were there at a time.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder, self.latency, self.hold = folder, 0.0, 0
+        self.faults: list[int | str | None] = []
+        self.always: int | str | None = None
+        self.ranges = self.tags = True
+        self.secret = ""
+        self.asked: list[tuple[str, tuple[int, int] | None]] = []
+        self.now = self.most = 0
+        self.lock = threading.Condition()
+
+    @property
+    def address(self) -> str:
+        """Scheme, host and port."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request, client_address) -> None:
+        """A client that is gone is no news."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, *args) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        server = self.server
+        url = urlsplit(self.path)
+        found = RANGE.fullmatch(self.headers.get("Range", ""))
+        wanted = (int(found[1]), int(found[2])) if found else None
+        with server.lock:
+            server.asked.append((unquote(url.path), wanted))
+            fault = server.faults.pop(0) if server.faults else server.always
+            server.now += 1
+            server.most = max(server.most, server.now)
+            server.lock.notify_all()
+            server.lock.wait_for(lambda: server.most >= server.hold, timeout=60)
+        try:
+            time.sleep(server.latency)
+            if server.secret and server.secret not in self.headers.get("Authorization", ""):
+                fault = 403
+            if fault == "reset":
+                self._reset()
+            elif isinstance(fault, int):
+                self._send(fault, f"no, token {server.secret}".encode(), {})
+            elif url.query:
+                self._list(url.path, parse_qs(url.query, keep_blank_values=True))
+            else:
+                self._file(unquote(url.path), wanted, cut=fault == "cut")
+        finally:
+            with server.lock:
+                server.now -= 1
+
+    def _file(self, path: str, wanted: tuple[int, int] | None, cut: bool) -> None:
+        file = self.server.folder / path.lstrip("/")
+        if not file.is_file():
+            return self._send(404, b"", {})
+        data, stat = file.read_bytes(), file.stat()
+        headers = {}
+        if self.server.tags:
+            headers = {"ETag": f'"{stat.st_mtime_ns:x}"'}
+            headers["Last-Modified"] = formatdate(stat.st_mtime, usegmt=True)
+        status = 200
+        if wanted and self.server.ranges:
+            begin, end = wanted[0], min(wanted[1] + 1, len(data))
+            if begin >= len(data):
+                return self._send(416, b"", {})
+            headers["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data)}"
+            data, status = data[begin:end], 206
+        return self._send(status, data, headers, cut)
+
+    def _list(self, path: str, query: dict[str, list[str]]) -> None:
+        bucket = self.server.folder / path.strip("/")
+        prefix = query.get("prefix", [""])[0]
+        names = sorted(str(p.relative_to(bucket)) for p in bucket.rglob("*") if p.is_file())
+        here = [n for n in names if n.startswith(prefix) and "/" not in n[len(prefix) :]]
+        rows = "".join(
+            f"<Contents><Key>{name}</Key><Size>{(bucket / name).stat().st_size}</Size>"
+            "<LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>1</ETag></Contents>"
+            for name in here
+        )
+        text = f'<ListBucketResult xmlns="{NAMESPACE}"><Name>b</Name><KeyCount>{len(here)}'
+        text += f"</KeyCount><IsTruncated>false</IsTruncated>{rows}</ListBucketResult>"
+        self._send(200, text.encode(), {"Content-Type": "application/xml"})
+
+    def _send(self, status: int, data: bytes, headers: dict[str, str], cut: bool = False) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[: len(data) // 2] if cut else data)
+        if cut:
+            self._reset()
+
+    def _reset(self) -> None:
+        self.wfile.flush()
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Server]:
+    """A server of `folder`, for as long as the block lasts."""
+    with Server(folder) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def alone(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """A client of the test's own: no proxy, nobody signed in, no waiting between two tries."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name.startswith(("AWS_", "GOOGLE_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(remote, "_client", remote._Client())
