@@ -29,6 +29,7 @@ from tests.models import batch as random_batch
 from tests.pretraining.test_pretrainer import Recorder
 from tests.pretraining.test_pretrainer import pretrainer as pretrainer_of
 from tests.pretraining.test_recipe import config, scalars
+from tests.pretraining.test_recipe import config_text_as_it_is as config_text_as_it_is
 from tests.pretraining.test_recipe import shards as shards  # the fixture
 from tests.range_server import alone, serving
 
