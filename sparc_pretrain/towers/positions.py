@@ -15,9 +15,9 @@ def start_positions(net: Any, start: str) -> None:
     """Set the position embeddings of a timm ViT to `start`, in place; they are learned from there.
 
     'normal' leaves timm's deviation of .02. Embedded patches begin with one of about .6, so the
-    states of a short training hardly say where a patch lies, which box heads need. 'sincos' starts
-    from sines and cosines of row and column, root mean square .7 (MoCo v3, arXiv 2104.02057; ViT
-    baselines, arXiv 2205.01580), and zeros for class and register tokens.
+    states of a short training hardly say where a patch lies. 'sincos' starts from sines and cosines
+    of row and column, root mean square .7 (MoCo v3, arXiv 2104.02057; ViT baselines, arXiv
+    2205.01580), and zeros for class and register tokens.
 
     Raises:
         ValueError: another name, a tower without learned positions, or a width that 4 does not
