@@ -16,7 +16,6 @@ data = dict(
     fields=dict(concepts=5, crop="element"),
 )
 model = dict(
-    vision=dict(pos_embed_init="sincos"),  # as in quickstart/xvlm.py
     objective=dict(_delete_=True, type="Xvlm", fusion=dict(layers=3, heads=3, places=True)),
 )
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys={"objective.": dict(lr_mult=2.0)}))

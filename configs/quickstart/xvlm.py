@@ -12,9 +12,8 @@ data = dict(
     ],
     fields=dict(concepts=5, crop="element"),
 )
-# boxes are not learnt without places; the start from sines helped retrieval (one seed)
 model = dict(
-    vision=dict(pos_embed_init="sincos"),
+    # boxes are not learnt without places: docs/results/study_boxes/reading.md
     objective=dict(_delete_=True, type="Xvlm", fusion=dict(layers=3, heads=3, places=True)),
 )
 optim_wrapper = dict(
