@@ -56,14 +56,18 @@ def step(args: argparse.Namespace) -> tuple[Work, Work, str]:
     """Same towers, batch, captions and optimizer."""
     sizes = _sizes(args)
     ours, clip = Step(OBJECTIVE[args.objective], **sizes), Step(dict(type="Clip"), **sizes)
-    return ours, clip, f"{args.objective} step / CLIP step, ViT {args.arch}, {args.batch} pairs"
+    return ours, clip, f"{args.objective} step / CLIP step, {args.arch}, {_pairs(args)}"
 
 
 def accumulate(args: argparse.Namespace) -> tuple[Work, Work, str]:
     """The same batch and gradients."""
     sizes = _sizes(args)
     parts, whole = (Step(dict(type="Sparc"), accumulate=n, **sizes) for n in (8, 1))
-    return parts, whole, f"8 micro-batches / 1 batch of {args.batch} pairs"
+    return parts, whole, f"8 micro-batches / 1 batch of {_pairs(args)}"
+
+
+def _pairs(args: argparse.Namespace) -> str:
+    return f"{args.batch} pairs, {'bfloat16' if args.amp else 'float32'}"
 
 
 def _sizes(args: argparse.Namespace) -> dict:
