@@ -14,8 +14,9 @@ tagged = {**stream, "data.fields": dict(regions=12, tags=12)}
 products = {**stream, "data.fields": dict(saliency=True, concepts=8, crop="none")}
 # small models: no dropout, all pairs at once
 small = dict(fusion=dict(layers=2, heads=3, dropout=0.0), block=4096)
-# a short training's states do not say where a patch is: boxes are not learnt without `places`
+# how all towers of this study's cells began; it is no cure, and a detector is worse for it
 model = dict(vision=dict(pos_embed_init="sincos"))
+# a short training's states do not say where a patch is: boxes are not learnt without `places`
 xvlm = dict(type="Xvlm", fusion=dict(small["fusion"], places=True), block=4096)
 no_boxes = dict(xvlm, weights=dict(box_l1=0, box_giou=0))
 uniter = dict(type="Uniter", weights=dict(mrc=1), **small)
