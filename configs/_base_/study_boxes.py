@@ -61,7 +61,7 @@ study = dict(
             task="retrieval",
             images="images/val",
             captions="annotations/captions_val.json",
-            per_image=1,
+            per_image="longest",
         ),
         dict(
             task="grounding",

@@ -8,16 +8,20 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparc_pretrain import json_file
 from sparc_pretrain.data.coco_file import coco_rows
 from sparc_pretrain.data.shard_index import RawSample
 
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
 IMAGE_COLUMNS = ("image", "file_name", "filename", "image_name", "filepath", "path", "url")
 CAPTION_COLUMNS = ("caption", "captions", "comment", "text", "title", "sentence")
+CHOICES = ("any", "first", "longest")
 KINDS = "COCO captions JSON, Karpathy JSON, Flickr token.txt, CSV, TSV or JSONL"
 
 
@@ -88,6 +92,22 @@ def stored_captions(raw: RawSample) -> list[str]:
     if not texts:
         raise BadCaption("caption is empty")
     return texts
+
+
+def chosen(which: str) -> str:
+    """`which` of `choose`. Raises ValueError for another."""
+    if which not in CHOICES:
+        raise ValueError(f"caption={which!r}: use one of {', '.join(CHOICES)}")
+    return which
+
+
+def choose(said: Sequence[str], which: str, generator: Generator) -> str:
+    """One of an image's captions: 'any' drawn anew, the 'first', or the 'longest' (the first of
+    equals): short ones are often true of other images too.
+    """
+    if which == "any":
+        return said[int(generator.integers(len(said)))]
+    return said[0] if which == "first" else max(said, key=len)
 
 
 def _from_json(text: str) -> list[str]:

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from sparc_pretrain.data import images
 from sparc_pretrain.data.boxes import Crop
-from sparc_pretrain.data.captions import BadCaption, stored_captions
+from sparc_pretrain.data.captions import BadCaption, choose, chosen, stored_captions
 from sparc_pretrain.data.collate import collate
 from sparc_pretrain.data.element_json import BadElements
 from sparc_pretrain.data.elements import Elements, parse, said_in
@@ -55,7 +55,8 @@ class PairDataset(Dataset):
         tokenizer: a Tokenizer, or what `Tokenizer.load` takes.
         image_size: side of the square images, in pixels.
         max_tokens: longest text, begin and end included.
-        train: random crop and random caption; else `resize` and the first caption.
+        train: random crop; else `resize`. caption: 'any' (default of training), 'first' (default
+            else) or 'longest' of an image's, see `captions.choose`.
         scale: share of the image's area that a training crop keeps (paper: Inception-style crops).
         flip: probability of a mirrored image; 0 because captions name left and right.
         max_pixels: larger images are refused before they are decoded.
@@ -87,6 +88,7 @@ class PairDataset(Dataset):
         resize: str = "crop",
         max_bad_shards: float = 0.01,
         fields: dict[str, Any] | None = None,
+        caption: str | None = None,
     ) -> None:
         sources = _as_list(sources)
         self.shard_sets = [ShardSet(source["shards"]) for source in sources]
@@ -100,6 +102,7 @@ class PairDataset(Dataset):
             raise ValueError(f"scale is two shares of the area, such as (0.9, 1.0), not {scale!r}")
         self.scale, self.flip, self.max_pixels = tuple(scale), flip, max_pixels
         self.seed, self.resize = seed or 0, resize
+        self.caption = chosen(caption or ("any" if train else "first"))
         self.fields = Fields.of(fields)
         self.region_files = RegionFiles.of(self.fields.region_files) if self.fields else None
         if self.region_files and flip:
@@ -226,7 +229,7 @@ class PairDataset(Dataset):
             self.reads.failed(error)
             return None, BadSample(str(shard), key, f"tar: {why}")
         said = found.captions or [""]  # of a source for boxes only
-        caption = said[int(generator.integers(len(said)))] if self.train else said[0]
+        caption = choose(said, self.caption, generator)
         encoding = self.tokenizer.encode(caption, self.max_tokens)
         crop, flip = self._crop(found, image, generator)
         image = images.cut(image, crop, self.image_size)

@@ -92,10 +92,10 @@ def retrieve(
     captions: str,
     split: str | None = None,
     ks: Sequence[int] = (1, 5),
-    per_image: int | None = None,
+    per_image: int | str | None = None,
 ) -> Task:
     """R@k both ways, read as the objective says and (``cosine``) by pooled cosine; ``R@5`` is the
-    mean of both ways, image by image. per_image: only the first captions of each.
+    mean of both ways, image by image. per_image: see `CaptionedImages.read`.
     """
     data = encode.CaptionedImages.read(images, captions, split, per_image)
 
@@ -216,7 +216,12 @@ def ground(
 
 
 def judge(
-    shards: str, concepts: int = 5, regions: int = 12, tags: int = 12, visits: int = 4
+    shards: str,
+    concepts: int = 5,
+    regions: int = 12,
+    tags: int = 12,
+    visits: int = 4,
+    caption: str = "longest",
 ) -> Task:
     """Each term's number and its controls, batch by batch: see `zeroshot.terms`; of hidden words
     the colours and categories of scenes count.
@@ -228,7 +233,8 @@ def judge(
         if type(subject.objective) not in READINGS:
             return {}
         words = [*COLOURS, *CATEGORIES]
-        outcome = terms.evaluate(subject.model, subject.objective, shards, numbers, words, visits)
+        given = (subject.model, subject.objective, shards, numbers, words, visits)
+        outcome = terms.evaluate(*given, caption=caption)
         found = {}
         for name, value in outcome.metrics.items():
             items = outcome.items.get(name, [value])

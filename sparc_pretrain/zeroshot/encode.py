@@ -47,12 +47,12 @@ class CaptionedImages:
         folder: str | Path,
         captions: str | Path,
         split: str | None = None,
-        per_image: int | None = None,
+        per_image: int | str | None = None,
     ) -> CaptionedImages:
         """Read a caption file (any format of `data.captions`) whose images are in `folder`.
 
         `per_image` keeps the first captions of each image (papers use five of COCO's five to
-        seven).
+        seven), 'longest' the longest.
 
         Raises:
             FileNotFoundError: the first image that is missing. ValueError: nothing to evaluate.
@@ -64,7 +64,10 @@ class CaptionedImages:
             if not path.is_file():
                 raise FileNotFoundError(f"{path} is missing; {captions} names it")
             files.append(path)
-            of_image = of_image[:per_image]
+            if per_image == "longest":
+                of_image = [max(of_image, key=len)] if of_image else []
+            else:
+                of_image = of_image[:per_image]
             texts += of_image
             owners += [row] * len(of_image)
         if not texts:

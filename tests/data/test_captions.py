@@ -9,6 +9,7 @@ import pytest
 
 from sparc_pretrain.data.captions import BadCaption, read_captions, stored_captions
 from sparc_pretrain.data.shard_index import RawSample
+from sparc_pretrain.zeroshot.encode import CaptionedImages
 
 WANT = {"a.jpg": ["one, dog", "two"], "b.jpg": ["three ü"]}
 COCO = {
@@ -58,6 +59,21 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_every_kind_of_file_gives_the_same_captions(tmp_path, name):
     assert read_captions(write(tmp_path, name, FILES[name])) == WANT
+
+
+def test_an_image_is_read_with_all_its_captions_the_first_or_the_longest(tmp_path):
+    rows = [("a.jpg", "dog"), ("a.jpg", "a dog"), ("a.jpg", "x dog"), ("b.jpg", "b"), ("c.jpg", "")]
+    file = write(tmp_path, "c.tsv", "".join(f"{i}\t{c}\n" for i, c in [("image", "text"), *rows]))
+    for name in "abc":
+        (tmp_path / f"{name}.jpg").touch()
+
+    def read(per_image):
+        found = CaptionedImages.read(tmp_path, file, per_image=per_image)
+        return found.captions, found.image_of_text
+
+    assert read(None) == (["dog", "a dog", "x dog", "b"], [0, 0, 0, 1])
+    assert read(1) == (["dog", "b"], [0, 1]) and read(2) == (["dog", "a dog", "b"], [0, 0, 1])
+    assert read("longest") == (["a dog", "b"], [0, 1])
 
 
 def test_a_karpathy_file_is_read_by_split(tmp_path):

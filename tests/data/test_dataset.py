@@ -77,6 +77,26 @@ def test_a_batch_is_padded_to_its_longest_caption(shards, tokenizer):
     assert batch.special.sum() == 16 and len(batch.key) == len(batch.caption) == len(batch) == 8
 
 
+def test_the_caption_is_any_of_an_image_or_its_first_or_its_longest(shards, tokenizer):
+    for train in (True, False):
+        for n in (1, 2, 5):  # of two, three and three captions
+            said = {
+                which: {
+                    dataset(shards, tokenizer, train=train, caption=which)[(n, visit)]["caption"]
+                    for visit in range(20)
+                }
+                for which in ("any", "first", "longest")
+            }
+            assert said["first"] == {f"number {n}"}
+            assert said["longest"] == {f"caption 0 of {n} dogs"}
+            assert said["any"] == {f"number {n}", *(f"caption {k} of {n} dogs" for k in range(n % 3))}
+    assert {dataset(shards, tokenizer, train=False)[(2, v)]["caption"] for v in range(9)} == {
+        "number 2"
+    }
+    with pytest.raises(ValueError, match="caption='best': use one of any, first, longest"):
+        dataset(shards, tokenizer, caption="best")
+
+
 def test_crop_and_caption_are_functions_of_seed_sample_and_visit(shards, tokenizer):
     one, two = dataset(shards, tokenizer), dataset(shards, tokenizer)
     assert equal(collate([one[(5, 2)]]), collate([two[(5, 2)]]))

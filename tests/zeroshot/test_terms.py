@@ -15,6 +15,7 @@ from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.objectives.mosaic import SLICES
 from sparc_pretrain.pretraining.batch_features import features_of
 from sparc_pretrain.pretraining.pretrainer import Pretrainer
+from sparc_pretrain.zeroshot import encode
 from sparc_pretrain.zeroshot.terms import pairs, readings, run
 from tests.commands import ROOT, call
 from tests.models import TEXT, VISION, concept_batch, pretrainer, region_batch
@@ -256,14 +257,30 @@ def run_folder_of(kind: str, options: dict, folder: Path) -> Path:
     return folder / "run"
 
 
+def test_pairs_come_with_any_caption_or_with_the_longest(scenes, tmp_path):
+    model, objective = encode.load(run_folder_of("Xvlm", {}, tmp_path / "w"))
+    shards, numbers = str(scenes / "shards/boxes-val-*.tar"), {"concepts": 1}
+    said = json.loads((scenes / "annotations/captions_val.json").read_text())
+    told = [row["caption"] for row in said["annotations"]]
+    longest = [max(told[n : n + 5], key=len) for n in range(0, len(told), 5)]
+    data = {
+        which: pairs.dataset_of(model, objective, shards, numbers, which)
+        for which in ("any", "longest")
+    }
+    for visit in range(3):
+        assert [data["longest"][(n, visit)]["caption"] for n in range(12)] == longest
+    assert [data["any"][(n, 0)]["caption"] for n in range(12)] != longest
+
+
 @pytest.mark.parametrize(("kind", "options", "wanted"), OBJECTIVES)
 def test_the_command_writes_every_term_with_its_controls(kind, options, wanted, scenes, tmp_path):
     folder, out = run_folder_of(kind, options, tmp_path / "w"), tmp_path / "out" / "metrics.json"
     shards = scenes / "shards/boxes-val-*.tar"
     argv = ("terms", "--shards", shards, "--batch-size", "6", "--visits", "2", "--out", out)
-    code, said = call("zeroshot", folder, *argv)
+    code, said = call("zeroshot", folder, *argv, "--caption", "longest")
     assert not code, said
     found = json.loads(out.read_text())
+    assert found["protocol"]["caption"] == "longest"
     assert found["task"] == "terms" and found["protocol"]["pairs"] == 12
     assert found["metrics"].keys() >= wanted | {f"{name}_elsewhere" for name in wanted}
     rows = json.loads(out.with_name("terms.json").read_text())

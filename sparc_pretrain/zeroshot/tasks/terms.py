@@ -31,6 +31,12 @@ class Terms(Task):
             default=0,
             help="draw so many pairs: transport plan, 55 patches, hard negatives",
         )
+        parser.add_argument(
+            "--caption",
+            choices=("any", "first", "longest"),
+            default="any",
+            help="of an image's: short ones may be true of the images they are held against",
+        )
         for name, most in (("concepts", 5), ("regions", 36), ("tags", 20)):
             parser.add_argument(f"--{name}", type=int, default=most, help="at most, of a sample")
 
@@ -51,7 +57,8 @@ class Terms(Task):
 
         numbers = {name: getattr(options, name) for name in ("concepts", "regions", "tags")}
         how = (options.visits, options.batch_size)
-        found = evaluate(model, objective, options.shards, numbers, data, *how)
+        said = getattr(options, "caption", "any")
+        found = evaluate(model, objective, options.shards, numbers, data, *how, said)
         if count := getattr(options, "pictures", 0):
             given = (model, objective, options.shards, numbers, count, options.batch_size)
             found.pictures.update(pictures(*given))

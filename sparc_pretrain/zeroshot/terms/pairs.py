@@ -22,9 +22,13 @@ NUMBERS = {"concepts": "concepts", "tags": "tags", "regions": "regions"}
 
 
 def dataset_of(
-    model: DualEncoder, objective: Objective, shards: str, numbers: dict[str, int]
+    model: DualEncoder,
+    objective: Objective,
+    shards: str,
+    numbers: dict[str, int],
+    caption: str = "any",
 ) -> PairDataset:
-    """Pairs as the objective needs them: whole images, a caption drawn at each visit.
+    """Pairs as the objective needs them: whole images, by default a caption drawn at each visit.
 
     Args: numbers: at most so many concepts, tags and regions. Raises as PairDataset.
     """
@@ -34,7 +38,7 @@ def dataset_of(
     if "label" in needs:
         fields["labels"] = model.objective_config["labels"]
     size = dict(image_size=model.vision.img_size, max_tokens=model.text.max_tokens)
-    return PairDataset(shards, model.tokenizer, **size, train=True, fields=fields)
+    return PairDataset(shards, model.tokenizer, **size, train=True, fields=fields, caption=caption)
 
 
 def batches(data: PairDataset, size: int, visit: int) -> list[Batch]:

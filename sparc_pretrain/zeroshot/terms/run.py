@@ -72,20 +72,21 @@ def evaluate(
     words: Sequence[str] | None = None,
     visits: int = 4,
     batch_size: int = 64,
+    caption: str = "any",
 ) -> Outcome:
     """Every term on `visits` drawings of the pairs, in batches as in training.
 
     A term holds when it is above chance and above each control of AGAINST: the lower end of the
     95 % interval of the difference, over batches (Student's t), is above 0.
 
-    Args: shards, numbers: see `pairs.dataset_of`. words: hidden words that count, None = all.
+    Args: shards, numbers, caption: see `pairs.dataset_of`. words: hidden ones that count.
 
     Raises ValueError for an objective that has no such terms, and as `pairs.dataset_of`.
     """
     if type(objective) not in READINGS:
         known = ", ".join(sorted(kind.__name__ for kind in READINGS))
         raise ValueError(f"{type(objective).__name__} has no terms to read; they are of {known}")
-    data = pairs.dataset_of(model, objective, shards, numbers)
+    data = pairs.dataset_of(model, objective, shards, numbers, caption)
     spelled = None if words is None else pairs.spelled(words, model.tokenizer)
     asked = Asked(spelled, model.objective_config.get("labels", ()))
     objective.terms.tasks = None  # all of them, not one of a step
@@ -106,7 +107,7 @@ def evaluate(
                     found[name].append([])
                 found[name][number].append(values)
     rows = [_row(name, found) for name in AGAINST if any(name in v for v in found["own"][0])]
-    return _outcome(rows, len(data), visits, batch_size, asked)
+    return _outcome(rows, len(data), visits, batch_size, caption, asked)
 
 
 def _towers(model: DualEncoder, objective: Objective) -> dict[str, DualEncoder]:
@@ -164,7 +165,12 @@ def _low(own: Sequence[float], other: Sequence[float]) -> float:
 
 
 def _outcome(
-    rows: list[dict[str, Any]], count: int, visits: int, batch_size: int, asked: Asked
+    rows: list[dict[str, Any]],
+    count: int,
+    visits: int,
+    batch_size: int,
+    caption: str,
+    asked: Asked,
 ) -> Outcome:
     metrics, items = {}, {}
     for row in rows:
@@ -176,6 +182,7 @@ def _outcome(
         "pairs": count // batch_size * batch_size,
         "batch": batch_size,
         "visits": visits,
+        "caption": caption,
         "conditions": CONDITIONS,
         "hidden_words": "all" if asked.words is None else len(asked.words),
         "holds": {row["term"]: row["holds"] for row in rows},
