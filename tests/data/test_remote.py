@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
@@ -22,7 +21,8 @@ from sparc_pretrain.data.shards import ShardSet, expand, read_ahead, write_shard
 from sparc_pretrain.data.tokenizer import Tokenizer
 from tests.data.test_dataset import equal, picture
 from tests.data.test_shards import pairs
-from tests.range_server import Server, alone, serving
+from tests.remote_client import alone, at_gs, at_s3
+from tools.measure.range_server import serving
 
 TOKENIZER = Tokenizer.train([f"a picture of {n} red dogs" for n in range(20)], 300)
 
@@ -279,24 +279,6 @@ def test_without_the_library_the_command_that_installs_it_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(ImportError, match=r"pip install 'sparc-transfer\[remote\]'"):
         expand("s3://bucket/a.tar")
-
-
-def at_s3(server: Server, monkeypatch) -> None:
-    for name, value in {
-        "AWS_ENDPOINT_URL": server.address,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "me",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "eu-west-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-
-
-def at_gs(server: Server, monkeypatch) -> None:
-    key = dict(gcs_base_url=server.address, disable_oauth=True, client_email="", private_key="")
-    key["private_key_id"] = ""
-    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(key))
-    monkeypatch.setenv("GOOGLE_ALLOW_HTTP", "true")
 
 
 @pytest.mark.parametrize(("scheme", "sign_in"), [("s3", at_s3), ("gs", at_gs)])

@@ -31,7 +31,8 @@ from tests.pretraining.test_pretrainer import pretrainer as pretrainer_of
 from tests.pretraining.test_recipe import config, scalars
 from tests.pretraining.test_recipe import config_text_as_it_is as config_text_as_it_is
 from tests.pretraining.test_recipe import shards as shards  # the fixture
-from tests.range_server import alone, serving
+from tests.remote_client import alone
+from tools.measure.range_server import serving
 
 CAPTIONS = ["star", "a red star the blue car", "a house", "two things", "a red star a house", "car"]
 

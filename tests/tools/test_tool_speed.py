@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 
 import pytest
 
@@ -12,10 +13,21 @@ from tests.commands import ROOT, call, refusal, tool
 sys.path.append(str(ROOT / "tools" / "measure"))
 SMALL = ["--repeats", "2", "--batch", "8", "--depth", "1", "--size", "32", "--tokens", "8"]
 SMALL += ["--patches", "9", "--width", "16", "--members", "60", "--gigabytes", "0.002"]
+SMALL += ["--batches", "2", "--latency", "5"]
 RATIO = r"A / B ([\d.]+) \(([\d.]+) to ([\d.]+)\); A again / A ([\d.]+) \(([\d.]+) to ([\d.]+)\)"
 
 
-@pytest.mark.parametrize("row", ["step", "accumulate", "loss", "filip", "index", "checkpoint"])
+ROWS = ["step", "accumulate", "loss", "filip", "index", "checkpoint", "remote"]
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    """The row `remote` sets these."""
+    for name in ("XDG_CACHE_HOME", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+
+
+@pytest.mark.parametrize("row", ROWS)
 def test_a_row_says_ratio_spread_and_control(row, capsys):
     code, said = call("measure/speed", row, *SMALL)
     assert code == 0, said
@@ -33,6 +45,19 @@ def test_a_background_save_is_timed_without_the_thread_s_own_work(capsys, monkey
     args = speed.parse(["checkpoint", "--gigabytes", "0.001"])
     background, at_once, _ = speed.saving(args)
     assert background()[0] < 0.1 and at_once()[0] >= 0.2
+
+
+def test_a_server_that_is_slow_shows_in_the_rate_by_the_clock():
+    speed = tool("measure/speed")
+    args = speed.parse(["remote", *SMALL, "--latency", "300"])
+    near, far, named = speed.remote(args)
+    far()  # tars are looked at
+    took = []
+    for work in (near, far):
+        started = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - started)
+    assert took[1] - took[0] > 0.5 and "300 ms" in named  # two batches, each waited for once
 
 
 def test_a_row_is_put_into_the_table_and_replaced_there(tmp_path):

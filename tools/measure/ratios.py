@@ -21,7 +21,7 @@ Ratios from one run each: A, B and A again in turn; the median of the ratios pai
 greatest). Absolute seconds are of a machine with other work beside, and say little."""
 
 WITHIN = 0.03  # of one, A against itself
-ROWS = "One thread, processor time"  # the section of `compare`
+ROWS = "One thread, processor time"  # the section of `compare`; rows by the clock say so
 
 Work = Callable[[], object]
 Runs = dict[str, list[dict[str, float]]]
@@ -85,11 +85,18 @@ def put_row(path: Path, heading: str, head: Sequence[str], row: Sequence[str]) -
 
 
 def compare(
-    a: Work, b: Work, named: str, repeats: int, tell: bool = False, out: Path | None = None
+    a: Work,
+    b: Work,
+    named: str,
+    repeats: int,
+    tell: bool = False,
+    out: Path | None = None,
+    clock: str = "cpu",
 ) -> Runs:
     """Prints the ratio of A's processor time to B's, its spread, and A against itself: void beyond
     `WITHIN`. `tell`: works return (wall, processor) seconds themselves. out: a Markdown file whose
-    table gets the row.
+    table gets the row. clock: "cpu", which other work on the machine leaves alone, or "wall", for
+    works that wait or have processes of their own.
     """
     works = {"A": a, "B": b, "A again": a}
     for work in (a, b):
@@ -102,7 +109,6 @@ def compare(
         return dict(zip(("wall", "cpu"), value if tell else (wall, cpu), strict=True))
 
     runs = interleaved(list(works), repeats, once)
-    clock = "cpu"  # other work on the machine leaves it alone
     ratio, control = paired(runs, "A", "B", clock), paired(runs, "A again", "A", clock)
     of, against = ("{:.3f} ({:.3f} to {:.3f})".format(*found) for found in (ratio, control))
     void = "" if abs(control[0] - 1) <= WITHIN else "; VOID: A against itself is off by over 3 %"

@@ -10,6 +10,7 @@ same thing against itself.
     python tools/measure/speed.py checkpoint      standstill for a save in the background / at once
     python tools/measure/speed.py iou             areas of a label map / mmseg's
     python tools/measure/speed.py contrast        InfoNCE in blocks / whole: time, and peak memory
+    python tools/measure/speed.py remote          rate of a loader of tars at 20 ms / on disk
 
 Evaluation, cached features, training and the objectives' memory: bench.py. A ratio counts when A
 against itself is within 3 %; else the line says void.
@@ -34,6 +35,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from bench import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, memory, random_features
 from evaluation import timed
+from far_tars import remote
 from ratios import Work, compare
 from steps import Step
 
@@ -194,7 +196,7 @@ def _peak(work: Work) -> int:
 
 ROWS = dict(
     step=step, accumulate=accumulate, loss=loss, filip=filip, index=index, checkpoint=saving,
-    iou=iou, contrast=contrast,
+    iou=iou, contrast=contrast, remote=remote,
 )  # fmt: skip
 
 
@@ -216,6 +218,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=512, help="of the shared space")
     parser.add_argument("--float32", dest="amp", action="store_false", help="no bfloat16")
     parser.add_argument("--members", type=int, default=20_000, help="of a tar")
+    parser.add_argument("--latency", type=float, default=20.0, help="of the server, ms")
+    parser.add_argument("--workers", type=int, default=0, help="of both loaders")
+    parser.add_argument("--batches", type=int, default=10, help="of an epoch of remote")
     parser.add_argument("--gigabytes", type=float, default=0.5, help="of a checkpoint")
     args = parser.parse_args(argv)
     args.device = "cpu"
@@ -225,12 +230,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Measure one row and print it."""
     args = parse(argv)
-    if min(args.repeats, args.batch, args.members // 2) < 1:
-        raise ValueError("--repeats, --batch and --members must be 1 or more")
+    if min(args.repeats, args.batch, args.batches, args.members // 2) < 1:
+        raise ValueError("--repeats, --batch, --batches and --members must be 1 or more")
     torch.set_num_threads(1)
     a, b, named = ROWS[args.row](args)
     # a save says itself how long it stood still
-    runs = compare(a, b, named, args.repeats, tell=args.row == "checkpoint", out=args.out)
+    tell, clock = args.row == "checkpoint", "wall" if args.row == "remote" else "cpu"
+    runs = compare(a, b, named, args.repeats, tell=tell, out=args.out, clock=clock)
     if args.row == "checkpoint":
         for clock in ("wall", "cpu"):
             stood = sorted(run[clock] for run in runs["A"])[args.repeats // 2] / args.gigabytes

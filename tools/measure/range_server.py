@@ -1,13 +1,18 @@
 """A web server on the loopback that answers ranges and, asked so, is slow, broken or without them;
 also what S3 and Google's storage answer to reading and listing, for their clients.
+
+    python tools/measure/range_server.py FOLDER --latency 0.02    prints its address, serves until
+                                                                  its standard input ends
 """
 
 from __future__ import annotations
 
-import os
+import argparse
 import re
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,10 +21,6 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
-
-import pytest
-
-from sparc_pretrain.data import remote
 
 RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
@@ -95,18 +96,21 @@ class Handler(BaseHTTPRequestHandler):
         file = self.server.folder / path.lstrip("/")
         if not file.is_file():
             return self._send(404, b"", {})
-        data, stat = file.read_bytes(), file.stat()
+        stat = file.stat()
         headers = {}
         if self.server.tags:
             headers = {"ETag": f'"{stat.st_mtime_ns:x}"'}
             headers["Last-Modified"] = formatdate(stat.st_mtime, usegmt=True)
-        status = 200
+        status, begin, end = 200, 0, stat.st_size
         if wanted and self.server.ranges:
-            begin, end = wanted[0], min(wanted[1] + 1, len(data))
-            if begin >= len(data):
+            begin, end = wanted[0], min(wanted[1] + 1, stat.st_size)
+            if begin >= end:
                 return self._send(416, b"", {})
-            headers["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data)}"
-            data, status = data[begin:end], 206
+            headers["Content-Range"] = f"bytes {begin}-{end - 1}/{stat.st_size}"
+            status = 206
+        with file.open("rb") as opened:
+            opened.seek(begin)
+            data = opened.read(end - begin)
         return self._send(status, data, headers, cut)
 
     def _list(self, path: str, query: dict[str, list[str]]) -> None:
@@ -153,11 +157,30 @@ def serving(folder: Path) -> Iterator[Server]:
             thread.join()
 
 
-def alone(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """A client of the test's own: no proxy, nobody signed in, no waiting between two tries."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name.startswith(("AWS_", "GOOGLE_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(remote, "_client", remote._Client())
+@contextmanager
+def elsewhere(folder: Path, latency: float) -> Iterator[str]:
+    """The address of a server in a process of its own, for as long as the block lasts; latency: of
+    every answer, seconds.
+    """
+    words = [sys.executable, __file__, str(folder), "--latency", str(latency)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            yield child.stdout.readline().strip()
+        finally:
+            child.stdin.close()
+
+
+def main() -> None:
+    """Serve until nobody holds the standard input any more."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--latency", type=float, default=0.0, help="of every answer, seconds")
+    args = parser.parse_args()
+    with serving(args.folder) as server:
+        server.latency = args.latency
+        print(server.address, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
