@@ -67,7 +67,7 @@ def complete(
             f"x {accumulate} micro-batches"
         )
     held = {**held, "sources": others[0]} if held else None
-    starting_weights.adopt(cfg)
+    words_given = starting_weights.adopt(cfg)
     wants = cfg.model.objective, Fields.of(data.fields), sources
     for line in from_first(lambda: needs.check(*wants)):
         print_log(line, logger="current")
@@ -78,7 +78,7 @@ def complete(
         sources,
         anew,
         mask="mask_id" in needs.needs_of(cfg.model.objective),
-        fixed=bool(cfg.model.get("init_from")),
+        fixed=words_given,
     )
     path = str(Path(cfg.work_dir) / "tokenizer.json")
     cfg.model.accumulate = accumulate

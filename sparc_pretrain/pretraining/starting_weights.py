@@ -5,8 +5,10 @@ over from that run, and the weights, only where words and towers are the same.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -25,9 +27,9 @@ MAY_DIFFER = ("arch", "overrides", "dropout", "img_size", "max_tokens")
 TEXT_POSITIONS = "text.net.embeddings.position_embedding.weight"
 
 
-def adopt(cfg: Config) -> None:
+def adopt(cfg: Config) -> bool:
     """Words and pixels are read as in the run of `model.init_from`, in place, where the config does
-    not say otherwise; nothing happens without one.
+    not say otherwise; nothing happens without one. Returns whether the run's words are taken.
 
     Raises:
         ValueError: `model.locked` without weights to keep; FileNotFoundError, InvalidRunFolder: see
@@ -40,21 +42,33 @@ def adopt(cfg: Config) -> None:
                 f"model.locked={cfg.model.locked!r} would keep random weights as they are: say"
                 " where the tower comes from with model.init_from=RUN"
             )
-        return
+        return False
     run = run_folder.open_run(source)
     DualEncoder.on_paper(run)  # what is taken over from its config is built
-    for key in ("mean", "std", "global_head"):
+    alone = vision_alone(cfg.model.text, run.config["text"])
+    for key in ("mean", "std", *([] if alone else ["global_head"])):
         if key in run.config:
             cfg.model.setdefault(key, run.config[key])
     cfg.model.vision.setdefault("overrides", run.config["vision"].get("overrides") or {})
+    if alone:
+        return False
     text = run.config["text"] or {}
     cfg.model.text.setdefault("style", {k: v for k, v in text.items() if k in TEXT_STYLE})
     if "train" in cfg.tokenizer:
         cfg.tokenizer = dict(load=str(source))
+    return True
+
+
+def vision_alone(here: Mapping[str, Any], there: Mapping[str, Any] | None) -> bool:
+    """Whether the vision tower alone is taken, by the configs of the text towers: UNITER, Oscar
+    and Kaleido-BERT have none, so nothing of a run with one fits their words.
+    """
+    return here.get("layers") == 0 and (there or {}).get("layers", 0) != 0
 
 
 def load(encoder: DualEncoder, source: str | Path) -> None:
-    """Put the weights of the run at `source` into `encoder`, all of them and strictly.
+    """Put the weights of the run at `source` into `encoder`, all of them and strictly; see
+    `vision_alone` for when they are those of the vision tower.
 
     Images of another size get the run's position embeddings resampled (timm's bicubic,
     antialiased), as the usual last stage at a higher resolution needs them; a longer `max_tokens`
@@ -67,14 +81,15 @@ def load(encoder: DualEncoder, source: str | Path) -> None:
     """
     run = run_folder.open_run(source)
     drawn = DualEncoder.on_paper(run)
+    alone = vision_alone(encoder.text.config(), run.config["text"])
     words, ours = run.path / run_folder.TOKENIZER, encoder.tokenizer
-    if ours and words.exists() and Tokenizer.load(words).to_json() != ours.to_json():
+    if not alone and ours and words.exists() and Tokenizer.load(words).to_json() != ours.to_json():
         raise ValueError(
             f"init_from={run.path}: its text tower knows another vocabulary; set "
             f"tokenizer=dict(load={str(run.path)!r}) and take another --work-dir"
         )
     unlike = []
-    for tower in ("vision", "text"):
+    for tower in ("vision",) if alone else ("vision", "text"):
         here, there = encoder.config()[tower], run.config[tower] or {}
         unlike += [
             f"{tower}.{key} {there[key]!r} there, {here[key]!r} here"
@@ -86,6 +101,11 @@ def load(encoder: DualEncoder, source: str | Path) -> None:
     if unlike:
         raise ValueError(f"init_from={run.path} has other towers: {'; '.join(unlike)}")
     weights = {k: v for k, v in run.weights().items() if not k.startswith("objective.")}
+    if alone:
+        own = encoder.state_dict()
+        weights = {k: v for k, v in weights.items() if k.startswith("vision.")}
+        weights |= {k: own[k] for k in own.keys() - weights.keys() if not k.startswith("vision.")}
+        print_log(f"init_from={run.path}: its vision tower, which reads no words here", "current")
     _stretch(encoder, weights, f"init_from={run.path}")
     try:
         encoder.load_state_dict(weights)

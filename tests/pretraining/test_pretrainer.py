@@ -363,6 +363,36 @@ def test_init_from_takes_all_weights_of_a_run_and_refuses_others(tmp_path):
         other.init_weights()
 
 
+def test_a_single_stream_takes_the_vision_tower_of_a_run_that_has_words_of_its_own(tmp_path):
+    dual = saved("Xvlm", tmp_path / "dual", ["a small red star"], layers=1)
+    single = saved("Uniter", tmp_path / "single", ["a green house by a lake"])
+    assert Tokenizer.load(single).to_json() != Tokenizer.load(dual).to_json()
+
+    def started(source: Path, layers: int = 0) -> Pretrainer:
+        torch.manual_seed(3)
+        text = {**TEXT, "vocab_size": Tokenizer.load(single).vocab_size, "max_tokens": 16}
+        parts = dict(width=16, tokenizer=str(single), init_from=str(source))
+        fusion = dict(layers=2, heads=2, dropout=0.0)
+        objective = dict(type="Xvlm" if layers else "Uniter", fusion=fusion)
+        return Pretrainer(VISION, text | {"layers": layers}, objective, **parts)
+
+    made = started(dual)
+    before = {k: v.clone() for k, v in made.encoder.state_dict().items()}
+    made.init_weights()
+    after, there = made.encoder.state_dict(), run_folder.open_run(dual).weights()
+    for name, value in after.items():
+        alike = there if name.startswith("vision.") else before
+        assert torch.equal(value, alike[name]), name
+    assert not torch.equal(after["vision.net.pos_embed"], before["vision.net.pos_embed"])
+    made = started(single)  # of its own kind it takes words and fusion too
+    made.init_weights()
+    weights = run_folder.open_run(single).weights()
+    for name, value in made.encoder.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    with pytest.raises(ValueError, match="another vocabulary"):
+        started(dual, layers=1).init_weights()
+
+
 def test_a_last_stage_at_a_higher_resolution_and_with_longer_captions_starts_from_the_run(tmp_path):
     source = pretrainer()
     source.encoder.save_pretrained(tmp_path / "run")

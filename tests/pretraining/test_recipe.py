@@ -33,7 +33,7 @@ from sparc_pretrain.engine.checkpoint_hook import CheckpointHook
 from sparc_pretrain.engine.non_finite import NonFiniteHook, NonFiniteRun
 from sparc_pretrain.engine.random_state import RandomStateHook
 from sparc_pretrain.objectives.base import Objective
-from sparc_pretrain.pretraining import hooks
+from sparc_pretrain.pretraining import hooks, starting_weights
 from sparc_pretrain.pretraining.recipe import check_sources, complete, make_tokenizer
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.types import BadSample, Batch, Features, ImageFeatures, TextFeatures
@@ -339,6 +339,21 @@ def test_a_run_that_starts_from_another_reads_words_and_pixels_as_that_did(
     assert encoder.text.style.causal and encoder.text.style.pool == "argmax"
     assert encoder.vision.overrides == before.vision.overrides != {}
     assert torch.equal(encoder.mean, before.mean) and torch.equal(encoder.std, before.std)
+
+
+def test_a_single_stream_reads_pixels_as_the_run_did_and_words_as_its_config_says(
+    first_run: str, shards: Path
+) -> None:
+    cfg = config(shards, tokenizer=dict(train=290), schedule=dict(steps=1, warmup=0))
+    cfg.model.init_from = first_run
+    cfg.model.text.layers = 0
+    del cfg.model.vision["overrides"]
+    assert starting_weights.adopt(cfg) is False
+    assert cfg.tokenizer == dict(train=290) and "style" not in cfg.model.text
+    assert cfg.model.mean == [0.5, 0.5, 0.5] and cfg.model.vision.overrides
+    cfg.model.text.layers = 1
+    assert starting_weights.adopt(cfg) is True
+    assert cfg.tokenizer == dict(load=first_run) and cfg.model.text.style.causal
 
 
 @pytest.mark.parametrize(
