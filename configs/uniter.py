@@ -5,7 +5,8 @@
 The paper's regions are vectors of a frozen Faster R-CNN that can no longer be had; here boxes come
 with the sample and their vectors are RoIAlign over our own ViT-B/16, which is trained: there is a
 backbone to transfer. `regions='files'` reads vectors made elsewhere. All weights start at random
-(the paper's are BERT's, post-norm; ours are pre-norm). We have not run this config to its end.
+(the paper's are BERT's, post-norm; ours are pre-norm); `model.init_from=RUN` begins with the vision
+tower of a SPARC run, or any other. We have not run this config to its end.
 """
 
 _base_ = "./sparc.py"
