@@ -62,6 +62,8 @@ study = dict(
             images="images/val",
             captions="annotations/captions_val.json",
             per_image="longest",
+            boxes="annotations/instances_val.json",
+            rerank=16,
         ),
         dict(
             task="grounding",

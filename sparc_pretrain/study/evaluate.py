@@ -10,8 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparc_pretrain import json_file
 from sparc_pretrain.command.cli import nearest
@@ -24,6 +23,7 @@ from sparc_pretrain.objectives.contrastive import Temperature
 from sparc_pretrain.study.dependence import image_dependence
 from sparc_pretrain.study.measure import Measure, Measures, Subject, Task
 from sparc_pretrain.study.probe import probe
+from sparc_pretrain.study.recall import retrieve
 from sparc_pretrain.zeroshot import (
     classification,
     encode,
@@ -36,7 +36,6 @@ from sparc_pretrain.zeroshot import (
 from sparc_pretrain.zeroshot.box_reading import CONSTANT, constant_box
 from sparc_pretrain.zeroshot.outcome import Outcome
 from sparc_pretrain.zeroshot.patch_reader import PatchReader
-from sparc_pretrain.zeroshot.retrieval import ranks
 from sparc_pretrain.zeroshot.terms import run as terms
 from sparc_pretrain.zeroshot.terms.readings import READINGS
 
@@ -85,42 +84,6 @@ def measure(
                 raise ValueError(f"study.evaluations: two metrics {name!r}: give one a name=...")
             found[name] = value
     return found
-
-
-def retrieve(
-    images: str,
-    captions: str,
-    split: str | None = None,
-    ks: Sequence[int] = (1, 5),
-    per_image: int | str | None = None,
-) -> Task:
-    """R@k both ways, read as the objective says and (``cosine``) by pooled cosine; ``R@5`` is the
-    mean of both ways, image by image. per_image: see `CaptionedImages.read`.
-    """
-    data = encode.CaptionedImages.read(images, captions, split, per_image)
-
-    def of(subject: Subject) -> Measures:
-        found: Measures = {}
-        for name, similarity in subject.scores(data).items():
-            reading = name.replace("pooled_", "cosine ")
-            image_rank, text_rank = ranks(similarity, torch.tensor(data.image_of_text))
-            for k in ks:
-                found[f"{reading}i2t R@{k}"] = Measure.of(image_rank <= k)
-                found[f"{reading}t2i R@{k}"] = Measure.of(text_rank <= k, data.image_of_text)
-            if not name and 5 in ks:
-                found["R@5"] = both_ways(image_rank <= 5, text_rank <= 5, data.image_of_text)
-        return found
-
-    return of
-
-
-def both_ways(image_hit: Tensor, text_hit: Tensor, image_of_text: Sequence[int]) -> Measure:
-    """Of image_hit [I], text_hit [T] bool: per image the mean of its hit and its captions' one."""
-    owner = torch.tensor(image_of_text)
-    count = torch.bincount(owner, minlength=len(image_hit)).clamp(min=1)
-    of_texts = torch.bincount(owner, text_hit.double(), minlength=len(image_hit)) / count
-    blind = {"any five": 5 / len(image_hit)}
-    return Measure.of((image_hit.double() + of_texts) / 2, blind=blind)
 
 
 def precision(images: str, captions: str, split: str | None = None) -> Task:

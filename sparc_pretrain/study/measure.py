@@ -50,7 +50,7 @@ class Subject:
 
     def scores(self, data: encode.CaptionedImages) -> dict[str, Tensor]:
         """[I,T] by each of `encode.readers`: an objective that compares tokens takes minutes."""
-        key = (tuple(data.files), tuple(data.captions))
+        key = (tuple(data.files), tuple(data.captions), id(data.boxes))
         if key not in self.known:
             self.known[key] = encode.read_all(self.model, encode.readers(self.objective), data)
         return self.known[key]

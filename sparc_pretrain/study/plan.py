@@ -14,7 +14,7 @@ from sparc_pretrain.study.statistics import BOUND
 
 KEYS = {"arms", "seeds", "baseline", "evaluations", "presets", "sweeps", "primary", "equivalence"}
 KEYS |= {"root"}
-PATHS = ("images", "captions", "annotations", "classes", "phrases", "labels", "shards")
+PATHS = ("images", "captions", "annotations", "classes", "phrases", "labels", "shards", "boxes")
 PATHS += tuple(f"train_{name}" for name in PATHS)
 ARM_KEYS = {
     "objective",
