@@ -6,6 +6,7 @@ import torch
 from sparc_pretrain import run_folder
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.pretraining.onlookers import CELLS, Guide, by_boxes
+from sparc_pretrain.pretraining.pretrainer import Pretrainer
 from tests.models import TEXT, VISION, concept_batch, pretrainer
 from tests.objectives.test_kaleido import OBJECTIVE
 
@@ -22,8 +23,6 @@ def runs(words, tmp_path_factory):
     """Run folders of X-VLM and SPARC that speak these words."""
     folder = tmp_path_factory.mktemp("runs")
     words.save(folder)
-    from sparc_pretrain.pretraining.pretrainer import Pretrainer
-
     text = TEXT | dict(vocab_size=words.vocab_size)
     for name, objective in (
         ("xvlm", dict(type="Xvlm", fusion=dict(layers=1, heads=2))),
@@ -53,6 +52,24 @@ def test_a_frozen_run_weighs_patches_for_each_token(runs, words, run, reading):
     alone = guide.drawn(batch.rows(slice(1, 2)))["guide"]
     torch.testing.assert_close(alone, found[1:2, : alone.shape[1]])
     assert not any(p.requires_grad for p in guide.encoder.parameters())
+
+
+def test_a_run_that_hid_no_words_guides_one_that_does(tmp_path):
+    plain = Tokenizer.train(WORDS * 3, 270)
+    plain.save(tmp_path)
+    text = TEXT | dict(vocab_size=plain.vocab_size)
+    made = Pretrainer(
+        VISION, text, dict(type="Sparc"), 16, tokenizer=str(tmp_path / "tokenizer.json")
+    )
+    folder = tmp_path / "run"
+    run_folder.write(folder, made.run_config(0), made.run_weights(), plain.to_json())
+    words = Tokenizer.load(folder).with_mask()
+    assert words.mask_id is not None and Tokenizer.load(folder).mask_id is None
+    guide = Guide(folder, "local", words)
+    assert guide.encoder.tokenizer.mask_id is None  # as it was
+    assert guide.drawn(spoken(words))["guide"].any()
+    with pytest.raises(ValueError, match="has another tokenizer"):
+        Guide(folder, "local", Tokenizer.train(["a green boat"], 270).with_mask())
 
 
 def test_a_guide_is_no_part_of_the_model_and_its_weights_reach_the_objective(runs, words):
