@@ -57,10 +57,9 @@ def test_a_frozen_run_weighs_patches_for_each_token(runs, words, run, reading):
 def test_a_run_that_hid_no_words_guides_one_that_does(tmp_path):
     plain = Tokenizer.train(WORDS * 3, 270)
     plain.save(tmp_path)
-    text = TEXT | dict(vocab_size=plain.vocab_size)
-    made = Pretrainer(
-        VISION, text, dict(type="Sparc"), 16, tokenizer=str(tmp_path / "tokenizer.json")
-    )
+    text = TEXT | dict(vocab_size=plain.vocab_size, max_tokens=32)
+    file = str(tmp_path / "tokenizer.json")
+    made = Pretrainer(VISION, text, dict(type="Sparc"), 16, tokenizer=file)
     folder = tmp_path / "run"
     run_folder.write(folder, made.run_config(0), made.run_weights(), plain.to_json())
     words = Tokenizer.load(folder).with_mask()
