@@ -27,9 +27,13 @@ def own_environment(monkeypatch):
         monkeypatch.setenv(name, "")
 
 
+ROWS += [f"fused --objective {name}" for name in ("xvlm", "xvlm_boxes", "uniter", "kaleido")]
+ROWS += ["draws --objective oscar"]
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_says_ratio_spread_and_control(row, capsys):
-    code, said = call("measure/speed", row, *SMALL)
+    code, said = call("measure/speed", *row.split(), *SMALL)
     assert code == 0, said
     told = capsys.readouterr().out
     found = re.search(RATIO, told)
@@ -37,6 +41,12 @@ def test_a_row_says_ratio_spread_and_control(row, capsys):
     middle, least, most, control, *_ = map(float, found.groups())
     assert least <= middle <= most
     assert ("VOID" in told) == (abs(control - 1) > 0.03) or abs(abs(control - 1) - 0.03) < 1e-3
+
+
+def test_an_objective_of_the_wrong_row_is_refused():
+    for row, name in (("step", "xvlm"), ("fused", "siglip")):
+        code, said = call("measure/speed", row, "--objective", name, *SMALL)
+        assert code == 2 and name in said
 
 
 def test_a_background_save_is_timed_without_the_thread_s_own_work(capsys, monkeypatch):

@@ -3,6 +3,8 @@ same thing against itself.
 
     python tools/measure/speed.py step            a SPARC step / a CLIP step
     python tools/measure/speed.py step --objective sparc_ic
+    python tools/measure/speed.py fused --objective xvlm     its step on pairs / a SPARC step
+    python tools/measure/speed.py draws --objective xvlm     what a step draws / the step
     python tools/measure/speed.py loss            the fine-grained loss / its formula line by line
     python tools/measure/speed.py filip           FILIP's loss / SPARC's
     python tools/measure/speed.py accumulate      eight micro-batches / one batch
@@ -37,7 +39,7 @@ from bench import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, memory, random_features
 from evaluation import timed
 from far_tars import remote
 from ratios import Work, compare
-from steps import Step
+from steps import VOCABULARY, Step
 
 from sparc_pretrain.command import cli
 from sparc_pretrain.data.tar_scan import scan
@@ -52,10 +54,22 @@ OBJECTIVE = {
     "sparc_ic": dict(type="Sparc", image_contrast=1.0),
     "siglip": dict(type="Siglip"),
 }
+HEADS = {"vit_small": 6, "vit_base": 12}  # of text and fusion, as of the vision tower; else 3
+# objectives with a fusion encoder: blocks of text and of fusion in the place of six of SPARC's
+# text, boxes of an image, and what else they are told
+FUSED = {
+    "xvlm": (3, 3, 0, dict(type="Xvlm")),
+    "xvlm_boxes": (3, 3, 4, dict(type="Xvlm")),
+    "uniter": (0, 6, 36, dict(type="Uniter", tasks=dict(itm=2, mlm=2, mrfr=1))),
+    "oscar": (0, 6, 36, dict(type="Oscar")),
+    "kaleido": (0, 6, 0, dict(type="Kaleido", patch_px=32)),
+}
 
 
 def step(args: argparse.Namespace) -> tuple[Work, Work, str]:
     """Same towers, batch, captions and optimizer."""
+    if args.objective not in OBJECTIVE:
+        raise ValueError(f"step --objective {args.objective}: use the row fused")
     sizes = _sizes(args)
     ours, clip = Step(OBJECTIVE[args.objective], **sizes), Step(dict(type="Clip"), **sizes)
     return ours, clip, f"{args.objective} step / CLIP step, {args.arch}, {_pairs(args)}"
@@ -68,6 +82,32 @@ def accumulate(args: argparse.Namespace) -> tuple[Work, Work, str]:
     return parts, whole, f"8 micro-batches / 1 batch of {_pairs(args)}"
 
 
+def fused(args: argparse.Namespace) -> tuple[Work, Work, str]:
+    """Equal vision towers, as many blocks over words; UNITER by its tasks in turn."""
+    sparc = Step(OBJECTIVE["sparc"], **_sizes(args))
+    return _fused(args), sparc, f"{args.objective} step / SPARC step, {args.arch}, {_pairs(args)}"
+
+
+def draws(args: argparse.Namespace) -> tuple[Work, Work, str]:
+    """Masks, negatives, corruptions: all that a step draws before it is computed."""
+    step = _fused(args)
+    named = f"what {args.objective} draws / its step, {args.arch}, {_pairs(args)}"
+    return lambda: step.model.with_views(step.batch), step, named
+
+
+def _fused(args: argparse.Namespace) -> Step:
+    if args.objective not in FUSED:
+        raise ValueError(f"--objective {args.objective}: use one of {', '.join(FUSED)}")
+    layers, fusion, boxes, told = FUSED[args.objective]
+    sizes = _sizes(args)
+    width, _, heads = sizes["text"]
+    words = dict(mask_id=VOCABULARY - 1, word_ids=[3, VOCABULARY - 1])
+    objective = told | words | dict(fusion=dict(layers=fusion, heads=heads, dropout=0.0))
+    if args.objective == "uniter":
+        objective["labels"] = [str(n) for n in range(20)]
+    return Step(objective, **sizes | dict(text=(width, layers, heads), boxes=boxes))
+
+
 def _pairs(args: argparse.Namespace) -> str:
     return f"{args.batch} pairs, {'bfloat16' if args.amp else 'float32'}"
 
@@ -75,7 +115,9 @@ def _pairs(args: argparse.Namespace) -> str:
 def _sizes(args: argparse.Namespace) -> dict:
     overrides = dict(depth=args.depth) if args.depth else None
     names = ("arch", "size", "batch", "tokens", "amp")
-    return {**{name: getattr(args, name) for name in names}, "overrides": overrides}
+    heads = next((n for name, n in HEADS.items() if args.arch.startswith(name)), 3)
+    own = {name: getattr(args, name) for name in names}
+    return {**own, "overrides": overrides, "text": (64 * heads, 6, heads)}
 
 
 def loss(args: argparse.Namespace) -> tuple[Work, Work, str]:
@@ -195,8 +237,8 @@ def _peak(work: Work) -> int:
 
 
 ROWS = dict(
-    step=step, accumulate=accumulate, loss=loss, filip=filip, index=index, checkpoint=saving,
-    iou=iou, contrast=contrast, remote=remote,
+    step=step, fused=fused, draws=draws, accumulate=accumulate, loss=loss, filip=filip,
+    index=index, checkpoint=saving, iou=iou, contrast=contrast, remote=remote,
 )  # fmt: skip
 
 
@@ -209,7 +251,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--out", type=Path, help="docs/results/throughput.md: its table")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--objective", choices=OBJECTIVE, default="sparc", help="of step")
+    parser.add_argument(
+        "--objective",
+        choices=[*OBJECTIVE, *FUSED],
+        default="sparc",
+        help="of step; of fused and draws",
+    )
     parser.add_argument("--arch", default="vit_tiny_patch16_224")
     parser.add_argument("--depth", type=int, help="blocks of the vision tower")
     parser.add_argument("--size", type=int, default=224, help="of an image, pixels")

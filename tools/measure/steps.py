@@ -11,7 +11,7 @@ from mmengine.optim import build_optim_wrapper
 import sparc_pretrain.engine
 import sparc_pretrain.objectives  # noqa: F401  registers them
 from sparc_pretrain.pretraining.pretrainer import Pretrainer
-from sparc_pretrain.types import Batch
+from sparc_pretrain.types import Batch, Concepts, Regions, Tags
 
 VOCABULARY = 32_000
 
@@ -23,7 +23,8 @@ class Step:
         objective: of the config. arch: of the vision tower. text: width, layers, heads. size: of an
             image in pixels. batch, tokens: pairs, longest caption (uneven, from half of it). amp:
             bfloat16. vocabulary: of the text tower. device, options: where, and further arguments
-            of the Pretrainer.
+            of the Pretrainer. boxes: of each image, for objectives that read them; 0: the image
+            and its caption alone.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Step:
         vocabulary: int = VOCABULARY,
         device: str = "cpu",
         overrides: dict[str, Any] | None = None,
+        boxes: int = 0,
         **options: Any,
     ) -> None:
         torch.manual_seed(0)
@@ -63,7 +65,7 @@ class Step:
                 optimizer=dict(type="AdamW", lr=1e-4, weight_decay=0.2, fused=True),
             ),
         )
-        self.batch = pairs(batch, size, tokens).to(device)
+        self.batch = with_boxes(pairs(batch, size, tokens), boxes).to(device)
         self.size = batch
 
     def __call__(self, batch: Batch | None = None) -> dict[str, torch.Tensor]:
@@ -82,3 +84,40 @@ def pairs(count: int, size: int, tokens: int) -> Batch:
     image = torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
     names = [str(n) for n in range(count)]
     return Batch(image=image, ids=ids, mask=mask, special=special, key=names, caption=names)
+
+
+def with_boxes(batch: Batch, count: int) -> Batch:
+    """`batch` and what X-VLM, UNITER, Oscar and Kaleido-BERT read besides: `count` boxes of each
+    image, with texts as long as a third of its caption, classes and tags; words of one token.
+    """
+    generator = torch.Generator().manual_seed(1)
+    pairs_B, tokens = batch.ids.shape
+    place = torch.arange(tokens)
+    batch.word = torch.where(batch.mask & ~batch.special, place, -1)
+    batch.draw = torch.arange(pairs_B)
+    batch.image_id = batch.product_id = torch.arange(pairs_B)
+    box = torch.rand(pairs_B, count, 2, 2, generator=generator).sort(dim=2).values.flatten(2)
+    whole = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    batch.saliency = whole.expand(pairs_B, -1)
+    there = torch.ones(pairs_B, count, dtype=torch.bool)
+
+    def texts(x: torch.Tensor, fill: int | bool) -> torch.Tensor:
+        short = x[:, None].expand(-1, count, -1).clone()
+        short[..., tokens // 3 :] = fill
+        return torch.cat([x[:, None], short], dim=1)
+
+    mask, special = texts(batch.mask, False), texts(batch.special, False)
+    batch.concepts = Concepts(
+        torch.cat([whole.expand(pairs_B, 1, 4), box], dim=1),
+        texts(batch.ids, 0),
+        mask,
+        special,
+        texts(batch.word, -1),
+        torch.ones(pairs_B, 1 + count, dtype=torch.bool),
+        torch.arange(pairs_B * (1 + count)).view(pairs_B, -1),
+    )
+    labels = torch.randint(1, 20, there.shape, generator=generator)
+    batch.regions = Regions(box, there, labels)
+    tags, of_tag = batch.ids[:, : max(2, count)], batch.mask[:, : max(2, count)]
+    batch.tags = Tags(tags, of_tag, torch.where(of_tag, place[: tags.shape[1]], -1), batch.draw)
+    return batch
