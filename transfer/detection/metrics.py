@@ -193,6 +193,8 @@ def _mean(precision: np.ndarray) -> float:
 def _best_per_image(rows: list[Json] | np.ndarray, limit: int) -> list[Json] | np.ndarray:
     """The `limit` best-scored detections of each image; equal scores in the order given."""
     if isinstance(rows, np.ndarray):
+        if np.unique(rows[:, 0], return_counts=True)[1].max(initial=0) <= limit:
+            return rows
         order = np.lexsort((-rows[:, 5], rows[:, 0]))  # stable: the last key first
         image = rows[order, 0]
         place = np.arange(len(order)) - np.searchsorted(image, image, side="left")
