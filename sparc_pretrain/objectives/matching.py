@@ -28,6 +28,26 @@ def strangers(
     return differ if group is None else differ & (group[:, None] != other_group[None, :])
 
 
+def nested(
+    ids: Tensor, words: Tensor, other_ids: Tensor, other_words: Tensor, buckets: int
+) -> Tensor:
+    """Whether all words of one text are among those of the other [n,N] bool: what says "a house" is
+    true of "a blue house", and may be so the other way round.
+
+    Args:
+        ids, words: [n,T] long and bool, which tokens count; other_ids, other_words: [N,T]. buckets:
+            ids are compared modulo this, so that no table of a whole vocabulary is held.
+    """
+
+    def bag(ids: Tensor, words: Tensor) -> Tensor:
+        found = torch.zeros(len(ids), buckets, device=ids.device)
+        return found.scatter_add_(1, ids % buckets, words.float()).clamp_(max=1)
+
+    one, other = bag(ids, words), bag(other_ids, other_words)
+    common = one @ other.T
+    return (common == one.sum(dim=1)[:, None]) | (common == other.sum(dim=1)[None, :])
+
+
 @torch.no_grad()
 def draw_negatives(logits: Tensor, allowed: Tensor, noise: Tensor, floor: float = 1e-5) -> Tensor:
     """One hard negative per row (ALBEF, arXiv 2107.07651): drawn with weights softmax(row) + floor

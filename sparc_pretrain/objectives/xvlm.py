@@ -30,11 +30,13 @@ from sparc_pretrain.objectives.concepts import (
 from sparc_pretrain.objectives.contrastive import Temperature
 from sparc_pretrain.objectives.masked import MaskedObjective
 from sparc_pretrain.objectives.masking import MASKS, hide_words, masked_lm_loss
-from sparc_pretrain.objectives.matching import hard_pairs, matching_loss, strangers
+from sparc_pretrain.objectives.matching import hard_pairs, matching_loss, nested, strangers
 from sparc_pretrain.objectives.terms import anchored, step_of
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.towers.fusion import FusionEncoder, fuse
 from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures, Views, Words
+
+BUCKETS = 1024  # of word ids, see `nested`
 
 
 @OBJECTIVES.register_module()
@@ -47,6 +49,8 @@ class Xvlm(MaskedObjective):
     Args:
         fusion: `layers`, `heads` (and `dropout`) of the FusionEncoder.
         same: see `concept_contrast`; ITM never takes equal texts or another concept of the image.
+        nested: a text whose words are all in the concept's own, or the other way round ("a house",
+            "a blue house"), is in ITM a 'negative' (released) or 'ignore'd: it may be true.
         negatives: 'global' = hard negatives of all processes; 'rank' = of its own, which depends on
             their number and spares the exchange of states.
         mask: `kind` 'budget' (released: `rate` .25, at most 8, whole words, n-grams) or
@@ -64,6 +68,7 @@ class Xvlm(MaskedObjective):
         "mask of": MASKS,
         "same": SAME,
         "negatives": ("global", "rank"),
+        "nested": ("negative", "ignore"),
         "score": ("odds", "logit"),
     }
     needs = ("concepts", "mask_id")
@@ -78,15 +83,18 @@ class Xvlm(MaskedObjective):
         fusion: Mapping[str, Any] | None = None,
         same: str = "ignore",
         negatives: str = "global",
+        nested: str = "negative",
         mask: Mapping[str, Any] | None = None,
         score: str = "odds",
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
         self.mask = dict(kind="budget", rate=0.25) | dict(mask or {})
-        self.check(same=same, negatives=negatives, score=score, **{"mask of": self.mask["kind"]})
+        given = {"same": same, "negatives": negatives, "nested": nested, "score": score}
+        self.check(**given, **{"mask of": self.mask["kind"]})
         self.weights = self.terms.weights
         self.same, self.negatives, self.score = same, negatives, score
+        self.nested, self.buckets = nested, min(vocab_size, BUCKETS)
         self.temperature = Temperature()
         self.fusion = FusionEncoder(
             width=text_width,
@@ -197,6 +205,10 @@ class Xvlm(MaskedObjective):
         image = batch.image_id.repeat_interleave(count)
         group, keys = concepts.text_id.flatten(), spread(key)
         allowed = strangers(image, spread(image), group, spread(group)) & valid
+        if self.nested == "ignore":
+            ids, words = concepts.ids, concepts.mask & ~concepts.special
+            both = (ids, words, padded(ids), padded(words))
+            allowed &= ~nested(*(x.flatten(0, 1) for x in both), self.buckets)
         sides = [x.detach().flatten(0, 1) for x in (features.concept, features.concept_text)]
         streams = (Stream.HARD_TEXT, Stream.HARD_IMAGE)
         noise = [chance.pairs(self.seed, step, key, keys, stream) for stream in streams]

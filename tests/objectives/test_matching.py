@@ -19,6 +19,22 @@ def test_strangers_differ_in_image_and_in_group():
     assert torch.equal(matching.strangers(image, other), image[:, None] != other)
 
 
+@pytest.mark.parametrize("buckets", [60, 7])
+def test_texts_are_nested_when_one_has_all_words_of_the_other(buckets):
+    g = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 7, (9, 4), generator=g)  # few words, so many are nested
+    words = torch.rand(9, 4, generator=g) < 0.7
+    ids[4:] += 40
+    other = torch.randperm(9, generator=g)
+    found = matching.nested(ids, words, ids[other], words[other], buckets)
+    for i in range(9):
+        for n, j in enumerate(other.tolist()):
+            one = {k % buckets for k, w in zip(ids[i].tolist(), words[i], strict=True) if w}
+            two = {k % buckets for k, w in zip(ids[j].tolist(), words[j], strict=True) if w}
+            assert found[i, n] == (one <= two or two <= one)
+    assert 0.15 < found.float().mean() < 0.8
+
+
 def test_negatives_are_drawn_with_softmax_weights_the_positive_in_the_denominator():
     logits = torch.tensor([[5.0, 1.0, 0.0, -1.0]], dtype=torch.float64).expand(20000, -1)
     allowed = torch.tensor([[False, True, True, True]]).expand(20000, -1)

@@ -72,12 +72,14 @@ def test_nothing_valid_costs_nothing_and_another_rule_is_refused():
         concept_contrast(x, x, 2.0, none, group, "equal")
 
 
-@pytest.mark.parametrize("tasks", [None, dict(itm=1, mlm=1)])
-def test_micro_batches_add_up_to_the_batch_with_every_draw(tasks):
+@pytest.mark.parametrize(
+    "options", [{}, dict(tasks=dict(itm=1, mlm=1)), dict(nested="ignore", tasks=dict(itm=1))]
+)
+def test_micro_batches_add_up_to_the_batch_with_every_draw(options):
     def batch():
         return concept_batch(8, dtype=torch.float64)
 
-    assert_micro_batches_add_up(model, batch, ((2, 256), (4, 5), (1, 5)), tasks=tasks)
+    assert_micro_batches_add_up(model, batch, ((2, 256), (4, 5), (1, 5)), **options)
 
 
 def test_every_term_is_logged_and_every_weight_trained():
@@ -88,7 +90,8 @@ def test_every_term_is_logged_and_every_weight_trained():
     assert not [n for n in unused if not n.endswith(("key.bias", "embeddings.position"))], unused
 
 
-def test_a_positive_an_equal_text_and_another_concept_of_the_image_are_never_drawn(monkeypatch):
+@pytest.mark.parametrize("nested", ["negative", "ignore"])
+def test_what_may_be_true_of_an_image_is_never_drawn(monkeypatch, nested):
     from sparc_pretrain.objectives import matching
 
     seen = []
@@ -100,8 +103,16 @@ def test_a_positive_an_equal_text_and_another_concept_of_the_image_are_never_dra
         return drawn
 
     monkeypatch.setattr(matching, "draw_negatives", watched)
-    made, batch = model(weights=dict(itc=0, mlm=0, box_l1=0, box_giou=0)), concept_batch(8)
+    weights = dict(itc=0, mlm=0, box_l1=0, box_giou=0)
+    made, batch = model(weights=weights, nested=nested), concept_batch(8)
     batch.image = batch.image.double()
+    told = batch.concepts  # every other text says the same, and more
+    told.ids[1::2, :, 1:3], told.mask[1::2, :, 1:3] = told.ids[::2, :, 1:3], told.mask[::2, :, 1:3]
+    told.mask[::2, :, 3:] = False
+    counted = (told.mask & ~told.special).flatten(0, 1)
+    said = [
+        set(ids[kept].tolist()) for ids, kept in zip(told.ids.flatten(0, 1), counted, strict=True)
+    ]
     image = batch.image_id.repeat_interleave(4)
     group, valid = batch.concepts.text_id.flatten(), batch.concepts.valid.flatten()
     taken = set()
@@ -114,7 +125,8 @@ def test_a_positive_an_equal_text_and_another_concept_of_the_image_are_never_dra
             if j >= 0 and valid[i]:
                 assert valid[j] and image[i] != image[j] and group[i] != group[j]
                 taken.add((i, j))
-    assert len(taken) > 200
+    inside = {(i, j) for i, j in taken if said[i] <= said[j] or said[j] <= said[i]}
+    assert len(taken) > 200 and bool(inside) == (nested == "negative")
 
 
 def test_a_batch_without_a_negative_and_one_without_a_box_have_finite_losses():
@@ -250,6 +262,7 @@ def data():
 
 def test_two_processes_one_of_them_without_concepts_are_one(tmp_path):
     cases = [(accumulate, dict(tasks=tasks)) for accumulate, tasks in CASES]
+    cases.append((2, dict(tasks=dict(itm=1), nested="ignore")))
     assert_two_processes_are_one(tmp_path, "tests.objectives.test_xvlm", cases)
 
 
