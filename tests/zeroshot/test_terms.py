@@ -291,6 +291,16 @@ def test_the_command_writes_every_term_with_its_controls(kind, options, wanted, 
     assert not all(row["holds"] for row in rows)  # it has learnt nothing
 
 
+def test_what_guesses_states_of_a_tower_that_is_gone_is_not_read(scenes, tmp_path):
+    model, objective = encode.load(run_folder_of("Uniter", {}, tmp_path / "w"))
+    objective.target = "frozen"
+    shards = str(scenes / "shards/boxes-val-*.tar")
+    found = run.evaluate(model, objective, shards, dict(regions=5), visits=1, batch_size=6)
+    assert found.protocol["unread"] == ["mrfr_explained"]
+    assert "itm_accuracy" in found.metrics
+    assert not any("mrfr" in name for name in found.metrics)
+
+
 def test_a_run_without_such_terms_and_missing_shards_are_told_in_a_line(scenes, tmp_path):
     shipped, out = ROOT / "assets/sparc-scenes-tiny", ("--out", tmp_path / "m.json")
     shards = scenes / "shards/boxes-val-*.tar"

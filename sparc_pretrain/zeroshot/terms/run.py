@@ -45,6 +45,8 @@ AGAINST = {
     "grey_explained": (),
     "blank_explained": (),
 }
+# what guesses states: of a frozen tower it cannot be read without that tower
+OF_TARGET = ("mrfr_explained", "grey_explained", "blank_explained")
 CONDITIONS = {
     "own": "the text's own image",
     "elsewhere": "the image, regions and salient box of the next pair",
@@ -79,6 +81,9 @@ def evaluate(
     A term holds when it is above chance and above each control of AGAINST: the lower end of the
     95 % interval of the difference, over batches (Student's t), is above 0.
 
+    Terms that guess states of a frozen tower are not read: a run folder has not got it (protocol:
+    `unread`).
+
     Args: shards, numbers, caption: see `pairs.dataset_of`. words: hidden ones that count.
 
     Raises ValueError for an objective that has no such terms, and as `pairs.dataset_of`.
@@ -90,8 +95,9 @@ def evaluate(
     spelled = None if words is None else pairs.spelled(words, model.tokenizer)
     asked = Asked(spelled, model.objective_config.get("labels", ()))
     objective.terms.tasks = None  # all of them, not one of a step
+    unread: tuple[str, ...] = ()
     if vars(objective).get("target") == "frozen":  # the tower that a run started from is gone
-        objective.target = "self"
+        objective.target, unread = "self", OF_TARGET
     read = READINGS[type(objective)]
     # condition -> batch -> the values of its visits
     found: dict[str, list[list[Values]]] = defaultdict(list)
@@ -106,8 +112,11 @@ def evaluate(
                 if visit == 0:
                     found[name].append([])
                 found[name][number].append(values)
-    rows = [_row(name, found) for name in AGAINST if any(name in v for v in found["own"][0])]
-    return _outcome(rows, len(data), visits, batch_size, caption, asked)
+    known = [name for name in AGAINST if any(name in v for v in found["own"][0])]
+    rows = [_row(name, found) for name in known if name not in unread]
+    outcome = _outcome(rows, len(data), visits, batch_size, caption, asked)
+    outcome.protocol["unread"] = [name for name in known if name in unread]
+    return outcome
 
 
 def _towers(model: DualEncoder, objective: Objective) -> dict[str, DualEncoder]:
