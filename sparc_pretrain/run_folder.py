@@ -22,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparc_pretrain import json_file, run_config, shipped
+from sparc_pretrain import json_file, remote_run, run_config, shipped
 from sparc_pretrain.atomic_file import DRAFT, REPLACED, atomic_folder
+from sparc_pretrain.data.address import is_remote
 from sparc_pretrain.model_card import model_card
 
 FORMAT = 1
@@ -86,13 +87,14 @@ class RunFolder:
 
 
 def open_run(folder: str | Path) -> RunFolder:
-    """Open a run folder, a work dir that holds ``run``, or by its name a model that ships.
+    """Open a run folder, a work dir that holds ``run``, by its name a model that ships, or one at
+    an address (`remote_run.fetched`).
 
     Raises:
         FileNotFoundError: no such folder. InvalidRunFolder: not a run folder, or an unknown
-            format version.
+            format version. OSError: an address that cannot be read.
     """
-    path = Path(folder)
+    path = remote_run.fetched(str(folder)) if is_remote(folder) else Path(folder)
     if not (path / MANIFEST).exists() and (path / "run" / MANIFEST).exists():
         path = path / "run"
     if not path.exists():

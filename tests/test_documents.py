@@ -58,8 +58,8 @@ NOT_RUN = {
     r"sparc data boxes ": "tests/data/test_box_import.py and others, each kind",
     r"sparc (quickstart|demo)": "twenty minutes; a server, tests/page asks one",
     r"python tools/measure/": "benchmarks",
-    r"pip install .sparc|aws |export (AWS|GOOGLE)_":
-        "a bucket of the reader's own; tests/data/test_remote.py reads stand-ins",
+    r"pip install .sparc|aws |export (AWS|GOOGLE)_|sparc \w+ .*s3://":
+        "a bucket of the reader's own; tests/data/test_remote.py and others have stand-ins",
 }  # fmt: skip
 
 

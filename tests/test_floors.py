@@ -17,6 +17,7 @@ FLOORS = {
     "sparc_pretrain.startup": 0,
     "sparc_pretrain.model_card": 0,
     "sparc_pretrain.hub_run": 1,
+    "sparc_pretrain.remote_run": 1,
     "sparc_pretrain.config_tree": 0,
     "sparc_pretrain.metric": 0,
     "sparc_pretrain.registry": 0,

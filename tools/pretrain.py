@@ -28,6 +28,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     flags.work_dir(parser, "checkpoints, logs and the run folder go there")
     flags.resume(parser)
+    parser.add_argument(
+        "--remote-sync",
+        metavar="ADDRESS",
+        help="a folder of a bucket (s3://bucket/runs/NAME, gs://...) where a copy of the work dir "
+        "is kept while training goes on; --resume finds it there",
+    )
     flags.amp(parser)
     parser.add_argument("--accumulate", type=int, help="micro-batches per step (exact)")
     parser.add_argument("--compile", action="store_true", help="torch.compile the encoders")
@@ -73,6 +79,7 @@ def load(args: argparse.Namespace) -> Config:
         with_objective(cfg, args.objective)
     cfg.merge_from_dict(args.cfg_options or {})
     cfg.launcher = args.launcher
+    cfg.remote_sync = args.remote_sync or cfg.get("remote_sync")
     name = args.objective or Path(args.config).stem
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{name}"
     check_sections(cfg)
@@ -83,14 +90,20 @@ def load(args: argparse.Namespace) -> Config:
 
 def prepare(cfg: Config, args: argparse.Namespace) -> None:
     """Complete `cfg` in place, with what lies in its work dir or is put there."""
+    from sparc_pretrain.distributed import from_first
     from sparc_pretrain.engine import checkpoint as files
-    from sparc_pretrain.engine import mmengine_patches
+    from sparc_pretrain.engine import mmengine_patches, remote_resume
     from sparc_pretrain.pretraining.recipe import complete
 
     if args.resume is None and not args.force:
         files.refuse_overwriting(cfg.work_dir)
-    complete(cfg, args.accumulate, args.amp, anew=args.force and args.resume is None)
-    checkpoint = mmengine_patches.resolve_resume(cfg.work_dir, args.resume)
+    places = Path(cfg.work_dir), cfg.remote_sync, args.resume, args.force
+    resume = from_first(lambda: remote_resume.prepare(*places))
+    complete(cfg, args.accumulate, args.amp, anew=args.force and resume is None)
+    if cfg.remote_sync:
+        mirror = dict(type="sparc.RemoteSyncHook", address=cfg.remote_sync)
+        cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), mirror]
+    checkpoint = mmengine_patches.resolve_resume(cfg.work_dir, resume)
     if checkpoint is not None:
         cfg.resume, cfg.load_from = True, str(checkpoint)
 

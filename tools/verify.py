@@ -2,7 +2,8 @@
 
 python tools/verify.py work_dirs/sparc/run work_dirs/sparc/iter_500.pth
 
-Of a work dir, all its checkpoints and the run folder.
+Of a work dir, all its checkpoints and the run folder; of an address (s3://...) the run folder,
+which is fetched.
 """
 
 from __future__ import annotations
@@ -19,10 +20,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("paths", nargs="+", help="run folders, work dirs or checkpoint files")
     paths = parser.parse_args(argv).paths
     from sparc_pretrain import run_folder
+    from sparc_pretrain.data.address import is_remote
     from sparc_pretrain.engine import checkpoint
     from sparc_pretrain.zeroshot import encode
 
-    for path in map(Path, paths):
+    def show(run: run_folder.RunFolder) -> None:
+        encode.check(run)
+        seen = run.config.get("samples_seen")
+        print(f"{run.path}: intact, sha256 {run.sha256}, {seen} pairs seen")
+
+    for text in paths:
+        path = Path(text)
+        if is_remote(text):
+            show(run_folder.verify(text))
+            continue
         if path.is_file():
             checkpoint.verify(path)
             print(f"{path}: intact")
@@ -32,10 +43,7 @@ def main(argv: list[str] | None = None) -> int:
             checkpoint.verify(file)
             print(f"{file}: intact")
         if not saved or os.path.lexists(path / "run"):  # a fine-tuned work dir has no run folder
-            run = run_folder.verify(path)
-            encode.check(run)
-            seen = run.config.get("samples_seen")
-            print(f"{run.path}: intact, sha256 {run.sha256}, {seen} pairs seen")
+            show(run_folder.verify(path))
     return 0
 
 

@@ -41,7 +41,7 @@ MMSEG = {
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = flags.parser(__doc__)
-    parser.add_argument("run", help="run folder, or the work dir that holds one")
+    parser.add_argument("run", help="run folder, the work dir that holds one, or s3://...")
     sub = parser.add_subparsers(dest="task", required=True)
     for name, task in TASKS.items():
         found = sub.add_parser(name, help=task.words)
@@ -104,6 +104,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from sparc_pretrain import metrics_file, run_folder
     from sparc_pretrain.atomic_file import atomic_write
+    from sparc_pretrain.data.address import is_remote
     from sparc_pretrain.zeroshot import encode
 
     run, task = run_folder.open_run(args.run), TASKS[args.task]
@@ -118,7 +119,9 @@ def main(argv: list[str] | None = None) -> int:
     found = task.evaluate(model, objective, data, args)
     if boxes is not None:
         precision(found, *boxes)
-    folder = run.path.parent / "zeroshot"
+    above = run.path.parent  # of an address, in the cache
+    folder = Path("work_dirs", above.name) if is_remote(args.run) else above
+    folder = folder / "zeroshot"
     folder = folder if args.task == "retrieval" else folder / args.task
     out = Path(args.out) if args.out else folder / "metrics.json"
     metrics_file.write_metrics(

@@ -55,6 +55,7 @@ KNOWN_KEYS = [
     "task",
     "model_wrapper_cfg",
     "strategy",
+    "remote_sync",
 ]
 
 IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")

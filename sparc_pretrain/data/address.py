@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -48,9 +49,19 @@ class Address:
         """The name without its ending."""
         return self.name.rpartition(".")[0] or self.name
 
+    @property
+    def above(self) -> Address:
+        """The folder that this is in; at the root, the root."""
+        above = self.text.rpartition("/")[0]
+        return Address(above if len(above) >= len(self.root) else self.root)
+
     def beside(self, ending: str) -> Address:
         """The file of the same name with `ending` behind it."""
         return Address(self.text + ending)
+
+    def inside(self, name: str) -> Address:
+        """The file `name` of this folder."""
+        return Address(f"{self.text}/{name}")
 
 
 def is_remote(name: object) -> bool:
@@ -80,6 +91,13 @@ def address(text: str) -> Address:
         raise ValueError(f"{text}: an address is scheme://host/path.tar, or s3://bucket/path.tar")
     library()
     return Address(text)
+
+
+def cache(of: str) -> Path | None:
+    """The folder in the user's cache for what came from addresses; None without a user's home."""
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    place = Path(folder, "sparc_pretrain", of)
+    return place if place.is_absolute() else None
 
 
 def library() -> Any:

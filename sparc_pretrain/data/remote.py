@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from random import SystemRandom
 from typing import Any, NamedTuple, TypeVar
@@ -25,6 +26,7 @@ T = TypeVar("T")
 READS = 32  # requests of a process that are on their way at a time
 TRIES = 8
 FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0  # seconds before the second try, doubled from there on
+BACKOFF = timedelta(seconds=FIRST_WAIT)  # the same, of the library
 PIECE = 1 << 20  # bytes of a request where all of a tar is walked through
 STATUS = re.compile(r"\b([45]\d\d) [A-Z]\w+|status: ([45]\d\d)\b")
 NO_RANGES = re.compile(r"non-partial|not partial", re.IGNORECASE)
@@ -81,7 +83,7 @@ def expand(pattern: str) -> list[Address]:
         found = library().list_with_delimiter(store, prefix.rstrip("/") or None)
         return [one["path"].rpartition("/")[2] for one in found["objects"]]
 
-    names = [name for name in _patiently(place, ask) if fnmatchcase(name, last or "*.tar")]
+    names = [name for name in patiently(place, ask) if fnmatchcase(name, last or "*.tar")]
     if not names:
         raise FileNotFoundError(f"{pattern}: no .tar file here; see docs/data.md")
     return [address(f"{folder}/{name}") for name in sorted(names)]
@@ -101,7 +103,7 @@ def stat(place: Address) -> Stat:
         told = hashlib.sha256(f"{changed} {tag}".encode()).hexdigest()
         return Stat(meta["size"], int(told[:15], 16) if changed or tag else None)
 
-    return _patiently(place, ask)
+    return patiently(place, ask)
 
 
 def read(place: Address, offset: int, size: int) -> bytes:
@@ -117,7 +119,7 @@ def read(place: Address, offset: int, size: int) -> bytes:
     def ask(store: Any) -> bytes:
         return bytes(library().get_range(store, place.path, start=offset, length=size))
 
-    return _patiently(place, ask)
+    return patiently(place, ask)
 
 
 def read_exactly(place: Address, offset: int, size: int) -> bytes:
@@ -133,7 +135,7 @@ def read_whole(place: Address) -> bytes | None:
     answer so). Raises OSError as `read`.
     """
     try:
-        return _patiently(
+        return patiently(
             place, lambda store: bytes(library().get(store, place.path).bytes()), denied=True
         )
     except FileNotFoundError:
@@ -164,15 +166,15 @@ class _Client:
     """
 
     def __init__(self) -> None:
-        self.stores: dict[str, Any] = {}
+        self.stores: dict[tuple[str, int], Any] = {}
         self.process = os.getpid()
         self.pool: ThreadPoolExecutor | None = None
 
-    def store(self, root: str) -> Any:
+    def store(self, root: str, again: int = 0) -> Any:
         self._own()
-        if root not in self.stores:
-            self.stores[root] = _connect(*root.split("://"))
-        return self.stores[root]
+        if (root, again) not in self.stores:
+            self.stores[root, again] = _connect(*root.split("://"), again)
+        return self.stores[root, again]
 
     def threads(self) -> ThreadPoolExecutor:
         self._own()
@@ -191,14 +193,14 @@ class _Client:
             self.__init__()
 
 
-def _connect(scheme: str, host: str) -> Any:
+def _connect(scheme: str, host: str, again: int) -> Any:
     """The library's store of a bucket, or of a web server, where nobody signs in, whatever its name
-    is.
+    is; it asks `again` so often for what never came.
     """
     library()
     from obstore.store import GCSStore, HTTPStore, S3Store
 
-    retries = dict(retry_config={"max_retries": 0})
+    retries = dict(retry_config={"max_retries": again, "backoff": {"init_backoff": BACKOFF}})
     if scheme in ("s3", "gs"):  # options of the client, too, come from the environment
         return (S3Store if scheme == "s3" else GCSStore)(host, **retries)
     client = {"allow_http": scheme == "http"}
@@ -213,15 +215,18 @@ def threads() -> ThreadPoolExecutor:
     return _client.threads()
 
 
-def _patiently(place: Address, ask: Callable[[Any], T], denied: bool = False) -> T:
+def patiently(
+    place: Address, ask: Callable[[Any], T], denied: bool = False, again: int = 0
+) -> T:
     """What `ask(store)` gives, after as many tries as it takes, at most `TRIES`.
 
-    denied: a denied access is as good as no file. Raises as `read`.
+    denied: a denied access is as good as no file. again: so often the library itself repeats a
+    request, of the many that one `ask` is. Raises as `read`.
     """
     wait = FIRST_WAIT
     for attempt in range(1, TRIES + 1):
         try:
-            return ask(_client.store(place.root))
+            return ask(_client.store(place.root, again))
         except Exception as error:
             reason, passes = _told(error, place, denied)
         if not passes:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparc_pretrain.atomic_file import atomic_write
-from sparc_pretrain.data.address import Address
+from sparc_pretrain.data.address import Address, cache
 from sparc_pretrain.data.tar_scan import IMAGE_EXTENSIONS, KEY_BYTES, Scan, row_type, scan
 
 __all__ = ["IMAGE_EXTENSIONS", "KEY_BYTES", "RawSample", "ShardIndex", "index_file", "places"]
@@ -69,11 +69,10 @@ def places(tar: Path | Address) -> list[Path]:
     is a user's home.
     """
     remote = isinstance(tar, Address)
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    kept = cache("shards")
     name = hashlib.sha256(os.fsencode(str(tar) if remote else tar.absolute())).hexdigest()[:32]
-    in_cache = Path(cache, "sparc_pretrain", "shards", name + SUFFIX)
     beside = [] if remote else [index_file(tar)]
-    return [*beside, in_cache] if in_cache.is_absolute() else beside
+    return [*beside, kept / (name + SUFFIX)] if kept else beside
 
 
 class ShardIndex:

@@ -30,6 +30,7 @@ __all__ = [
     "atomic_write",
     "commit",
     "committed",
+    "contents",
     "crash_point",
     "delete",
     "find_valid",
@@ -79,14 +80,14 @@ def save(state: dict[str, Any], path: str | Path) -> None:
         entry.update(size=stream.size, sha256=stream.sha.hexdigest())
         old = _read_manifest(path)
         if old is not None and path.exists():
-            _write_manifest(path, {**old, "next": entry})
+            write_manifest(path, {**old, "next": entry})
         file.flush()
         crash_point("ckpt.before_rename")
 
     try:
         atomic_write(path, write)
         crash_point("ckpt.before_manifest")
-        _write_manifest(path, entry)
+        write_manifest(path, entry)
     except OSError as error:
         free = shutil.disk_usage(path.parent).free
         raise OSError(
@@ -112,14 +113,20 @@ def verify(path: str | Path) -> None:
             f"{path} has no readable manifest ({path.name}{MANIFEST}): it was never finished"
         )
     size = path.stat().st_size
-    accepted = [e for e in (manifest, manifest.get("next")) if isinstance(e, dict)]
-    if not any(size == entry.get("size") for entry in accepted):
+    if not any(size == entry["size"] for entry in contents(manifest)):
         raise CorruptCheckpoint(
             f"{path} is damaged: {size:,} bytes instead of {manifest.get('size')}"
         )
     sha = sha256(path)
-    if not any(sha == entry.get("sha256") for entry in accepted):
+    if not any(sha == entry["sha256"] for entry in contents(manifest)):
         raise CorruptCheckpoint(f"{path} is damaged: its sha256 is not the one in its manifest")
+
+
+def contents(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a manifest says of its file: `size` and `sha256`, twice while it is written again."""
+    said = [entry for entry in (manifest, manifest.get("next")) if isinstance(entry, dict)]
+    kinds = {"size": int, "sha256": str}
+    return [e for e in said if all(isinstance(e.get(key), of) for key, of in kinds.items())]
 
 
 def find_valid(work_dir: str | Path) -> Path | None:
@@ -212,15 +219,30 @@ def commit(newest: Path, work_dir: str | Path, keep: int) -> None:
     """
     crash_point("ckpt.before_pointer")
     point_to(newest, work_dir)
-    mine = NUMBERED.fullmatch(newest.name)
-    kind = newest.name[: mine.start(1)] if mine else newest.name
     older = [
         path
         for path in numbered(newest.parent)
-        if path != newest and path.name.startswith(kind) and committed(path)
+        if path != newest and kind(path.name) == kind(newest.name) and committed(path)
     ]
-    for path in older[: -(keep - 1) or None] if keep > 0 else []:
+    for path in beyond(older, keep):
         delete(path)
+
+
+def kind(name: str) -> str:
+    """What stands before the number in a checkpoint's name, or the name of any other file."""
+    mine = NUMBERED.fullmatch(name)
+    return name[: mine.start(1)] if mine else name
+
+
+def is_before(name: str, newest: Path) -> bool:
+    """Whether this is the name of an earlier checkpoint of the kind of `newest`."""
+    number, last = NUMBERED.fullmatch(name), NUMBERED.fullmatch(newest.name)
+    return bool(number and kind(name) == kind(newest.name) and int(number[1]) < int(last[1]))
+
+
+def beyond(older: list[Path], keep: int) -> list[Path]:
+    """Of those before the newest, oldest first, the ones to delete."""
+    return older[: -(keep - 1) or None] if keep > 0 else []
 
 
 def manifest_path(path: Path) -> Path:
@@ -254,8 +276,14 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _write_manifest(path: Path, entry: dict[str, Any]) -> None:
-    text = json.dumps(entry, indent=1)
+def manifest_text(entry: dict[str, Any]) -> str:
+    """A manifest as it is written."""
+    return json.dumps(entry, indent=1)
+
+
+def write_manifest(path: Path, entry: dict[str, Any]) -> None:
+    """Write the manifest of `path`."""
+    text = manifest_text(entry)
     atomic_write(manifest_path(path), lambda file: _write_text(file, text))
 
 

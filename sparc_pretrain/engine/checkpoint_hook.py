@@ -241,6 +241,7 @@ class CheckpointHook(MMCheckpointHook):
             )
             if rank() == 0:
                 self.writer.do(partial(files.commit, path, runner.work_dir, self.keep))
+            runner.call_hook("after_commit")
         except Exception as error:
             failure = error
         self._begun()

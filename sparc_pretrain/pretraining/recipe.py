@@ -12,10 +12,11 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from sparc_pretrain import shipped
+from sparc_pretrain import remote_run, shipped
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.data import shard_list
+from sparc_pretrain.data.address import is_remote
 from sparc_pretrain.data.dataset import PairDataset
 from sparc_pretrain.data.fields import Fields
 from sparc_pretrain.data.shard_list import ShardList, expand
@@ -280,7 +281,7 @@ def _tokenizer(
             captions = PairDataset.captions(sources, limit=TOKENIZER_CAPTIONS)
             tokenizer = Tokenizer.train(captions, spec["train"])
         elif spec.keys() == {"load"}:
-            name = spec["load"]
+            name = remote_run.fetched(spec["load"]) if is_remote(spec["load"]) else spec["load"]
             tokenizer = Tokenizer.open_clip() if name == "open_clip" else Tokenizer.load(name)
         else:
             raise ValueError(f"tokenizer={spec}: use dict(train=VOCAB_SIZE) or dict(load=NAME)")

@@ -15,12 +15,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
@@ -37,8 +37,8 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, folder: Path, handler: type[Handler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
         self.folder, self.latency, self.hold = folder, 0.0, 0
         self.faults: list[int | str | None] = []
         self.always: int | str | None = None
@@ -65,6 +65,16 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        self._serve(self._get)
+
+    def _get(self, url: SplitResult, wanted: tuple[int, int] | None, cut: bool) -> None:
+        if url.query:
+            self._list(url.path, parse_qs(url.query, keep_blank_values=True))
+        else:
+            self._file(unquote(url.path), wanted, cut)
+
+    def _serve(self, answer: Callable[[SplitResult, tuple[int, int] | None, bool], None]) -> None:
+        """Answer, in time and with what is to go wrong."""
         server = self.server
         url = urlsplit(self.path)
         found = RANGE.fullmatch(self.headers.get("Range", ""))
@@ -84,10 +94,8 @@ class Handler(BaseHTTPRequestHandler):
                 self._reset()
             elif isinstance(fault, int):
                 self._send(fault, f"no, token {server.secret}".encode(), {})
-            elif url.query:
-                self._list(url.path, parse_qs(url.query, keep_blank_values=True))
             else:
-                self._file(unquote(url.path), wanted, cut=fault == "cut")
+                answer(url, wanted, fault == "cut")
         finally:
             with server.lock:
                 server.now -= 1
@@ -123,6 +131,10 @@ class Handler(BaseHTTPRequestHandler):
             "<LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>1</ETag></Contents>"
             for name in here
         )
+        below = {n[: n.index("/", len(prefix)) + 1] for n in names if n.startswith(prefix)
+                 and "/" in n[len(prefix) :]}  # fmt: skip
+        for name in sorted(below):
+            rows += f"<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>"
         text = f'<ListBucketResult xmlns="{NAMESPACE}"><Name>b</Name><KeyCount>{len(here)}'
         text += f"</KeyCount><IsTruncated>false</IsTruncated>{rows}</ListBucketResult>"
         self._send(200, text.encode(), {"Content-Type": "application/xml"})
@@ -145,9 +157,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Server]:
+def serving(folder: Path, handler: type[Handler] = Handler) -> Iterator[Server]:
     """A server of `folder`, for as long as the block lasts."""
-    with Server(folder) as server:
+    with Server(folder, handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
