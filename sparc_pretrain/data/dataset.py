@@ -35,7 +35,7 @@ from sparc_pretrain.data.health import (
 )
 from sparc_pretrain.data.images import BadImage
 from sparc_pretrain.data.region_files import RegionFiles
-from sparc_pretrain.data.shards import RawSample, ShardSet, read_ahead, read_in_turn
+from sparc_pretrain.data.shards import Coming, RawSample, ShardSet, read_in_turn
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.registry import DATASETS
 from sparc_pretrain.types import BadSample
@@ -110,6 +110,7 @@ class PairDataset(Dataset):
         self.ends = np.cumsum([len(shards) for shards in self.shard_sets]).tolist()
         self._refuse_bad_shards(max_bad_shards)
         self.reads = ReadHealth()
+        self._coming = Coming()
 
     def _refuse_bad_shards(self, most: float) -> None:
         total = sum(len(shards.paths) for shards in self.shard_sets)
@@ -152,14 +153,15 @@ class PairDataset(Dataset):
         return self.__getitems__([item])[0]
 
     def __getitems__(self, items: Sequence[int | tuple[int, int]]) -> list[dict[str, Any]]:
-        """The samples of a batch, as torch's DataLoader asks for them; remote ones are on their way
-        while earlier ones are decoded.
-        """
-        asked = [item if isinstance(item, (tuple, list)) else (item, 0) for item in items]
-        asked = [(int(index), int(visit)) for index, visit in asked]
-        places = [self._locate(index) for index, _ in asked]
-        reads = read_ahead([(self.shard_sets[source], n) for source, n in places])
-        return [self._sample(*one, read) for one, read in zip(asked, reads, strict=True)]
+        """The samples of a batch; remote ones, and the first of `later`, are on their way."""
+        asked = [tuple(map(int, i)) if isinstance(i, (tuple, list)) else (int(i), 0) for i in items]
+        later = [self._place(item[2]) for item in asked if len(item) > 2]
+        reads = self._coming.take([self._place(item[0]) for item in asked], later)
+        return [self._sample(*item[:2], read) for item, read in zip(asked, reads, strict=True)]
+
+    def _place(self, index: int) -> tuple[ShardSet, int]:
+        source, n = self._locate(index)
+        return self.shard_sets[source], n
 
     def _sample(self, index: int, visit: int, read: Callable[[], RawSample]) -> dict[str, Any]:
         """A sample, which is read so, or what replaces it."""

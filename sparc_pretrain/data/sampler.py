@@ -7,8 +7,10 @@ run can be resumed at any position in constant time, with another W too.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
 from math import ceil, lcm
 from typing import Protocol
 
@@ -135,7 +137,8 @@ class PairSampler(Sampler):
     shuffled together; default: as many as hold `BATCHES_PER_BLOCK` global batches, from `FEWEST`
     to `MOST` shards. mode='alternate': each global batch of `global_batch` samples comes from one
     source (as in the paper); mode='mixed': every sample is drawn from a source of its own. Weights
-    count draws.
+    count draws. ahead: a third number tells the index that comes so many samples later, for a
+    dataset that reads ahead.
 
     Raises ValueError for an unknown mode, without `global_batch` when several sources alternate,
     and for fewer samples than a global batch takes of them, which would then hold the same pair
@@ -149,6 +152,7 @@ class PairSampler(Sampler):
         global_batch: int | None = None,
         mode: str = "alternate",
         shards_per_block: int | None = None,
+        ahead: int = 0,
     ) -> None:
         if mode not in ("alternate", "mixed"):
             raise ValueError(f"mode must be 'alternate' or 'mixed', not {mode!r}")
@@ -190,7 +194,7 @@ class PairSampler(Sampler):
                         "data.global_batch, or give more shards"
                     )
         self.rank, self.world_size = rank(), world_size()
-        self.start = 0
+        self.start, self.ahead = 0, ahead
 
     def order(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Global positions [n] (ascending) -> (index over all sources, visit), both [n]."""
@@ -204,7 +208,16 @@ class PairSampler(Sampler):
                 index[here], visit[here] = order(n[here])
         return index + self.first_index[source], visit
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        pairs = self._pairs()
+        coming = deque(islice(pairs, self.ahead))
+        for pair in pairs:
+            if self.ahead:
+                coming.append(pair)
+                pair = (*coming.popleft(), pair[0])
+            yield pair
+
+    def _pairs(self) -> Iterator[tuple[int, int]]:
         step = CHUNK * self.world_size
         at = self.start * self.world_size + self.rank
         while True:

@@ -32,6 +32,7 @@ from sparc_pretrain.data.shard_index import (
 from sparc_pretrain.data.shard_list import expand, look, open_all
 
 __all__ = [
+    "Coming",
     "RawSample",
     "ShardIndex",
     "ShardSet",
@@ -224,6 +225,32 @@ def read_ahead(
         if error is not None:
             found[n] = partial(_fail, error)
     return found
+
+
+class Coming:
+    """Reads that are begun before their samples are wanted; a copy in another process has none."""
+
+    def __init__(self) -> None:
+        self._begun: dict[tuple[ShardSet, int], Callable[[], RawSample]] = {}
+
+    def __getstate__(self) -> dict:
+        return {"_begun": {}}
+
+    def take(
+        self, wanted: Sequence[tuple[ShardSet, int]], later: Sequence[tuple[ShardSet, int]] = ()
+    ) -> list[Callable[[], RawSample]]:
+        """`read_ahead` of `wanted`, then of as many of `later`, which the next call will want, as
+        are on their way at a time: what is not wanted then is forgotten.
+        """
+        self._begin(wanted)
+        reads = [self._begun[one] for one in wanted]
+        self._begun = {}
+        self._begin(later[: remote.READS])
+        return reads
+
+    def _begin(self, samples: Sequence[tuple[ShardSet, int]]) -> None:
+        new = [one for one in samples if one not in self._begun]
+        self._begun.update(zip(new, read_ahead(new), strict=True))
 
 
 def read_in_turn(

@@ -121,7 +121,18 @@ def start_of_workers(sources: Sequence[dict[str, Any]], workers: int) -> dict[st
     fork, will not do: the process that forks has looked at remote shards, and its threads that
     carry their bytes would be missing.
     """
-    if not workers or not any("://" in str(source["shards"]) for source in sources):
+    if not workers or not _far(sources):
         return {}
     multiprocessing.set_forkserver_preload([LOADER])  # imported once for all of them
     return dict(multiprocessing_context="forkserver")
+
+
+def ahead(sources: Sequence[dict[str, Any]], size: int, workers: int) -> dict[str, int]:
+    """The argument of the sampler for remote shards: a worker that makes batches of `size` learns
+    what its next one begins with, so that it does not wait for the first answers.
+    """
+    return dict(ahead=size * max(1, workers)) if _far(sources) else {}
+
+
+def _far(sources: Sequence[dict[str, Any]]) -> bool:
+    return any("://" in str(source["shards"]) for source in sources)

@@ -23,7 +23,7 @@ from sparc_pretrain.data.shard_list import ShardList, expand
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.distributed import from_first, world_size
 from sparc_pretrain.pretraining import held_out, needs, sections, starting_weights
-from sparc_pretrain.pretraining.delivery import start_of_workers
+from sparc_pretrain.pretraining.delivery import ahead, start_of_workers
 from sparc_pretrain.pretraining.schedules import schedulers
 from sparc_pretrain.pretraining.sections import Data, Schedule
 
@@ -103,6 +103,7 @@ def complete(
                 mode=data.mode,
                 global_batch=data.global_batch,
                 **({"shards_per_block": block} if (block := data.shards_per_block) else {}),
+                **ahead(sources, local // accumulate, data.workers),
             ),
             dataset=dict(
                 type="sparc.PairDataset",

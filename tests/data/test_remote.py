@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,27 @@ def test_samples_of_a_batch_are_read_at_a_time(folder, server):
     assert [one.key for one in everything(shards)] == [f"{i:04d}" for i in range(30)]
     assert 16 <= server.most <= remote.READS
     assert unusable_captions(shards) == ({}, 3)
+
+
+def test_the_first_of_the_next_batch_are_on_their_way_before_it_is_wanted(
+    folder, server, monkeypatch
+):
+    monkeypatch.setattr(remote, "READS", 4)
+    data, near = dataset(f"{server.address}/tars/shard-{{000000..000002}}.tar"), dataset(folder)
+    for number in range(3):
+        data.shard_sets[0].shard(number)
+    server.asked.clear()
+    first = [(i, 0, i + 10) for i in range(10)]
+    found = data.__getitems__(first)
+    until = time.monotonic() + 20
+    while len(server.asked) < 14 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(server.asked) == 14
+    found += data.__getitems__([(i, 0) for i in range(10, 20)])
+    assert len(server.asked) == 20
+    wanted = near.__getitems__([(i, 0) for i in range(20)])
+    assert equal(collate(found), collate(wanted))
+    assert len(pickle.dumps(data)) > 0  # what is on its way stays behind
 
 
 def test_a_process_forked_off_one_that_has_read_says_what_to_do(folder, server):

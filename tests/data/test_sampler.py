@@ -123,6 +123,17 @@ def test_skipping_equals_having_gone_there(mode):
         assert take(resumed, 50) == straight
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_what_comes_later_is_told_and_changes_no_order(world):
+    plain = take(sampler(TWO, global_batch=4, world=world), 80)
+    made = sampler(TWO, global_batch=4, world=world, ahead=12)
+    told = take(made, 60)
+    assert [one[:2] for one in told] == plain[:60]
+    assert [one[2] for one in told] == [index for index, _ in plain[12:72]]
+    made.skip(7)
+    assert take(made, 5) == told[7:12]
+
+
 def test_a_run_resumed_with_other_processes_goes_on_with_the_same_batches():
     size = 8
     whole = take(sampler(TWO, global_batch=size), size * 20)

@@ -227,11 +227,13 @@ def test_workers_that_read_remote_shards_are_not_forked(shards, tmp_path, monkey
     alone(monkeypatch, tmp_path / "cache")
     cfg = config(shards)
     cfg.data.workers = 1
-    assert "multiprocessing_context" not in complete(cfg).train_dataloader
+    loader = complete(cfg).train_dataloader
+    assert "multiprocessing_context" not in loader and "ahead" not in loader.sampler
     with serving(tmp_path) as server:
         cfg = config(shards, work_dir=str(tmp_path / "far"))
-        cfg.data.update(workers=1, sources=f"{server.address}/shards/train-{{000000..000001}}.tar")
+        cfg.data.update(workers=3, sources=f"{server.address}/shards/train-{{000000..000001}}.tar")
         cfg.data.held_out = dict(sources=str(shards), interval=2, pairs=8)
-        complete(cfg)
+        complete(cfg, accumulate=2)
+    assert cfg.train_dataloader.sampler.ahead == 3 * cfg.data.global_batch // 2
     assert cfg.train_dataloader.multiprocessing_context == "forkserver"
     assert cfg.val_dataloader.multiprocessing_context == "forkserver"

@@ -48,11 +48,14 @@ def remote(args: argparse.Namespace) -> tuple[Work, Work, str]:
     if near.fingerprint != far.fingerprint:
         raise ValueError("the tars differ")
     order = np.random.default_rng(0).permutation(count).tolist()
+    coming = order[args.batch * max(1, args.workers) :]  # as training tells its loader
+    items = [(n, 0, later) for n, later in zip(order, coming, strict=False)]
+    items += [(n, 0) for n in order[len(items) :]]
     own = dict(multiprocessing_context="forkserver") if args.workers else {}
     own |= dict(num_workers=args.workers, persistent_workers=args.workers > 0)
 
     def of(data: PairDataset) -> Work:
-        loader = DataLoader(data, args.batch, sampler=order, collate_fn=collate, **own)
+        loader = DataLoader(data, args.batch, sampler=items, collate_fn=collate, **own)
 
         def work() -> None:
             assert sum(len(batch) for batch in loader) == count
