@@ -39,7 +39,7 @@ from bench import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, memory, random_features
 from evaluation import timed
 from far_tars import remote
 from ratios import Work, compare
-from steps import VOCABULARY, Step
+from steps import VOCABULARY, Step, operations
 
 from sparc_pretrain.command import cli
 from sparc_pretrain.data.tar_scan import scan
@@ -84,8 +84,10 @@ def accumulate(args: argparse.Namespace) -> tuple[Work, Work, str]:
 
 def fused(args: argparse.Namespace) -> tuple[Work, Work, str]:
     """Equal vision towers, as many blocks over words; UNITER by its tasks in turn."""
-    sparc = Step(OBJECTIVE["sparc"], **_sizes(args))
-    return _fused(args), sparc, f"{args.objective} step / SPARC step, {args.arch}, {_pairs(args)}"
+    ours, sparc = _fused(args), Step(OBJECTIVE["sparc"], **_sizes(args))
+    counted = operations(ours) / operations(sparc)
+    named = f"{args.objective} step / SPARC step ({counted:.2f} of its operations), {args.arch}"
+    return ours, sparc, f"{named}, {_pairs(args)}"
 
 
 def draws(args: argparse.Namespace) -> tuple[Work, Work, str]:

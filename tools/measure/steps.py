@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from mmengine.logging import MessageHub
 from mmengine.optim import build_optim_wrapper
+from torch.utils.flop_counter import FlopCounterMode
 
 import sparc_pretrain.engine
 import sparc_pretrain.objectives  # noqa: F401  registers them
@@ -71,6 +72,13 @@ class Step:
     def __call__(self, batch: Batch | None = None) -> dict[str, torch.Tensor]:
         """One step on `batch`, default its own; the losses."""
         return self.model.train_step(self.batch if batch is None else batch, self.wrapper)
+
+
+def operations(step: Step) -> int:
+    """Floating-point operations of a step, forward and backward, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
 
 
 def pairs(count: int, size: int, tokens: int) -> Batch:
