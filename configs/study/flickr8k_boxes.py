@@ -1,13 +1,13 @@
 """X-VLM with the boxes of Flickr30k Entities beside CLIP at equal pairs, on Flickr8k's photographs:
-about 30 minutes of a CPU core. Its shards: configs/flickr8k/xvlm.py.
+about 25 minutes of a CPU core. Its shards: configs/flickr8k/xvlm.py.
 
 python tools/study.py configs/study/flickr8k_boxes.py
 """
 
 _base_ = ["../flickr8k/sparc.py", "../_base_/study.py"]
 
-# 800 steps x 64 pairs = 51,200 pairs, 8.5 passes over 5,996 photographs
-schedule = dict(steps=800, warmup=80)
+# 600 steps x 64 pairs = 38,400 pairs, 6.4 passes over 5,996 photographs
+schedule = dict(steps=600, warmup=60)
 data = dict(global_batch=64)
 model = dict(
     vision=dict(overrides=dict(depth=4, embed_dim=96, num_heads=3)),
