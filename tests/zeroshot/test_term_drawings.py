@@ -28,6 +28,17 @@ def batch_of(kind, scenes, folder):  # noqa: F811
     return model, objective, batch
 
 
+def test_the_pictures_are_of_the_captions_that_are_read(scenes, tmp_path, monkeypatch):  # noqa: F811
+    asked, real = [], pairs.dataset_of
+    monkeypatch.setattr(pairs, "dataset_of", lambda *a: (asked.append(a[4:]), real(*a))[1])
+    folder = run_folder_of("Xvlm", {}, tmp_path / "w")
+    argv = ("--shards", scenes / "shards/boxes-val-*.tar", "--batch-size", "6", "--visits", "1")
+    argv += ("--caption", "longest", "--pictures", "1", "--out", tmp_path / "out" / "m.json")
+    code, said = call("zeroshot", folder, "terms", *argv)
+    assert not code, said
+    assert asked == [("longest",), ("longest",)]
+
+
 @pytest.mark.parametrize(
     ("kind", "count"), [("Xvlm", 2), ("Uniter", 2), ("Kaleido", 2), ("Oscar", 0)]
 )

@@ -61,5 +61,5 @@ class Terms(Task):
         found = evaluate(model, objective, options.shards, numbers, data, *how, said)
         if count := getattr(options, "pictures", 0):
             given = (model, objective, options.shards, numbers, count, options.batch_size)
-            found.pictures.update(pictures(*given))
+            found.pictures.update(pictures(*given, said))
         return found

@@ -37,6 +37,7 @@ def pictures(
     numbers: dict[str, int],
     count: int,
     batch_size: int = 64,
+    caption: str = "any",
 ) -> dict[str, np.ndarray]:
     """Name -> [H,W,3] uint8 of the first pairs; nothing of an objective without such pictures.
 
@@ -45,7 +46,7 @@ def pictures(
     draw = DRAWN.get(type(objective))
     if draw is None:
         return {}
-    data = pairs.dataset_of(model, objective, shards, numbers)
+    data = pairs.dataset_of(model, objective, shards, numbers, caption)
     batch = pairs.batches(data, min(batch_size, len(data)), 0)[0].to(model.mean.device)
     batch.views = objective.views(batch, 0)
     drawn = draw(model, objective, batch, count)
