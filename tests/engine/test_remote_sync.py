@@ -118,7 +118,8 @@ def test_the_marker_comes_last_and_old_ones_go_after_it(work, server):
     places = [order.index(name) for name in ("iter_2.pth", "iter_2.pth.manifest.json")]
     marker, pointer = order.index("last_checkpoint"), order.index("run.current")
     assert max(places) < marker and order[-1] != "last_checkpoint"
-    assert places[0] < places[1] and order.index("manifest.json") < pointer
+    assert places[0] < places[1]
+    assert order.index("model.safetensors") < order.index("manifest.json") < pointer
     assert {p.name for p in there(server).glob("*.pth*")} == {
         "iter_2.pth", "iter_2.pth.manifest.json"
     }  # fmt: skip
@@ -219,7 +220,8 @@ def test_as_many_stay_as_on_disk_and_those_of_others_too(work, server):
     mine = sync(work)
     place = there(server)
     place.mkdir(parents=True)
-    for name in ("epoch_1.pth", "iter_9.pth", "mine.pth", "run-mine"):
+    (place / "run-mine").mkdir()
+    for name in ("epoch_1.pth", "iter_9.pth", "mine.pth", "run-mine/file"):
         (place / name).write_text("not ours")
     for step in range(2, 6):
         save(work, step)
@@ -228,7 +230,7 @@ def test_as_many_stay_as_on_disk_and_those_of_others_too(work, server):
         "epoch_1.pth", "iter_4.pth", "iter_5.pth", "iter_9.pth", "mine.pth"
     ]  # fmt: skip
     runs = [path.name for path in place.glob("run-*") if path.is_dir() and any(path.iterdir())]
-    assert sorted(name[:6] for name in runs) == ["run-4-", "run-5-"]
+    assert sorted(name[:6] for name in runs) == ["run-4-", "run-5-", "run-mi"]
 
 
 def test_all_are_kept_and_those_missed_follow_when_all_are_kept(work, server):
