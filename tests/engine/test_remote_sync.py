@@ -294,6 +294,13 @@ def test_a_bucket_that_cannot_be_used_is_told_at_the_door(work, server, monkeypa
         assert "hunter2" not in str(told.value)
 
 
+def test_a_copy_that_may_not_be_listed_is_not_taken_for_none(work, tmp_path, server):
+    sync(work).send()
+    server.faults = [403]
+    with pytest.raises(RemoteError, match="access is denied"):
+        remote_resume.prepare(tmp_path, AT, "auto")
+
+
 def test_a_damaged_or_forged_copy_is_refused_and_nothing_is_left(work, tmp_path, server):
     sync(work).send()
     file = there(server) / "iter_1.pth"
