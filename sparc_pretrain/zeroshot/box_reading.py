@@ -8,6 +8,7 @@ from statistics import fmean
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 from tqdm import tqdm
 
 from sparc_pretrain.data.images import eval_resize
@@ -36,6 +37,7 @@ METRICS = (
 )
 CONSTANT = "constant_box_recall"  # by chance
 CANDIDATES = 500  # training boxes tried as the constant one
+PAIRS = 1 << 22  # of boxes compared at a time: a training split has hundreds of thousands
 
 
 @torch.inference_mode()
@@ -154,12 +156,11 @@ def constant_box(data: Sequence[PhraseImage]) -> Tensor:
     )
     drawn = torch.randperm(len(truth), generator=torch.Generator().manual_seed(0))[:CANDIDATES]
     tried = torch.cat([truth[drawn], truth.mean(dim=0, keepdim=True)])
-    low = torch.maximum(tried[:, None, :2], truth[None, :, :2])
-    high = torch.minimum(tried[:, None, 2:], truth[None, :, 2:])
-    common = (high - low).clamp(min=0).prod(dim=2)
-    areas = [(box[:, 2:] - box[:, :2]).prod(dim=1) for box in (tried, truth)]
-    share = common / (areas[0][:, None] + areas[1] - common)
-    return tried[(share >= grounding.IOU).sum(dim=1).argmax()]
+    found = [
+        (box_iou(part, truth) >= grounding.IOU).sum(dim=1)
+        for part in tried.split(max(1, PAIRS // len(truth)))
+    ]
+    return tried[torch.cat(found).argmax()]
 
 
 def _read(model: DualEncoder, objective: Objective, image: Tensor, side: int) -> ImageFeatures:
