@@ -81,6 +81,7 @@ def matcher(
         for name in ("token_states", "mask")
     )
 
+    @torch.no_grad()
     def match(images: Tensor, texts: Tensor) -> Tensor:
         pace = Pace(len(images))
         found = []

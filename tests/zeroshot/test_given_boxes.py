@@ -168,6 +168,7 @@ def test_class_names_of_given_boxes_are_oscars_tags_behind_each_caption(files):
     scores = encode.scores(model, oscar, boxed, "squash", batch_size=2)
     again = retrieval.evaluate(model, oscar, boxed, best=3, resize="squash", batch_size=2)
     judged = matcher(model, oscar, boxed, "squash", 2)(torch.arange(3), torch.arange(3))
+    assert not judged.requires_grad  # or the graphs of all pairs are held
     torch.testing.assert_close(judged, scores.diagonal(), atol=2e-3, rtol=0)
     assert "names are the tags" in again.protocol["read_by"]
 
