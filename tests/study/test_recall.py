@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from sparc_pretrain.study.evaluate import measure
 from sparc_pretrain.zeroshot import encode, retrieval
@@ -15,13 +16,14 @@ def asked(folder, **options) -> list[dict]:
 
 
 def test_reranked_recall_is_that_of_the_task(scenes, tmp_path):  # noqa: F811
+    torch.manual_seed(2)  # weights with which the two orders differ
     model, objective = encode.load(run_folder_of("Xvlm", {}, tmp_path / "w"))
-    evaluation = asked(scenes, per_image=1, rerank=3)
+    evaluation = asked(scenes, per_image=1, rerank=8)
     found = measure(model, objective, evaluation)
     spec = {k: v for k, v in evaluation[0].items() if k in ("images", "captions")}
     data = encode.CaptionedImages.read(spec["images"], spec["captions"], per_image=1)
     plain = retrieval.evaluate(model, objective, data).metrics
-    again = retrieval.evaluate(model, objective, data, best=3).metrics
+    again = retrieval.evaluate(model, objective, data, best=8).metrics
     for way in ("i2t", "t2i"):
         for k in (1, 5):
             for name, metrics in (("", plain), ("reranked ", again)):
