@@ -25,7 +25,8 @@ import numpy as np
 
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.data.address import Address, cache
-from sparc_pretrain.data.tar_scan import IMAGE_EXTENSIONS, KEY_BYTES, Scan, row_type, scan
+from sparc_pretrain.data.tar_samples import IMAGE_EXTENSIONS, KEY_BYTES, row_type
+from sparc_pretrain.data.tar_scan import Scan, scan
 
 __all__ = ["IMAGE_EXTENSIONS", "KEY_BYTES", "RawSample", "ShardIndex", "index_file", "places"]
 

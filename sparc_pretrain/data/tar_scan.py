@@ -14,20 +14,16 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif")
-KEY_BYTES = 200  # a longer key is cut in messages; samples are found by number, never by key
-BLOCK = 512
+from sparc_pretrain.data.tar_samples import BLOCK, Samples
+
 WINDOW = 2048  # bytes read at once: a caption's header, the caption, the header behind it
 WIDE, NEAR = 1 << 16, 1 << 14  # or that many, where the next header is that near
 LONGEST_NAME = 1 << 16  # bytes of a long name or of a pax header; longer ones are damage
-BATCH = 4096  # headers whose checksums are compared at once
+BATCH = 1024  # headers whose checksums are compared at once
 FILES = frozenset(b"0\x007")  # type flags; others are sparse files, and what nobody knows
 NO_DATA = frozenset(b"123456")  # links, devices, folders
 EXTENDED = frozenset(b"xXgLK")  # headers of the header that follows
-KINDS = {kind.encode(): kind for kind in (*IMAGE_EXTENSIONS, "txt", "json")}
-PREFERENCE = {kind: n for n, kind in enumerate(IMAGE_EXTENSIONS)}
-NOWHERE = (-1, -1)
-PLACES = ("image", "image_size", "text", "text_size", "is_json")
+OCTAL = 8 ** np.arange(5, -1, -1)  # what the digits of a checksum are worth
 
 
 class Scan(NamedTuple):
@@ -44,14 +40,6 @@ class _Damage(ValueError):
     """Why the tar cannot be read on."""
 
 
-def row_type(key_width: int) -> np.dtype:
-    """A sample: key, places and sizes of its image and caption in bytes (-1: no caption), is the
-    caption JSON.
-    """
-    places = ((name, "<i8") for name in PLACES[:4])
-    return np.dtype([("key", f"S{max(key_width, 1)}"), *places, ("is_json", "?")])
-
-
 def scan(path: str | Path) -> Scan:
     """The samples of a tar. Raises OSError when it cannot be read; damage is no error."""
     with open(path, "rb", buffering=0) as file:
@@ -60,16 +48,14 @@ def scan(path: str | Path) -> Scan:
 
 def scan_handle(handle: Any, size: int, pread: Callable[[Any, int, int], bytes]) -> Scan:
     """The same of `size` bytes that `pread(handle, bytes, offset)` gives."""
-    tar, samples, problem = _Tar(handle, size, pread), _Samples(), ""
+    samples, problem = Samples(), ""
+    tar = _Tar(handle, size, pread, samples.add)
     try:
-        tar.walk(samples.add)
+        tar.walk()
     except _Damage as damage:
         problem = str(damage)
-    if tar.unsound is not None:  # the last batch of members cannot be trusted
-        samples.cut(tar.unsound)
-    samples.close()
     rows = samples.packed()
-    if tar.unsound is not None or problem == "end":
+    if tar.unsound or problem == "end":
         problem = f"damaged or truncated after {len(rows)} samples"
     if not len(rows) and not problem:
         problem = "no image in it"
@@ -79,57 +65,63 @@ def scan_handle(handle: Any, size: int, pread: Callable[[Any, int, int], bytes])
 
 
 class _Tar:
-    """The files in a tar, one after the other; `unsound` is the offset of a header whose checksum
-    does not hold, which may be noticed some members later.
+    """The files in a tar, one after the other, many at a time: `found` gets their names, the places
+    of their headers and their sizes in bytes (-1: a header without a file of its own).
+
+    `unsound`: a checksum does not hold; nothing from that header on is handed out.
     """
 
-    def __init__(self, handle: Any, size: int, pread: Callable[[Any, int, int], bytes]) -> None:
-        self.handle, self.size, self.pread = handle, size, pread
+    def __init__(
+        self,
+        handle: Any,
+        size: int,
+        pread: Callable[[Any, int, int], bytes],
+        found: Callable[[list[bytes], list[int], list[int]], None],
+    ) -> None:
+        self.handle, self.size, self.pread, self.found = handle, size, pread, found
         self.ignored = 0
-        self.unsound: int | None = None
+        self.unsound = False
         self._headers: list[bytes] = []
         self._places: list[int] = []
+        self._sizes: list[int] = []
+        self._names: dict[int, bytes] = {}  # of headers whose first bytes are not the name
 
-    def walk(self, found: Callable[[bytes, int, int], None]) -> None:
-        """Call `found` with (name, offset, size in bytes) of each file. Raises _Damage."""
+    def walk(self) -> None:
+        """All files. Raises _Damage."""
         # the loop is what indexing costs: 3e9 pairs are 6e9 turns of it
-        handle, headers, places, pread = self.handle, self._headers, self._places, self.pread
-        window, begin, end, at = b"", 0, -1, 0
+        handle, size, pread = self.handle, self.size, self.pread
+        headers, places, sizes = self._headers, self._places, self._sizes
+        window, begin, at, last = b"", 0, 0, -1  # `at` in the window, which begins at `begin`
         while True:
-            if not begin <= at <= end:
-                near = at - begin - len(window) < NEAR  # members are small: many in one read
-                window, begin = pread(handle, WIDE if near else WINDOW, at), at
-                end = begin + len(window) - BLOCK
-            header = window[at - begin : at - begin + BLOCK]
-            if not begin <= at <= end or not header[0]:
-                if len(header) == BLOCK and not header.strip(b"\0"):
-                    break
-                if len(header) < BLOCK:
-                    self._fail("end" if at else "not a readable tar (empty file)")
-            headers.append(header)
-            places.append(at)
-            if len(headers) >= BATCH and not self._check():
-                return
-            data = at + BLOCK
-            if header[156] == 0x30 and not header[345] and 0x30 <= header[124] <= 0x37:
+            if not 0 <= at <= last:
+                if len(headers) >= BATCH and not self._check():
+                    return
+                near = at - len(window) < NEAR  # members are small: many in one read
+                begin, at = begin + at, 0
+                window = pread(handle, WIDE if near else WINDOW, begin)
+                last = len(window) - BLOCK
+                if last < 0:
+                    self._fail("end" if begin else "not a readable tar (empty file)")
+            header = window[at : at + BLOCK]
+            if header[156] == 0x30 and not header[345]:
                 try:
                     length = int(header[124:135], 8)
                 except ValueError:
                     length = _number(header[124:136])
-                nul = header.find(0, 0, 100)
-                name = header[:nul] if nul >= 0 else header[:100]
-                if length < 0 or data + length > self.size:
-                    self._too_long(name, length)
-                if name[-1:] == b"/":
-                    self.ignored += 1
-                else:
-                    found(name, data, length)
-                at = data + (length + 511 & -512)
+                headers.append(header)
+                places.append(begin + at)
+                if length < 0 or begin + at + BLOCK + length > size:
+                    sizes.append(-1)
+                    self._too_long(_name(header), length)
+                sizes.append(length)
+                at += BLOCK + (length + 511 & -512)
+            elif header[0] or header.strip(b"\0"):
+                at = self._special(begin + at, header) - begin
             else:
-                at = self._special(at, header, found)
+                break
         self._check()
 
-    def _special(self, at: int, header: bytes, found: Callable[[bytes, int, int], None]) -> int:
+    def _special(self, at: int, header: bytes) -> int:
         """A member that is not the plain one, with all headers that belong to it -> where the next
         one begins.
         """
@@ -137,6 +129,9 @@ class _Tar:
         size: int | None = None
         sparse = False
         while True:
+            self._headers.append(header)
+            self._places.append(at)
+            self._sizes.append(-1)
             flag, data = header[156], at + BLOCK
             length = _number(header[124:136]) if size is None or flag in EXTENDED else size
             own = name if name is not None else _name(header)
@@ -159,8 +154,6 @@ class _Tar:
             at, header = after, self.pread(self.handle, BLOCK, after)
             if len(header) < BLOCK:
                 self._fail("end")
-            self._headers.append(header)
-            self._places.append(at)
         if flag == 0x53:  # the map of a sparse file may go on behind the header
             more = header[482]
             while more:
@@ -168,8 +161,9 @@ class _Tar:
                 if len(block) < BLOCK:
                     self._fail("end")
                 more, data, after = block[504], data + BLOCK, after + BLOCK
-        if flag in FILES and not sparse and own[-1:] != b"/":
-            found(own, data, length)
+        if flag in FILES and not sparse:
+            self._sizes[-1] = length
+            self._names[len(self._sizes) - 1] = own
         else:
             self.ignored += 1
         return after
@@ -198,29 +192,46 @@ class _Tar:
         return found
 
     def _check(self) -> bool:
-        """Compare the checksums of the headers read so far."""
-        if not self._headers:
-            return self.unsound is None
-        every = np.frombuffer(b"".join(self._headers), np.uint8).reshape(-1, BLOCK)
-        told = np.zeros(len(every), np.int64)
-        for column in range(148, 156):
-            digit = every[:, column].astype(np.int64) - 48
-            told = np.where((digit >= 0) & (digit < 8), told * 8 + digit, told)
-        words, lanes = every.view("<u8"), np.uint64(0x00FF00FF00FF00FF)
-        sums = ((words & lanes) + (words >> np.uint64(8) & lanes)).sum(axis=1)
-        total = sum(
-            (sums >> np.uint64(16 * n) & np.uint64(0xFFFF)).astype(np.int64) for n in range(4)
-        )
-        field = every[:, 148:156].sum(axis=1, dtype=np.int64)
-        wrong = np.flatnonzero(total - field + 8 * 32 != told)
-        for n in wrong.tolist():  # old programs summed signed bytes
-            signed = every[n].view(np.int8).astype(np.int64)
-            if signed.sum() - signed[148:156].sum() + 8 * 32 != told[n]:
-                self.unsound = self._places[n]
-                break
-        self._headers.clear()
-        self._places.clear()
-        return self.unsound is None
+        """Compare the checksums of the headers read so far, and hand out what is sound."""
+        if self._headers:
+            every = np.frombuffer(b"".join(self._headers), np.uint8).reshape(-1, BLOCK)
+            sound = _sound(every)
+            self.unsound = sound < len(every)
+            self.found(self._named(every[:sound]), self._places[:sound], self._sizes[:sound])
+            for held in (self._headers, self._places, self._sizes, self._names):
+                held.clear()
+        return not self.unsound
+
+    def _named(self, headers: np.ndarray) -> list[bytes]:
+        first = np.ascontiguousarray(headers[:, :100])
+        names = first.view("S100").ravel().tolist()  # without the zeros at the end
+        if b"\0" in b"".join(names):
+            names = [name.split(b"\0", 1)[0] for name in names]
+        for n, name in self._names.items():
+            names[n : n + 1] = [name] * (n < len(names))
+        return names
+
+
+def _sound(headers: np.ndarray) -> int:
+    """How many of headers [N,512] stand before the first with a wrong checksum."""
+    # no copy of all bytes: the pages of large temporary arrays cost more than the sums
+    total = headers.sum(axis=1, dtype=np.uint32)
+    field = headers[:, 148:156].astype(np.int64)
+    digits = field[:, :6] - ord("0")
+    told = digits @ OCTAL
+    usual = ((digits >= 0) & (digits < 8)).all(axis=1) & (field[:, 6:] == (0, 32)).all(axis=1)
+    equal = told == total - field.sum(axis=1) + 8 * 32
+    for n in np.flatnonzero(~(usual & equal)).tolist():
+        if not _holds(headers[n].tobytes()):
+            return n
+    return len(headers)
+
+
+def _holds(header: bytes) -> bool:
+    """Whether a header's checksum is that of its bytes, or of signed ones, as old programs sum."""
+    told = int(bytes(digit for digit in header[148:156] if digit in b"01234567") or b"0", 8)
+    rest = header[:148] + b" " * 8 + header[156:]
+    return told in (sum(rest), sum(rest) - 256 * sum(byte > 127 for byte in rest))
 
 
 def _number(field: bytes) -> int:
@@ -239,62 +250,3 @@ def _name(header: bytes) -> bytes:
     if header[345] and header[257:263] == b"ustar\0":
         return header[345:500].split(b"\0", 1)[0] + b"/" + name
     return name
-
-
-class _Samples:
-    """Members grouped: neighbours of one key are a sample; of several images the first of
-    IMAGE_EXTENSIONS counts, as a mask `x.png` beside the photograph `x.jpg` is none.
-    """
-
-    def __init__(self) -> None:
-        self.ignored = 0
-        self.rows: list[tuple] = []
-        self._key: bytes | None = None
-        self._found: dict[str, tuple[int, int]] = {}
-
-    def add(self, name: bytes, offset: int, size: int) -> None:
-        base = name.rfind(b"/") + 1
-        dot = name.find(b".", base)
-        kind = KINDS.get(name[dot + 1 :]) or KINDS.get(name[dot + 1 :].lower())
-        if kind is None or dot <= base:
-            self.ignored += 1
-            return
-        key = name[:dot]
-        if key != self._key or kind in self._found:
-            if self._found:
-                self.close()
-            self._key = key
-        self._found[kind] = (offset, size)
-
-    def close(self) -> None:
-        """The members since the last call are a sample, or none."""
-        found, self._found = self._found, {}
-        if not found:
-            return
-        text, data = found.pop("txt", None), found.pop("json", None)
-        image = found.popitem()[1] if len(found) == 1 else self._preferred(found)
-        if image is None:
-            self.ignored += 1
-        else:
-            self.rows.append(
-                (self._key[:KEY_BYTES], *image, *(text or data or NOWHERE), not text and bool(data))
-            )
-
-    def _preferred(self, images: dict[str, tuple[int, int]]) -> tuple[int, int] | None:
-        if not images:
-            return None
-        self.ignored += len(images) - 1
-        return images[min(images, key=PREFERENCE.__getitem__)]
-
-    def cut(self, offset: int) -> None:
-        """Forget what lies at or behind `offset`."""
-        self._found = {k: place for k, place in self._found.items() if place[0] < offset}
-        while self.rows and max(self.rows[-1][1], self.rows[-1][3]) >= offset:
-            self.rows.pop()
-
-    def packed(self) -> np.ndarray:
-        width = max((len(row[0]) for row in self.rows), default=1)
-        rows = np.zeros(len(self.rows), dtype=row_type(width))
-        for name, column in zip(("key", *PLACES), zip(*self.rows, strict=True), strict=False):
-            rows[name] = column
-        return rows

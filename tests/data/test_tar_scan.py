@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparc_pretrain.data import tar_scan
+from sparc_pretrain.data import tar_samples, tar_scan
 from sparc_pretrain.data.tar_scan import scan
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -46,7 +46,7 @@ def by_tarfile(path: Path) -> list[tuple[bytes, bytes, bytes]]:
     with tarfile.open(path) as tar:
         files = {m.name: tar.extractfile(m).read() for m in tar if m.isreg() and not m.issparse()}
     names = [name[:-4] for name in files if name.endswith(".jpg")]
-    cut = tar_scan.KEY_BYTES
+    cut = tar_samples.KEY_BYTES
     return [(n.encode()[:cut], files[f"{n}.jpg"], files[f"{n}.txt"]) for n in names]
 
 
@@ -87,6 +87,48 @@ def test_sizes_in_base_256_and_old_checksums_are_read(tmp_path):
     data[148:156] = b"%06o\0 " % header.sum()
     path.write_bytes(data)
     assert len(scan(path).rows) == 1 and scan(path).problem == ""
+
+
+@pytest.mark.parametrize("written", [b"%07o\0", b"%6o\0 ", b"%06o \0", b"%07o "])
+def test_checksums_are_read_however_they_are_written(tmp_path, written):
+    path = make(tmp_path / "a.tar", [member("1.jpg", b"image"), member("1.txt", b"text")])
+    raw = bytearray(path.read_bytes())
+    raw[148:156] = b" " * 8
+    raw[148:156] = written % sum(raw[:512])
+    path.write_bytes(raw)
+    assert samples(path) == [(b"1", b"image", b"text")] and scan(path).problem == ""
+    raw[100] ^= 1  # of the mode, which nothing else looks at
+    path.write_bytes(raw)
+    assert not len(scan(path).rows) and scan(path).problem.startswith("damaged")
+
+
+def test_a_checksum_that_is_no_octal_number_is_damage_though_its_digits_add_up(tmp_path):
+    path = make(tmp_path / "a.tar", [member("1.jpg", b"image"), member("1.txt", b"text")])
+    raw = bytearray(path.read_bytes())
+    raw[150], raw[151] = raw[150] - 1, raw[151] + 8  # as 0o10 = 8
+    path.write_bytes(raw)
+    assert not len(scan(path).rows) and scan(path).problem.startswith("damaged")
+
+
+def test_what_stands_behind_the_end_of_a_name_is_no_part_of_it(tmp_path):
+    path = make(tmp_path / "a.tar", [member("1.jpg", b"image"), member("1.txt", b"text")])
+    raw = bytearray(path.read_bytes())
+    raw[6:11] = b".webp"  # 1.jpg, zero, .webp
+    raw[1024 + 1 : 1024 + 8] = b"\0junk.t"  # a name without an ending
+    path.write_bytes(sealed(sealed(raw), 1024))
+    assert samples(path) == [(b"1", b"image", None)] and scan(path).ignored == 1
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_samples_are_the_same_however_many_are_packed_at_once(tmp_path, monkeypatch, batch):
+    names = ["1", "2" * 30, "a/b", "3"]
+    members = [member(f"{name}.{e}", e.encode()) for name in names for e in ("jpg", "json")]
+    path = make(tmp_path / "a.tar", [*members, member("4.jpg", b"jpg")])
+    whole = scan(path).rows
+    assert whole["is_json"].tolist() == [True] * 4 + [False] and len(samples(path)) == 5
+    monkeypatch.setattr(tar_samples, "BATCH", batch)
+    monkeypatch.setattr(tar_scan, "BATCH", batch)
+    assert scan(path).rows.tolist() == whole.tolist()
 
 
 def sealed(raw: bytearray, at: int = 0) -> bytearray:
