@@ -83,6 +83,42 @@ def test_a_ratio_is_the_median_over_pairs_and_not_the_ratio_of_medians():
     )
 
 
+def test_a_repeat_goes_there_and_back_so_that_no_place_in_it_counts(tmp_path, monkeypatch):
+    """A clock in which whatever comes behind the other work takes twice as long."""
+    ratios, now, order = tool("measure/ratios"), [0.0], []
+
+    def of(name: str, seconds: float):
+        def work() -> None:
+            now[0] += seconds * (1 + (order[-1:] not in ([], [name])))
+            order.append(name)
+
+        return work
+
+    monkeypatch.setattr(ratios.time, "process_time", lambda: now[0])
+    a, b = of("A", 1.0), of("B", 3.0)
+    runs = ratios.compare(a, b, "a / b", 2, out=tmp_path / "t.md")
+    assert "".join(order[4:]) == "ABAABA" * 2  # 4: warming up, and how long each takes
+    assert (
+        [run["cpu"] for run in runs["A again"]] == [run["cpu"] for run in runs["A"]] == [1.5, 1.5]
+    )
+    assert [run["cpu"] for run in runs["B"]] == [6.0, 6.0]
+    row = (tmp_path / "t.md").read_text().splitlines()[-1]
+    assert row.startswith("| a / b | 2 | 0.250 (0.250 to 0.250) | 1.000 (1.000 to 1.000) | ")
+    assert ratios.machine() in row
+
+
+def test_short_works_are_done_several_times_in_a_turn(monkeypatch):
+    ratios, now, done = tool("measure/ratios"), [0.0], []
+
+    def work() -> None:
+        now[0] += ratios.LEAST / 3.5
+        done.append(1)
+
+    monkeypatch.setattr(ratios.time, "process_time", lambda: now[0])
+    ratios.compare(work, work, "a / a", 1)
+    assert len(done) == 4 + 6 * 4
+
+
 def test_a_section_is_written_anew_and_the_others_stay(tmp_path):
     put_section, path = tool("measure/ratios").put_section, tmp_path / "throughput.md"
     for heading, text in (("One", "a"), ("Two", "b"), ("One", "c")):

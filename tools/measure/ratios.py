@@ -1,15 +1,19 @@
-"""Two ways to do one thing, as ratios: in turn (A, B, A again), repeat by repeat, with A against
-itself to show what the machine's noise is worth.
+"""Two ways to do one thing, as ratios: in turn, repeat by repeat, with A against itself to show
+what the machine's noise is worth.
 """
 
 from __future__ import annotations
 
+import math
+import os
+import platform
 import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +25,8 @@ Ratios from one run each: A, B and A again in turn; the median of the ratios pai
 greatest). Absolute seconds are of a machine with other work beside, and say little."""
 
 WITHIN = 0.03  # of one, A against itself
+LEAST = 0.1  # seconds of a turn: shorter ones are read from a clock that other work disturbs
+COLUMNS = ("A / B", "repeats", "ratio", "A again / A", "machine", "date")
 ROWS = "One thread, processor time"  # the section of `compare`; rows by the clock say so
 
 Work = Callable[[], object]
@@ -94,21 +100,31 @@ def compare(
     clock: str = "cpu",
 ) -> Runs:
     """Prints the ratio of A's processor time to B's, its spread, and A against itself: void beyond
-    `WITHIN`. `tell`: works return (wall, processor) seconds themselves. out: a Markdown file whose
-    table gets the row. clock: "cpu", which other work on the machine leaves alone, or "wall", for
-    works that wait or have processes of their own.
+    `WITHIN`. A repeat goes there and back (A, B, A again, A again, B, A) and adds both up, so that
+    what comes first or behind the other has no advantage; works shorter than `LEAST` are done
+    several times in a turn. `tell`: works return (wall, processor) seconds themselves. out: a
+    Markdown file whose table gets the row. clock: "cpu", which other work on the machine leaves
+    alone, or "wall", for works that wait or have processes of their own.
     """
     works = {"A": a, "B": b, "A again": a}
     for work in (a, b):
         work()  # kernels are loaded, buffers made
+    shortest = min(_seconds(work)[1] for work in (b, a))
+    times = 1 if tell else max(1, math.ceil(LEAST / max(shortest, 1e-6)))
 
     def once(name: str, _: int) -> dict[str, float]:
-        started = time.perf_counter(), time.process_time()
-        value = works[name]()
-        wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
-        return dict(zip(("wall", "cpu"), value if tell else (wall, cpu), strict=True))
+        told: list[Any] = []
+        found = _seconds(lambda: told.extend(works[name]() for _ in range(times)))
+        return dict(zip(("wall", "cpu"), told[0] if tell else found, strict=True))
 
-    runs = interleaved(list(works), repeats, once)
+    both = interleaved([*works, *reversed(works)], repeats, once)
+    runs = {
+        name: [
+            {key: (one[key] + back[key]) / 2 for key in one}
+            for one, back in zip(own[::2], own[1::2], strict=True)
+        ]
+        for name, own in both.items()
+    }
     ratio, control = paired(runs, "A", "B", clock), paired(runs, "A again", "A", clock)
     of, against = ("{:.3f} ({:.3f} to {:.3f})".format(*found) for found in (ratio, control))
     void = "" if abs(control[0] - 1) <= WITHIN else "; VOID: A against itself is off by over 3 %"
@@ -116,6 +132,24 @@ def compare(
     print(f"A / B {of}; A again / A {against}{void}")
     if out:
         today = datetime.now(UTC).strftime("%Y-%m-%d")
-        row = [named, str(repeats), of, against + (" **void**" if void else ""), today]
-        put_row(out, ROWS, ("A / B", "repeats", "ratio", "A again / A", "date"), row)
+        against += " **void**" if void else ""
+        put_row(out, ROWS, COLUMNS, [named, str(repeats), of, against, machine(), today])
     return runs
+
+
+def _seconds(work: Work) -> tuple[float, float]:
+    """What it takes by the clock, and of the processor."""
+    started = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - started[0], time.process_time() - started[1]
+
+
+def machine() -> str:
+    """Its processor, and whether that has units for bfloat16: rows of two machines are told apart
+    by it.
+    """
+    told = Path("/proc/cpuinfo")
+    text = told.read_text() if told.is_file() else ""
+    model = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    units = "bfloat16" if re.search(r"\b(amx|avx512)_bf16\b", text) else "no bfloat16"
+    return f"{os.cpu_count()} x {model[1] if model else platform.machine()}, {units}"
