@@ -67,7 +67,7 @@ def test_a_server_that_is_slow_shows_in_the_rate_by_the_clock():
         started = time.perf_counter()
         work()
         took.append(time.perf_counter() - started)
-    assert took[1] - took[0] > 0.5 and "300 ms" in named  # two batches, each waited for once
+    assert took[1] - took[0] > 0.2 and "300 ms" in named  # the first batch is waited for
 
 
 def test_a_row_is_put_into_the_table_and_replaced_there(tmp_path):
