@@ -17,8 +17,8 @@ Level = Literal["ok", "warn", "fail"]
 # the report, and the others of setup.py.
 REQUIRED = ("torch", "torchvision", "numpy", "onedl-mmengine", "timm", "transformers")
 ALSO_REQUIRED = (
-    "braceexpand", "ftfy", "matplotlib", "open-clip-torch", "pillow", "regex", "safetensors",
-    "scipy", "tensorboard", "textblob", "tokenizers", "tqdm",
+    "braceexpand", "ftfy", "matplotlib", "open-clip-torch", "pillow", "pydantic-core", "regex",
+    "safetensors", "scipy", "tensorboard", "textblob", "tokenizers", "tqdm",
 )  # fmt: skip
 FOR_TRANSFER = ("onedl-mmcv", "onedl-mmdetection", "onedl-mmsegmentation")
 ALSO_FOR_TRANSFER = (
