@@ -271,3 +271,14 @@ def test_a_caption_behind_a_damaged_header_is_nobodys(tmp_path, monkeypatch, sam
         rows = scan(path).rows
         assert sample <= len(rows) <= sample + 1 and (rows["text"] < place).all()
         assert (rows["image"] < place).all()
+
+
+def test_a_checksum_of_an_unusual_layout_is_read_with_all_its_digits():
+    seen = set()
+    for n in range(200):
+        header = bytearray(tarfile.TarInfo(f"{n}.jpg").tobuf()[:512])
+        told = f"{sum(header[:148]) + 8 * 32 + sum(header[156:]):o}"
+        header[148:156] = told.rjust(7).encode() + b"\0"
+        seen |= set(told)
+        assert tar_scan._holds(bytes(header)), told
+    assert seen == set("01234567")
