@@ -129,6 +129,7 @@ class PreemptHook(Hook):
 
     def _leave(self, runner: Runner, what: str, together: bool = True) -> None:
         self.saver.finish(runner, together)
+        runner.call_hook("before_leave")
         name = self.asked.name if self.asked else "a signal on another rank"
         runner.logger.warning(f"stopped by {name}: {what}; to go on: --resume auto")
         self._give_back()

@@ -218,6 +218,14 @@ class RemoteSyncHook(Hook):
         if self.sync is not None:
             self.saver.writer.do(self.sync.ask)
 
+    def before_leave(self, runner: Runner) -> None:
+        """Called when a stopped run has saved: wait for what is on its way, and say if it fails."""
+        failure = self.sync.finish() if self.sync else None
+        if failure is not None:
+            runner.logger.error(
+                f"what was saved last is in {runner.work_dir} alone, not in {self.place}: {failure}"
+            )
+
     def after_run(self, runner: Runner) -> None:
         """Wait for what is on its way. Raises OSError when it does not arrive."""
         failure = self.sync.finish() if self.sync else None

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from sparc_pretrain import run_folder
+from sparc_pretrain.data import bucket
 from sparc_pretrain.engine import checkpoint, remote_resume
 from tests.bucket_server import buckets
 from tests.commands import call, refusal
@@ -41,9 +43,11 @@ def server(tmp_path, monkeypatch):
 def test_a_stopped_run_goes_on_on_another_machine_from_its_bucket_to_the_same_end(
     place: Path, whole: Path, tmp_path: Path, server, monkeypatch
 ) -> None:
-    monkeypatch.setenv("STOP_AT", "3")
-    assert pretrain(place, tmp_path / "one", "--remote-sync", AT)[0] == 75
-    monkeypatch.delenv("STOP_AT")
+    with monkeypatch.context() as patch:  # sending takes longer than training
+        write = bucket.write
+        patch.setattr(bucket, "write", lambda *what: (time.sleep(0.2), write(*what)))
+        patch.setenv("STOP_AT", "3")
+        assert pretrain(place, tmp_path / "one", "--remote-sync", AT)[0] == 75
     line = refusal(pretrain(place, tmp_path / "two", "--remote-sync", AT))
     assert AT in line and "iter_3.pth" in line and "--resume" in line
     words = ("--remote-sync", AT, "--resume", "auto")
@@ -67,6 +71,17 @@ def test_a_stopped_run_goes_on_on_another_machine_from_its_bucket_to_the_same_en
     starting = (f"model.init_from={AT}", "schedule.steps=1", "schedule.warmup=0")
     outcome = pretrain(place, tmp_path / "three", options=starting)
     assert outcome[0] == 0, outcome
+
+
+def test_a_stopped_run_says_what_its_bucket_lacks(
+    place: Path, tmp_path: Path, server, monkeypatch
+) -> None:
+    server.most_changes = 2
+    monkeypatch.setenv("STOP_AT", "3")
+    assert pretrain(place, tmp_path / "work", "--remote-sync", AT)[0] == 75
+    log = next((tmp_path / "work").glob("*/*.log")).read_text()
+    assert f"is in {tmp_path / 'work'} alone, not in {AT}" in log
+    checkpoint.verify(tmp_path / "work" / "iter_3.pth")
 
 
 def test_a_bucket_that_goes_away_costs_a_line_at_the_end_and_no_training(
