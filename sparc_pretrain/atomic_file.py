@@ -21,25 +21,30 @@ def crash_point(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def atomic_write(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
+def atomic_write(path: str | Path, write: Callable[[BinaryIO], None], durable: bool = True) -> None:
     """Write a file so that `path` holds either its old content or all of the new one, also after a
     power cut.
 
     Args:
         path: the file to write; its folder must exist.
         write: fills the open temporary file, which lies in the same folder.
+        durable: wait for the disk, milliseconds. Without, a power cut (no crash, no kill) may leave
+            a file of neither: for what tells by a checksum of its own, and can be made again.
     """
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
         with open(partial, "wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

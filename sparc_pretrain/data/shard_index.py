@@ -244,6 +244,6 @@ def write_index(tar: Path | Address, header: dict, rows: np.ndarray) -> Path | N
     for file in places(tar):
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(file, lambda f: f.write(whole))
+            atomic_write(file, lambda f: f.write(whole), durable=False)  # 100,000 waits otherwise
             return file
     return None

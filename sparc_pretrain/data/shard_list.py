@@ -13,14 +13,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from glob import glob
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from braceexpand import braceexpand
@@ -33,11 +34,32 @@ from sparc_pretrain.data.remote_index import open_index
 from sparc_pretrain.data.shard_index import ShardIndex, places
 from sparc_pretrain.types import BadSample
 
+T = TypeVar("T")
 Shards = str | Path | Iterable[str | Path]
 LISTED = 16  # tars from which a list has a file
 BAR_DELAY = 3  # seconds
 THREADS = 8  # that look at tars on disks; many wait for a network
+TOGETHER = 64  # tars on disks that a thread looks at before it is asked again
 MANY = 64  # tars without an index from which on they are read by processes: that is computing
+
+
+class Paths(Sequence[Path | Address]):
+    """Where tars lie, held as text: a `Path` for each takes five times the memory, in every
+    process, and takes long to send.
+    """
+
+    def __init__(self, paths: Iterable[Path | Address]) -> None:
+        self._text = [str(path) for path in paths]
+
+    def __len__(self) -> int:
+        return len(self._text)
+
+    def __getitem__(self, n: int) -> Path | Address:
+        text = self._text[n]
+        return Address(text) if is_remote(text) else Path(text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
 
 
 @dataclass
@@ -47,7 +69,7 @@ class ShardList:
     that no disk would take.
     """
 
-    paths: list[Path | Address]
+    paths: Sequence[Path | Address]
     sizes: np.ndarray
     bad: list[BadSample]
     ignored: int
@@ -83,8 +105,7 @@ def look(shards: Shards, show: bool = False) -> ShardList:
     if name(shards) in _told:
         return _told[name(shards)]
     paths = expand(shards)
-    with _threads(paths) as pool:
-        stamps = list(pool.map(_stamp, paths))
+    stamps = _of_each(_stamp, paths)
     rows = _read(paths) if len(paths) >= LISTED else {}
     rows = {n: row for n, row in rows.items() if row[0] is not None and row[0] == stamps[n]}
     new = [n for n in range(len(paths)) if n not in rows]
@@ -103,12 +124,25 @@ def look(shards: Shards, show: bool = False) -> ShardList:
     ignored, without_caption = counts[:, 1:].sum(axis=0).tolist()
     kept = {n: one for n, one in opened.items() if isinstance(one, ShardIndex) and one.in_memory}
     sizes = counts[:, 0].copy()
-    return ShardList(paths, sizes, bad, ignored, without_caption, digest.hexdigest(), kept)
+    return ShardList(Paths(paths), sizes, bad, ignored, without_caption, digest.hexdigest(), kept)
 
 
 def _threads(paths: Sequence[Path | Address]) -> ThreadPoolExecutor:
-    far = any(isinstance(path, Address) for path in paths)
-    return ThreadPoolExecutor(remote.READS if far else THREADS)
+    return ThreadPoolExecutor(remote.READS if _far(paths) else THREADS)
+
+
+def _far(paths: Sequence[Path | Address]) -> bool:
+    return any(isinstance(path, Address) for path in paths)
+
+
+def _of_each(work: Callable[[Path | Address], T], paths: Sequence[Path | Address]) -> list[T]:
+    """`work` of every path, by threads, which take many at a time where none waits for a network:
+    to hand one over costs more than to look at it.
+    """
+    each = 1 if _far(paths) else TOGETHER
+    parts = [paths[n : n + each] for n in range(0, len(paths), each)]
+    with _threads(paths) as pool:
+        return list(chain.from_iterable(pool.map(lambda part: [work(one) for one in part], parts)))
 
 
 def _stamp(path: Path | Address) -> list[int] | None:
@@ -183,9 +217,9 @@ def expand(shards: Shards) -> list[Path | Address]:
             )
         path = Path(name).expanduser()
         if path.is_dir():
-            matches = sorted(path.glob("*.tar"))
-        elif any(mark in name for mark in "*?["):
-            matches = sorted(Path(match) for match in glob(str(path)))
+            matches = sorted(path.glob("*.tar"), key=lambda tar: tar.name)
+        elif any(mark in name for mark in "*?["):  # in the order of paths, which costs more
+            matches = list(map(Path, sorted(glob(str(path)), key=lambda tar: tar.split(os.sep))))
         else:
             found.append(path)
             continue
@@ -199,11 +233,9 @@ def open_all(paths: Sequence[Path | Address], show: bool = False) -> list[ShardI
     """The (closed) index of each tar, built where there is none, or what is wrong with it; with
     `show`, a bar when that takes more than a few seconds.
     """
-    with _threads(paths) as threads:
-        known = list(threads.map(lambda path: any(p.is_file() for p in places(path)), paths))
+    known = _of_each(lambda path: any(p.is_file() for p in places(path)), paths)
     cores = len(os.sched_getaffinity(0))
-    far = any(isinstance(path, Address) for path in paths)
-    if known.count(False) >= MANY and cores > 1 and not far:
+    if known.count(False) >= MANY and cores > 1 and not _far(paths):
         pool = ProcessPoolExecutor(cores, mp_context=get_context("spawn"))
     else:
         pool = _threads(paths)

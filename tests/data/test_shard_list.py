@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,25 @@ def content(found: shard_list.ShardList) -> tuple:
         found.without_caption,
         found.sha256,
     )
+
+
+def test_tars_come_in_the_order_of_paths_also_of_several_folders(tmp_path):
+    """As text `a-b/` stands before `a/`, as a path behind it: the order of training hangs on it."""
+    for folder in ("a", "a-b", "a b", "b"):
+        write_shards(pairs(40), tmp_path / folder, shard_size=2)
+    found = shard_list.look(f"{tmp_path}/*/*.tar")
+    assert len(found.paths) > shard_list.TOGETHER
+    assert list(found.paths) == sorted(tmp_path.glob("*/*.tar"))
+    assert found.sizes.tolist() == [2] * 80 and not found.bad
+
+
+def test_other_processes_are_sent_text(tars):
+    """A Path for each tar was most of what 100,000 of them cost a process."""
+    found = shard_list.look(tars)
+    sent = pickle.dumps(found)
+    assert b"pathlib" not in sent
+    assert content(pickle.loads(sent)) == content(found)
+    assert found.paths == tars and found.paths != tars[1:]
 
 
 def test_the_second_look_opens_no_tar_and_finds_the_same(tars, opened):
@@ -131,10 +151,10 @@ def test_few_tars_have_no_list_and_a_folder_that_takes_none_has_it_in_the_cache(
     assert not list(tars[0].parent.glob("*.list"))
     write = shard_list.atomic_write
 
-    def refuse(file, fill):
+    def refuse(file, fill, **options):
         if file.parent == tars[0].parent:
             raise PermissionError("read-only")
-        write(file, fill)
+        write(file, fill, **options)
 
     monkeypatch.setattr(shard_list, "atomic_write", refuse)
     first = shard_list.look(tars)

@@ -121,10 +121,10 @@ def test_a_copied_tar_on_read_only_media_is_probed_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     beside, write, probed = index_file(path), shard_index.atomic_write, []
 
-    def refuse(file, fill):
+    def refuse(file, fill, **options):
         if file == beside:
             raise PermissionError("read-only")
-        write(file, fill)
+        write(file, fill, **options)
 
     probe = shard_index._probe
     monkeypatch.setattr(shard_index, "atomic_write", refuse)
@@ -132,6 +132,20 @@ def test_a_copied_tar_on_read_only_media_is_probed_once(tmp_path, monkeypatch):
     for _ in range(3):
         assert len(ShardIndex.open(path)) == 3
     assert probed == [path]
+
+
+def test_an_index_waits_for_no_disk_and_one_that_a_power_cut_emptied_is_made_again(
+    tmp_path, monkeypatch
+):
+    """Of 100,000 tars the waits would be most of the time; a tar itself is waited for."""
+    waits, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: waits.append(handle) or sync(handle))
+    path = write_shards(pairs(3), tmp_path)[0]
+    assert len(waits) == 2  # the tar, and its name in the folder
+    whole = index_file(path).read_bytes()
+    index_file(path).write_bytes(b"")
+    assert len(ShardIndex.open(path)) == 3
+    assert index_file(path).read_bytes() == whole and len(waits) == 2
 
 
 def test_a_user_without_a_home_reads_indexed_tars(tmp_path, monkeypatch):
@@ -319,10 +333,10 @@ def refuse(monkeypatch, folder: Path) -> None:
     """Nothing below `folder` can be written (root, whom chmod does not stop, may run the tests)."""
     real = shard_index.atomic_write
 
-    def atomic_write(path, write):
+    def atomic_write(path, write, **options):
         if path.is_relative_to(folder):
             raise PermissionError(13, "read-only", str(path))
-        real(path, write)
+        real(path, write, **options)
 
     monkeypatch.setattr(shard_index, "atomic_write", atomic_write)
 
