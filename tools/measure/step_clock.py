@@ -1,10 +1,12 @@
-"""A hook that times the steps of any mmengine Runner: `tools/measure/bench.py` puts it into configs
-that several programs train.
+"""Hooks that time any mmengine Runner, put into configs by the tools beside this file: its steps,
+and how it begins.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -37,3 +39,30 @@ class StepClockHook(Hook):
         pairs = list(zip(self.ends, self.ends[1:], strict=False))
         steps = {name: [b[i] - a[i] for a, b in pairs] for i, name in enumerate(("wall", "cpu"))}
         Path(runner.work_dir, "steps.json").write_text(json.dumps(steps))
+
+
+@HOOKS.register_module()
+class StartClockHook(Hook):
+    """Writes WORK_DIR/start.RANK.json when the first batch is there: `seconds` since the process
+    began, and `peak_mib` of resident memory until then (Linux).
+    """
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Notes both, once."""
+        path = Path(runner.work_dir, f"start.{runner.rank}.json")
+        if batch_idx == 0 and not path.exists():
+            path.write_text(json.dumps(dict(seconds=_age(), peak_mib=_peak())))
+
+
+def _age() -> float:
+    """Seconds since this process began."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _peak() -> float:
+    """Largest resident memory so far, in MiB: of this program, not of the one that started it, as
+    `getrusage` has it.
+    """
+    told = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", told)[1]) / 1024
