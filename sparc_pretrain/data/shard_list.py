@@ -12,19 +12,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from glob import glob
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from braceexpand import braceexpand
 from tqdm import tqdm
 
 from sparc_pretrain.atomic_file import atomic_write
@@ -32,34 +29,16 @@ from sparc_pretrain.data import remote
 from sparc_pretrain.data.address import Address, is_remote
 from sparc_pretrain.data.remote_index import open_index
 from sparc_pretrain.data.shard_index import ShardIndex, places
+from sparc_pretrain.data.paths import Paths, Shards, expand
 from sparc_pretrain.types import BadSample
 
 T = TypeVar("T")
-Shards = str | Path | Iterable[str | Path]
+Place = str | Path | Address
 LISTED = 16  # tars from which a list has a file
 BAR_DELAY = 3  # seconds
 THREADS = 8  # that look at tars on disks; many wait for a network
 TOGETHER = 64  # tars on disks that a thread looks at before it is asked again
 MANY = 64  # tars without an index from which on they are read by processes: that is computing
-
-
-class Paths(Sequence[Path | Address]):
-    """Where tars lie, held as text: a `Path` for each takes five times the memory, in every
-    process, and takes long to send.
-    """
-
-    def __init__(self, paths: Iterable[Path | Address]) -> None:
-        self._text = [str(path) for path in paths]
-
-    def __len__(self) -> int:
-        return len(self._text)
-
-    def __getitem__(self, n: int) -> Path | Address:
-        text = self._text[n]
-        return Address(text) if is_remote(text) else Path(text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
 
 
 @dataclass
@@ -69,7 +48,7 @@ class ShardList:
     that no disk would take.
     """
 
-    paths: Sequence[Path | Address]
+    paths: Paths
     sizes: np.ndarray
     bad: list[BadSample]
     ignored: int
@@ -105,7 +84,7 @@ def look(shards: Shards, show: bool = False) -> ShardList:
     if name(shards) in _told:
         return _told[name(shards)]
     paths = expand(shards)
-    stamps = _of_each(_stamp, paths)
+    stamps = _of_each(_stamp, paths.text)
     rows = _read(paths) if len(paths) >= LISTED else {}
     rows = {n: row for n, row in rows.items() if row[0] is not None and row[0] == stamps[n]}
     new = [n for n in range(len(paths)) if n not in rows]
@@ -114,28 +93,29 @@ def look(shards: Shards, show: bool = False) -> ShardList:
     if new and len(paths) >= LISTED:
         _write(paths, [rows[n] for n in range(len(paths))])
     digest, bad = hashlib.sha256(), []
-    for n, path in enumerate(paths):
+    for n, path in enumerate(paths.text):
         _, problem, _, _, _, sha256 = rows[n]
         if problem:
-            bad.append(BadSample(str(path), "", problem))
+            bad.append(BadSample(path, "", problem))
         if sha256:
-            digest.update(f"{path.name} {sha256}\n".encode())
+            called = paths[n].name if is_remote(path) else path.rpartition(os.sep)[2]
+            digest.update(f"{called} {sha256}\n".encode())
     counts = np.array([rows[n][2:5] for n in range(len(paths))], dtype=np.int64).reshape(-1, 3)
     ignored, without_caption = counts[:, 1:].sum(axis=0).tolist()
     kept = {n: one for n, one in opened.items() if isinstance(one, ShardIndex) and one.in_memory}
     sizes = counts[:, 0].copy()
-    return ShardList(Paths(paths), sizes, bad, ignored, without_caption, digest.hexdigest(), kept)
+    return ShardList(paths, sizes, bad, ignored, without_caption, digest.hexdigest(), kept)
 
 
-def _threads(paths: Sequence[Path | Address]) -> ThreadPoolExecutor:
+def _threads(paths: Sequence[Place]) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(remote.READS if _far(paths) else THREADS)
 
 
-def _far(paths: Sequence[Path | Address]) -> bool:
-    return any(isinstance(path, Address) for path in paths)
+def _far(paths: Sequence[Place]) -> bool:
+    return any(map(is_remote, paths))
 
 
-def _of_each(work: Callable[[Path | Address], T], paths: Sequence[Path | Address]) -> list[T]:
+def _of_each(work: Callable[[Place], T], paths: Sequence[Place]) -> list[T]:
     """`work` of every path, by threads, which take many at a time where none waits for a network:
     to hand one over costs more than to look at it.
     """
@@ -145,13 +125,13 @@ def _of_each(work: Callable[[Path | Address], T], paths: Sequence[Path | Address
         return list(chain.from_iterable(pool.map(lambda part: [work(one) for one in part], parts)))
 
 
-def _stamp(path: Path | Address) -> list[int] | None:
+def _stamp(path: str) -> list[int] | None:
     """Size and time of a tar; None = it cannot be asked, or does not tell."""
     try:
-        if isinstance(path, Address):
-            size, stamp = remote.stat(path)
+        if is_remote(path):
+            size, stamp = remote.stat(Address(path))
             return None if stamp is None else [size, stamp]
-        stat = path.stat()
+        stat = os.stat(path)
     except OSError:
         return None
     return [stat.st_size, stat.st_mtime_ns]
@@ -165,8 +145,9 @@ def _row(stamp: list[int] | None, index: ShardIndex | str) -> list[Any]:
     return [stamp, index.problem, *counts, index.sha256]
 
 
-def _files(paths: Sequence[Path | Address]) -> list[Path]:
-    joined = "\n".join(str(p if isinstance(p, Address) else p.absolute()) for p in paths)
+def _files(paths: Paths) -> list[Path]:
+    here = os.getcwd()
+    joined = "\n".join(one if is_remote(one) else os.path.join(here, one) for one in paths.text)
     found = hashlib.sha256(joined.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     first = paths[0]
     far = isinstance(first, Address)
@@ -174,7 +155,7 @@ def _files(paths: Sequence[Path | Address]) -> list[Path]:
     return [place.with_suffix(".list") for place in places(beside)]
 
 
-def _read(paths: Sequence[Path | Address]) -> dict[int, list[Any]]:
+def _read(paths: Paths) -> dict[int, list[Any]]:
     """The rows of the list's file by number; none when there is none that can be used."""
     for file in filter(Path.is_file, _files(paths)):  # a pipe would be waited for
         with suppress(OSError, ValueError, TypeError):
@@ -185,7 +166,7 @@ def _read(paths: Sequence[Path | Address]) -> dict[int, list[Any]]:
     return {}
 
 
-def _write(paths: Sequence[Path | Address], rows: list[list[Any]]) -> None:
+def _write(paths: Paths, rows: list[list[Any]]) -> None:
     text = json.dumps(rows, separators=(",", ":")).encode()
     whole = hashlib.sha256(text).hexdigest().encode() + b"\n" + text
     for file in _files(paths):
@@ -193,40 +174,6 @@ def _write(paths: Sequence[Path | Address], rows: list[list[Any]]) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(file, lambda f: f.write(whole))
             return
-
-
-def expand(shards: Shards) -> list[Path | Address]:
-    """What is meant by a tar, a folder of tars, a pattern (`*`, `?`, `{000..009}`) or a list of
-    these, on disk or at an address (see `remote.expand`).
-
-    Raises ValueError for `pipe:` and other addresses, or one that cannot be used, ImportError where
-    they cannot be read for want of a library, and FileNotFoundError when a folder or a `*` pattern
-    holds no tar. A missing tar named one by one is not an error here.
-    """
-    if not isinstance(shards, (str, Path)):
-        return [path for one in shards for path in expand(one)]
-    found: list[Path | Address] = []
-    for name in braceexpand(str(shards)):
-        if is_remote(name):
-            found += remote.expand(name)
-            continue
-        if scheme := re.match(r"^[A-Za-z][A-Za-z0-9+.-]+:", name):
-            raise ValueError(
-                f"{scheme[0]} shards are local files, or at s3://, gs:// or https://: copy them"
-                " to one of these first"
-            )
-        path = Path(name).expanduser()
-        if path.is_dir():
-            matches = sorted(path.glob("*.tar"), key=lambda tar: tar.name)
-        elif any(mark in name for mark in "*?["):  # in the order of paths, which costs more
-            matches = list(map(Path, sorted(glob(str(path)), key=lambda tar: tar.split(os.sep))))
-        else:
-            found.append(path)
-            continue
-        if not matches:
-            raise FileNotFoundError(f"{name}: no .tar file here; make shards with tools/data.py")
-        found += matches
-    return found
 
 
 def open_all(paths: Sequence[Path | Address], show: bool = False) -> list[ShardIndex | str]:

@@ -29,7 +29,8 @@ from sparc_pretrain.data.shard_index import (
     ShardIndex,
     index_file,
 )
-from sparc_pretrain.data.shard_list import expand, look, open_all
+from sparc_pretrain.data.shard_list import look, open_all
+from sparc_pretrain.data.paths import expand
 
 __all__ = [
     "Coming",

@@ -19,7 +19,8 @@ from sparc_pretrain.data import shard_list
 from sparc_pretrain.data.address import is_remote
 from sparc_pretrain.data.dataset import PairDataset
 from sparc_pretrain.data.fields import Fields
-from sparc_pretrain.data.shard_list import ShardList, expand
+from sparc_pretrain.data.paths import expand
+from sparc_pretrain.data.shard_list import ShardList
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.distributed import from_first, world_size
 from sparc_pretrain.pretraining import held_out, needs, sections, starting_weights

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sparc_pretrain.data import shard_index, shard_list
+from sparc_pretrain.data.paths import expand
 from sparc_pretrain.data.shard_index import ShardIndex, index_file
 from sparc_pretrain.data.shards import ShardSet, write_shards
 from tests.commands import ROOT
@@ -71,6 +72,18 @@ def test_tars_come_in_the_order_of_paths_also_of_several_folders(tmp_path):
     assert len(found.paths) > shard_list.TOGETHER
     assert list(found.paths) == sorted(tmp_path.glob("*/*.tar"))
     assert found.sizes.tolist() == [2] * 80 and not found.bad
+
+
+def test_a_name_is_that_of_its_path_however_it_is_written(tars, monkeypatch):
+    """The list's file and what is logged are called after it."""
+    monkeypatch.chdir(tars[0].parent)
+    here = sorted(map(str, Path().glob("*.tar")))
+    for written in (".", "./*.tar", "*.tar", Path(), [f"./{name}" for name in here]):
+        assert expand(written).text == here
+    whole = [str(tars[0].parent / name) for name in here]
+    assert expand(f"{tars[0].parent}//*.tar").text == expand(tars[0].parent).text == whole
+    made = {file.name for file in shard_list._files(expand("."))}
+    assert made & {file.name for file in shard_list._files(expand(tars[0].parent))}
 
 
 def test_other_processes_are_sent_text(tars):
