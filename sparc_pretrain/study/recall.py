@@ -26,7 +26,8 @@ def retrieve(
     """R@k both ways, read as the objective says and (``cosine``) by pooled cosine; ``R@5`` is the
     mean of both ways, image by image. per_image: see `CaptionedImages.read`. boxes: a COCO file of
     them, for models that read regions. rerank: a query's best are judged again, pair by pair, by an
-    objective that contrasts and matches (``reranked``).
+    objective that contrasts and matches (``reranked``), and with the contrast's logit added
+    (``reranked by both``).
     """
     data = encode.CaptionedImages.read(images, captions, split, per_image)
     data = replace(data, boxes=read_boxes(boxes)) if boxes else data
@@ -44,15 +45,30 @@ def retrieve(
                 found["R@5"] = both_ways(image_rank <= 5, text_rank <= 5, data.image_of_text)
         objective = subject.objective
         if rerank and objective.shares_space and objective.match is not None:
-            match = reranking.matcher(subject.model, objective, data)
-            by_image, by_text = reranking.rerank(subject.scores(data)[""], match, rerank)
-            image_rank, text_rank = ranks(by_image, owner)[0], ranks(by_text, owner)[1]
-            for k in ks:
-                found[f"reranked i2t R@{k}"] = Measure.of(image_rank <= k)
-                found[f"reranked t2i R@{k}"] = Measure.of(text_rank <= k, data.image_of_text)
+            match = once(reranking.matcher(subject.model, objective, data))
+            for by in reranking.BY:
+                scale = reranking.scale_of(objective, by)
+                ways = reranking.rerank(subject.scores(data)[""], match, rerank, scale)
+                image_rank, text_rank = ranks(ways[0], owner)[0], ranks(ways[1], owner)[1]
+                name = "reranked" if by == "match" else "reranked by both"
+                for k in ks:
+                    found[f"{name} i2t R@{k}"] = Measure.of(image_rank <= k)
+                    found[f"{name} t2i R@{k}"] = Measure.of(text_rank <= k, data.image_of_text)
         return found
 
     return of
+
+
+def once(match: reranking.Match) -> reranking.Match:
+    """`match` of the same pairs, asked for more than once."""
+    kept: list[Tensor] = []
+
+    def again(images: Tensor, texts: Tensor) -> Tensor:
+        if not kept:
+            kept.append(match(images, texts))
+        return kept[0]
+
+    return again
 
 
 def both_ways(image_hit: Tensor, text_hit: Tensor, image_of_text: Sequence[int]) -> Measure:

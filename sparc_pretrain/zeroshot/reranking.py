@@ -19,15 +19,21 @@ from sparc_pretrain.zeroshot.pace import Pace
 Match = Callable[[Tensor, Tensor], Tensor]
 
 
-def rerank(scores: Tensor, match: Match, k: int) -> tuple[Tensor, Tensor]:
+BY = ("match", "both")
+
+
+def rerank(
+    scores: Tensor, match: Match, k: int, scale: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Scores whose order is that of two steps: (image to text, text to image), [I,T] each.
 
-    Of every query the k best by `scores` (the first of equals) come first, ordered by `match`, the
-    rest below them in their order.
+    Of every query the k best by `scores` (the first of equals) come first, ordered by
+    `match + scale * scores`, the rest below them in their order.
 
     Args:
         scores: [I,T], higher is closer. match: (images [n] long, texts [n] long) -> [n]; it is
-            called once, with every pair that one of the directions needs.
+            called once, with every pair that one of the directions needs. scale: 0 as released;
+            see `scale_of`.
 
     Raises ValueError for a k below 1.
     """
@@ -36,8 +42,24 @@ def rerank(scores: Tensor, match: Match, k: int) -> tuple[Tensor, Tensor]:
     by_row, by_column = _best(scores, k), _best(scores.T, k).T
     images, texts = (by_row | by_column).nonzero(as_tuple=True)
     again = torch.full_like(scores, -torch.inf)
-    again[images, texts] = match(images, texts).to(scores)
+    again[images, texts] = match(images, texts).to(scores) + scale * scores[images, texts]
     return _placed(scores, again, by_row), _placed(scores, again, by_column)
+
+
+@torch.no_grad()
+def scale_of(objective: Objective, by: str) -> float:
+    """The weight of the contrast's cosine beside the log-odds of `match`.
+
+    By 'match' 0, as X-VLM, ALBEF and their kin are released. By 'both' ours, 1/tau of the contrast:
+    negatives of the matching are drawn with weights softmax(cosine / tau), so that what its
+    log-odds approach is the log of p(text | image) over those weights; the weights have to be given
+    back. (BLIP adds the cosine itself.)
+
+    Raises ValueError for another word.
+    """
+    if by not in BY:
+        raise ValueError(f"re-ranking by {by!r}: use one of {', '.join(BY)}")
+    return objective.temperature().item() if by == "both" else 0.0
 
 
 def _best(scores: Tensor, k: int) -> Tensor:

@@ -16,7 +16,7 @@ from sparc_pretrain.objectives.base import Objective
 from sparc_pretrain.zeroshot import encode
 from sparc_pretrain.zeroshot.choices import PROTOCOLS
 from sparc_pretrain.zeroshot.outcome import Outcome
-from sparc_pretrain.zeroshot.reranking import matcher, rerank
+from sparc_pretrain.zeroshot.reranking import matcher, rerank, scale_of
 
 CAPTIONS_PER_IMAGE = 5
 # "pooled_": by the cosine of pooled embeddings, whatever the objective
@@ -160,11 +160,13 @@ def evaluate(
     resize: str = "crop",
     batch_size: int = 64,
     best: int = 0,
+    by: str = "match",
 ) -> Outcome:
     """Recall at 1, 5, 10 and median rank, read as the objective says and by pooled cosine.
 
     Args: best: how many of a query's best are judged again by the objective's `match` (papers: 256
-        of COCO, 128 of Flickr); what they were before is written as `itc_`. 0 = none.
+        of COCO, 128 of Flickr); what they were before is written as `itc_`. 0 = none. by: 'match'
+        or 'both', see `reranking.scale_of`.
 
     Raises ValueError for an objective without `match`.
     """
@@ -194,12 +196,12 @@ def evaluate(
             judged.append(len(images))
             return match(images, texts)
 
-        both = rerank(scores[""], counted, best)
-        again = [fold_recall(one, owner, folds) for one in both]
+        ways = rerank(scores[""], counted, best, scale_of(objective, by))
+        again = [fold_recall(one, owner, folds) for one in ways]
         metrics |= {f"itc_{key}": metrics[key] for key in again[0]}
         metrics |= {k: again[k.startswith("t2i")][k] for k in again[0]}
-        protocol |= {"rerank": best, "fused_pairs": sum(judged)}
-        scores[""] = both[1]
+        protocol |= {"rerank": best, "rerank_by": by, "fused_pairs": sum(judged)}
+        scores[""] = ways[1]
     return Outcome(
         metrics, protocol, extra={"retrieval": examples(scores[""], data)}, declared=METRICS
     )

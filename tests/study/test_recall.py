@@ -9,6 +9,8 @@ from sparc_pretrain.study.evaluate import measure
 from sparc_pretrain.zeroshot import encode, retrieval
 from tests.zeroshot.test_terms import run_folder_of, scenes  # noqa: F401  a fixture
 
+WAYS = ("i2t", "t2i")
+
 
 def asked(folder, **options) -> list[dict]:
     files = dict(images=f"{folder}/images/val", captions=f"{folder}/annotations/captions_val.json")
@@ -23,13 +25,17 @@ def test_reranked_recall_is_that_of_the_task(scenes, tmp_path):  # noqa: F811
     spec = {k: v for k, v in evaluation[0].items() if k in ("images", "captions")}
     data = encode.CaptionedImages.read(spec["images"], spec["captions"], per_image=1)
     plain = retrieval.evaluate(model, objective, data).metrics
-    again = retrieval.evaluate(model, objective, data, best=8).metrics
-    for way in ("i2t", "t2i"):
+    again, both = (
+        retrieval.evaluate(model, objective, data, best=8, by=by).metrics
+        for by in ("match", "both")
+    )
+    for way in WAYS:
         for k in (1, 5):
-            for name, metrics in (("", plain), ("reranked ", again)):
+            for name, metrics in (("", plain), ("reranked ", again), ("reranked by both ", both)):
                 items = found[f"{name}{way} R@{k}"].items
                 assert sum(items) / len(items) == pytest.approx(metrics[f"{way}_R@{k}"])
-    assert any(again[f"{way}_R@1"] != plain[f"{way}_R@1"] for way in ("i2t", "t2i"))
+    for one in (plain, both):
+        assert any(again[f"{way}_R@{k}"] != one[f"{way}_R@{k}"] for way in WAYS for k in (1, 5))
 
 
 def test_boxes_reach_those_who_read_regions_and_only_they(scenes, tmp_path):  # noqa: F811

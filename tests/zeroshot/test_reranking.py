@@ -8,7 +8,8 @@ from torchvision.io import encode_jpeg
 
 from sparc_pretrain.data.sets.phrases import Phrase, PhraseImage, read_phrases
 from sparc_pretrain.zeroshot import box_reading
-from sparc_pretrain.zeroshot.reranking import rerank
+from sparc_pretrain.zeroshot.reranking import rerank, scale_of
+from tests.models import masked_objective, pretrainer
 
 
 def test_the_best_come_first_in_the_order_of_the_match_and_the_rest_keep_theirs():
@@ -31,6 +32,25 @@ def test_the_best_come_first_in_the_order_of_the_match_and_the_rest_keep_theirs(
             order = sorted(range(len(plain)), key=lambda j: -plain[j])
             best = sorted(order[:k], key=lambda j: -right[j])
             assert found.argsort(descending=True).tolist() == best + order[k:]
+
+
+def test_what_drew_the_negatives_is_given_back():
+    """Of texts whose negatives were drawn by q, the ideal match is log p - log q: q put back, the
+    order is that of p, and without it another.
+    """
+    g = torch.Generator().manual_seed(1)
+    scores, right = (torch.randn(5, 7, generator=g, dtype=torch.float64) for _ in range(2))
+    right, scale = right.log_softmax(dim=1), 4.0
+    odds = right - (scale * scores).log_softmax(dim=1)
+    by_both, _ = rerank(scores, lambda i, t: odds[i, t], 7, scale)
+    alone, _ = rerank(scores, lambda i, t: odds[i, t], 7)
+    assert torch.equal(by_both.argsort(dim=1), right.argsort(dim=1))
+    assert not torch.equal(alone.argsort(dim=1), right.argsort(dim=1))
+    objective = pretrainer(masked_objective("Xvlm")).objective
+    assert scale_of(objective, "match") == 0
+    assert scale_of(objective, "both") == pytest.approx(objective.temperature().item())
+    with pytest.raises(ValueError, match="by 'sum': use one of match, both"):
+        scale_of(objective, "sum")
 
 
 def test_equal_matches_stay_equal_and_a_k_of_0_is_refused():

@@ -26,6 +26,12 @@ class Retrieval(Task):
             default=0,
             help="judge a query's best again, pair by pair (X-VLM: 256 of COCO, 128 of Flickr)",
         )
+        parser.add_argument(
+            "--rerank-by",
+            choices=("match", "both"),
+            default="match",
+            help="match: as released; both: plus the contrast's logit, which drew the negatives",
+        )
         boxed(parser)
         parser.add_argument(
             "--candidates",
@@ -70,7 +76,8 @@ class Retrieval(Task):
         if few:
             found = candidates.evaluate(*given, few, products, *how)
         else:
-            found = retrieval.evaluate(*given, folds, *how, best)
+            by = getattr(options, "rerank_by", "match")
+            found = retrieval.evaluate(*given, folds, *how, best, by)
         found.protocol["karpathy"] = options.protocol
         if limit := getattr(options, "limit", None):
             found.protocol["limit"] = limit
