@@ -11,6 +11,8 @@ image_contrast = dict(
     image_negatives=1,
     token_context="both",
 )
+# ours: of whole captions, in groups of 32, see configs/sparc_cc.py
+caption_contrast = dict(image_contrast, contrast_of="captions", image_negatives=31)
 study = dict(
     baseline="clip",
     # named before any cell was trained: they alone are tested
@@ -29,6 +31,7 @@ study = dict(
             objective=dict(type="Sparc", global_weight=0.5, local_weight=1.0), label="SPARC"
         ),
         sparc_ic=dict(objective=image_contrast, label="SPARC, image contrast"),
+        sparc_cc=dict(objective=caption_contrast, label="SPARC, caption contrast"),
         # the paper's loss without equal tokens of a caption among the negatives
         sparc_same_token=dict(
             objective=dict(type="Sparc", global_weight=0.5, local_weight=1.0, same_token="ignore"),
@@ -55,6 +58,12 @@ study = dict(
             group="control",
             twin_of="sparc_ic",
             label="image contrast, shuffled images",
+        ),
+        sparc_cc_shuffled=dict(
+            objective=dict(caption_contrast, shuffle=True),
+            group="control",
+            twin_of="sparc_cc",
+            label="caption contrast, shuffled images",
         ),
         clip_longer=dict(
             objective=dict(type="Clip"),
@@ -93,4 +102,4 @@ study = dict(
         }
     ),
 )
-del image_contrast
+del image_contrast, caption_contrast

@@ -21,8 +21,9 @@ _ours = dict(arms=("sparc_ic",), budget=1)
 study = dict(
     root="data/scenes_easy",
     sweeps=[
-        dict(_ours, key="model.objective.image_negatives", values=(1, 2, 4)),
-        dict(_ours, key="model.objective.token_context", values=("text", "none", "both")),
+        dict(_ours, key="model.objective.image_negatives", values=(3, 7, 15, 31)),
+        dict(_ours, key="model.objective.token_context", values=("text", "none")),
+        dict(arms=("sparc_cc",), budget=1, key="model.objective.image_negatives", values=(7,)),
     ],
 )
 del _ours

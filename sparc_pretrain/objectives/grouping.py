@@ -129,12 +129,16 @@ def image_contrast(
     detach: bool = False,
     reduction: str = "caption",
     divisor: Tensor | None = None,
+    contrast_of: str = "tokens",
 ) -> tuple[Tensor, Tensor]:
     """L_ic, ours and not the paper's: what a token gathers in its own image, against what it
     gathers in K other images.
 
-        L_ic = -(1/B) sum_i (1/L_i) sum_l log softmax_j(scale cos(c_il(j), t_il))_i,
-        j over i and K `neighbours`; c_il(j) = what token l of caption i gathers in image j
+        s_il(j) = scale cos(c_il(j), t_il); c_il(j) = what token l of caption i gathers in image j
+        of tokens:   L_ic = -(1/B) sum_i (1/L_i) sum_l log softmax_j(s_il(j))_i
+        of captions: L_ic = -(1/2B) sum_i [log softmax_j(S_i(j))_i + log softmax_j(S_j(i))_i],
+                     S_i(j) the mean over l of s_il(j), as FILIP contrasts (arXiv 2111.07783)
+        j over i and K `neighbours`
 
     Eq. 6 contrasts tokens of one caption, and is solved without the image: token identity is
     written into weights over patches that differ by position. Here that gives log(K+1): only what
@@ -145,7 +149,9 @@ def image_contrast(
         negatives: K. refused: [K,B] bool, others that are no negatives: the same image again, or
             an equal caption's.
         threshold, alignment, detach: see `group_patches`.
-        reduction, divisor: see `contrastive.token_contrast`.
+        reduction, divisor: see `contrastive.token_contrast`; of captions it is always 'caption'.
+        contrast_of: what is held against images: every of the 'tokens', or 'captions', which are
+            held against each other in an image as well: words that tell nothing then need not.
 
     Returns:
         scalar, and the weights [B,T,P] in the own image.
@@ -159,6 +165,9 @@ def image_contrast(
         cosines.append((unit(grouped) * unit_BTD).sum(dim=-1))
         own = weights if own is None else own
     logits_KBT = scale * torch.stack(cosines)
+    if contrast_of == "captions":
+        divisor = normaliser(mask) if divisor is None else divisor
+        return _both_ways(logits_KBT, mask, refused) / divisor, own
     if refused is not None:
         others = logits_KBT[1:].masked_fill(refused[:, :, None], -torch.inf)
         logits_KBT = torch.cat([logits_KBT[:1], others])
@@ -167,6 +176,22 @@ def image_contrast(
         loss_BT = loss_BT / mask.sum(dim=1, keepdim=True).clamp(min=1)
     divisor = normaliser(mask, reduction) if divisor is None else divisor
     return loss_BT.sum() / divisor, own
+
+
+def _both_ways(logits: Tensor, mask: Tensor, refused: Tensor | None) -> Tensor:
+    """The sum over pairs of the mean InfoNCE of captions and of images; logits: [K+1,B,T] of
+    caption i's tokens in its k-th image.
+    """
+    logits_KB = torch.where(mask, logits, 0).sum(dim=-1) / mask.sum(dim=1).clamp(min=1)
+    if refused is not None:
+        others = logits_KB[1:].masked_fill(refused, -torch.inf)
+        logits_KB = torch.cat([logits_KB[:1], others])
+    # image j is the k-th of the caption k places before it, round and round its group
+    K, B = logits_KB.shape
+    size, place_KB = neighbours(B, K - 1)
+    behind_KB = place_KB[0] - place_KB[0] % size + (2 * place_KB[0] - place_KB) % size
+    asked_KB = logits_KB.gather(1, behind_KB.to(logits.device))
+    return -(logits_KB.log_softmax(dim=0)[0] + asked_KB.log_softmax(dim=0)[0]).sum() / 2
 
 
 def equal_pairs(keys: list[str], ids: Tensor, mask: Tensor, negatives: int) -> Tensor:

@@ -115,6 +115,8 @@ class Sparc(Objective):
         image_contrast: the weight of L_ic. image_negatives: K of it.
         token_context: the tokens of L_ic: 'text' = as L_f has them, 'none' = free of context,
             'both' = the mean of the two.
+        contrast_of: what L_ic holds against images, 'tokens' or 'captions', see
+            `grouping.image_contrast`.
         same_token: equal tokens of one caption are in L_f each other's 'negative' (as printed), or
             'ignore': left out of both denominators.
 
@@ -136,6 +138,7 @@ class Sparc(Objective):
         image_contrast: float = 0.0,
         image_negatives: int = 1,
         token_context: str = "text",
+        contrast_of: str = "tokens",
         same_token: str = "negative",
     ) -> None:
         super().__init__()
@@ -147,10 +150,13 @@ class Sparc(Objective):
             )
         if token_context not in CONTEXTS:
             raise ValueError(f"token_context {token_context!r}: use one of {', '.join(CONTEXTS)}")
+        if contrast_of not in ("tokens", "captions"):
+            raise ValueError(f"contrast_of {contrast_of!r}: use 'tokens' or 'captions'")
         if same_token not in ("negative", "ignore"):
             raise ValueError(f"same_token {same_token!r}: use 'negative' or 'ignore'")
         self.global_weight, self.local_weight, self.local = global_weight, local_weight, local
         self.image_contrast, self.image_negatives = image_contrast, image_negatives
+        self.contrast_of = contrast_of
         self.grouping = dict(threshold=threshold, alignment=alignment, detach=detach)
         self.reduction, self.skip_special, self.shuffle = reduction, skip_special, shuffle
         self.ignore_twins = same_token == "ignore"
@@ -216,6 +222,8 @@ class Sparc(Objective):
         if self.image_contrast:
             refused = equal_pairs(batch.key, batch.ids, batch.mask, self.image_negatives)
             group, _ = neighbours(0, self.image_negatives)
+            if self.contrast_of == "captions":
+                shared = scale, normaliser(whole.mask)
             for name in self.contrasted:
                 tokens = getattr(features, name)
                 pairs = pairs_at_a_time(tokens, patches, group)
@@ -251,6 +259,7 @@ class Sparc(Objective):
     ) -> tuple[Tensor, ...]:
         """L_ic of a few whole groups of pairs and the sums for the log."""
         options = dict(self.grouping, reduction=self.reduction, divisor=divisor)
+        options["contrast_of"] = self.contrast_of
         refused_KB = refused_BK.T
         loss, weights = image_contrast(
             patches, tokens, mask, scale, self.image_negatives, refused_KB, **options

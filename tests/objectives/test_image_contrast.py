@@ -39,9 +39,14 @@ def gathered(token, image):
     return mix([x / sum(s) for x in s], image)
 
 
+SIZES = {1: 2, 2: 4, 3: 4}
+
+
 def by_loops(patches, tokens, mask, scale, negatives, refused=NEVER, reduction="caption"):
     """L_ic with its groups spelt out."""
-    size = {1: 2, 2: 4, 3: 4}[negatives]
+    if reduction == "captions":
+        return of_captions(patches, tokens, mask, scale, negatives, refused)
+    size = SIZES[negatives]
     images, captions = patches.tolist(), real(tokens, mask)
     total, every = 0.0, 0
     for i, caption in enumerate(captions):
@@ -58,7 +63,29 @@ def by_loops(patches, tokens, mask, scale, negatives, refused=NEVER, reduction="
     return total / (len(captions) if reduction == "caption" else every)
 
 
-@pytest.mark.parametrize("reduction", ["caption", "token"])
+def of_captions(patches, tokens, mask, scale, negatives, refused):
+    """L_ic of captions: all scores of a group, then rows and columns of those that may be seen."""
+    images, captions = patches.tolist(), real(tokens, mask)
+    score = [
+        [scale * sum(cosine(gathered(t, v), t) for t in caption) / len(caption) for v in images]
+        for caption in captions
+    ]
+    seen = {(i, i) for i in range(len(captions))}
+    size = SIZES[negatives]
+    for i in range(len(captions)):
+        first = i // size * size
+        for k in range(negatives):
+            if not refused[k][i]:
+                seen.add((i, first + (i - first + k + 1) % size))
+    total = 0.0
+    for i in range(len(captions)):
+        rows = [score[i][j] for j in range(len(images)) if (i, j) in seen and j != i]
+        columns = [score[j][i] for j in range(len(images)) if (j, i) in seen and j != i]
+        total += surprise([score[i][i], *rows], 0) + surprise([score[i][i], *columns], 0)
+    return total / 2 / len(captions)
+
+
+@pytest.mark.parametrize("reduction", ["caption", "token", "captions"])
 @pytest.mark.parametrize("negatives", [1, 2, 3])
 def test_the_image_contrast_equals_slow_loops_and_so_do_its_gradients(negatives, reduction):
     patches, tokens, mask = eight()
@@ -66,7 +93,9 @@ def test_the_image_contrast_equals_slow_loops_and_so_do_its_gradients(negatives,
     refused[0, 2] = refused[-1, 5] = True
     wanted = by_loops(patches, tokens, mask, 3.0, negatives, refused.tolist(), reduction)
     leaves = [patches.clone().requires_grad_(), tokens.clone().requires_grad_()]
-    loss, weights = image_contrast(*leaves, mask, 3.0, negatives, refused, reduction=reduction)
+    how = dict(reduction=reduction)
+    how = dict(contrast_of="captions") if reduction == "captions" else how
+    loss, weights = image_contrast(*leaves, mask, 3.0, negatives, refused, **how)
     assert loss.item() == pytest.approx(wanted, abs=1e-12)
     torch.testing.assert_close(weights, sparc.group_patches(tokens, patches)[1])
     grads = torch.autograd.grad(loss, leaves)
@@ -81,19 +110,20 @@ def test_the_image_contrast_equals_slow_loops_and_so_do_its_gradients(negatives,
         assert [grad[place].item() for place in places] == pytest.approx(found, abs=1e-7)
 
 
-def test_padding_and_the_order_of_groups_tokens_and_patches_change_nothing():
+@pytest.mark.parametrize("of", ["tokens", "captions"])
+def test_padding_and_the_order_of_groups_tokens_and_patches_change_nothing(of):
     patches, tokens, mask = eight()
-    wanted, _ = image_contrast(patches, tokens, mask, 3.0, 2)
-    longer, _ = image_contrast(patches, *padded(tokens, mask), 3.0, 2)
+    wanted, _ = image_contrast(patches, tokens, mask, 3.0, 2, contrast_of=of)
+    longer, _ = image_contrast(patches, *padded(tokens, mask), 3.0, 2, contrast_of=of)
     torch.testing.assert_close(longer, wanted)
     groups = torch.tensor([4, 5, 6, 7, 0, 1, 2, 3])
-    moved, _ = image_contrast(patches[groups], tokens[groups], mask[groups], 3.0, 2)
+    moved, _ = image_contrast(patches[groups], tokens[groups], mask[groups], 3.0, 2, contrast_of=of)
     torch.testing.assert_close(moved, wanted)
     other = torch.tensor([3, 0, 4, 1, 2])
-    moved, _ = image_contrast(patches[:, other], tokens, mask, 3.0, 2)
+    moved, _ = image_contrast(patches[:, other], tokens, mask, 3.0, 2, contrast_of=of)
     torch.testing.assert_close(moved, wanted)
     back = torch.arange(3, -1, -1)
-    moved, _ = image_contrast(patches, tokens[:, back], mask[:, back], 3.0, 2)
+    moved, _ = image_contrast(patches, tokens[:, back], mask[:, back], 3.0, 2, contrast_of=of)
     torch.testing.assert_close(moved, wanted)
 
 
@@ -101,8 +131,12 @@ def test_padding_and_the_order_of_groups_tokens_and_patches_change_nothing():
 def test_what_an_image_does_not_tell_costs_the_logarithm_of_all_images(negatives):
     """The shortcut of eq. 6: weights that depend on the token and the place alone."""
     patches, tokens, mask = eight()
-    loss, _ = image_contrast(patches[:1].expand(8, -1, -1), tokens, mask, 9.0, negatives)
-    assert loss.item() == pytest.approx(math.log(negatives + 1), abs=1e-12)
+    patches, wanted = patches[:1].expand(8, -1, -1), pytest.approx(math.log(negatives + 1))
+    loss, _ = image_contrast(patches, tokens, mask, 9.0, negatives)
+    assert loss.item() == wanted
+    same = tokens[:1].expand(8, -1, -1), mask[:1].expand(8, -1)  # nor what a caption says
+    loss, _ = image_contrast(patches, *same, 9.0, negatives, contrast_of="captions")
+    assert loss.item() == wanted
 
 
 def test_the_same_image_and_an_equal_caption_are_never_a_negative():
@@ -149,12 +183,17 @@ def test_sparc_weighs_the_image_contrast_of_both_kinds_of_tokens():
         wanted, _ = image_contrast(made.patches, tokens, made.mask, scale)
         assert losses[context][name].item() == pytest.approx(2 * wanted.item(), rel=1e-6)
         assert losses["both"][name].item() == pytest.approx(wanted.item(), rel=1e-6)
+    of = dict(contrast_of="captions")
+    found = sparc.Sparc(image_contrast=1.0, reduction="token", **of).double()(made, batch)
+    wanted, _ = image_contrast(made.patches, made.tokens, made.mask, scale, **of)
+    assert found["image_contrast_tokens_loss"].item() == pytest.approx(wanted.item(), rel=1e-6)
     plain = sparc.Sparc().double()(made, batch)
     assert not [name for name in plain if name.startswith("image_contrast")]
     assert plain["local_loss"] == losses["both"]["local_loss"]
     assert sparc.Sparc(image_contrast=1.0, token_context="both").word_features == "words"
     assert sparc.Sparc().word_features == "tokens"
-    for wrong in (dict(token_context="words"), dict(same_token="drop")):
+    wrongs = (dict(token_context="words"), dict(same_token="drop"), dict(contrast_of="images"))
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="use"):
             sparc.Sparc(**wrong)
 

@@ -38,6 +38,9 @@ OBJECTIVES = {
     "sparc, image contrast alone by token": dict(
         type="Sparc", global_weight=0, local_weight=0, image_contrast=1.0, reduction="token"
     ),
+    "sparc, image contrast of captions": dict(
+        type="Sparc", image_contrast=1.0, contrast_of="captions", reduction="token"
+    ),
     "sparc, image contrast, shuffled": dict(type="Sparc", image_contrast=1.0, shuffle=True),
     "clip": dict(type="Clip"),
     "filip": dict(type="Filip"),

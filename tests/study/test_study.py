@@ -187,7 +187,7 @@ def test_arms_differ_in_the_objective_alone(name):
             recipe = study.cell_config(cell).to_dict()
             recipe["model"].pop("objective")
             recipes[cell.arm.name] = recipe
-    assert len(recipes) == 9
+    assert len(recipes) == 10
     assert all(recipe == recipes["clip"] for recipe in recipes.values())
 
 
