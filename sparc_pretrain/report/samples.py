@@ -195,7 +195,12 @@ def _losses(run: RunFolder) -> str:
     if told.get("local_weight", 1):
         parts.append("each word the patches it gathers, among the words of its caption")
     if told.get("image_contrast"):
-        parts.append("each word what it gathers in its own image rather than in another")
+        together = told.get("contrast_of") == "captions"
+        parts.append(
+            "the words of a caption together, by what they gather there, their own image"
+            if together
+            else "each word, by what it gathers there, its own image rather than another"
+        )
     text = ", and ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
