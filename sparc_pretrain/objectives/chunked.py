@@ -55,11 +55,11 @@ class GroupDirection(torch.autograd.Function):
 
 
 def pairs_at_a_time(tokens: Tensor, patches: Tensor, group: int = 1) -> int:
-    """How many pairs of tokens [B,T,D] and patches [B,P,D] are worked on together: a power of two
-    times `group`, the number of neighbours that cannot be parted.
+    """How many pairs of tokens [B,T,D] and patches [B,P,D] are worked on together: a power of two,
+    at least `group`, the number of neighbours whose texts and images all meet.
     """
     most = CELLS_ON_GPU if tokens.is_cuda else CELLS
-    pairs = max(1, most // (tokens.shape[1] * (patches.shape[1] + tokens.shape[2])))
+    pairs = max(1, most // (group * tokens.shape[1] * (patches.shape[1] + tokens.shape[2])))
     return max(group, 1 << (pairs.bit_length() - 1))
 
 

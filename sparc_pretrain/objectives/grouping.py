@@ -1,7 +1,8 @@
 """Tokens gather patches (SPARC, eqs. 2-5), and what is made of it: the image contrast, and what the
 log says of the weights.
 
-Suffixes: B samples, T tokens, P patches, D shared width, K other images of a caption.
+Suffixes: B samples, T tokens, P patches, D shared width, K other images of a caption; N groups of
+    G captions and J images, whose L tokens are one after the other.
 """
 
 from __future__ import annotations
@@ -59,8 +60,7 @@ def group_patches(
         alive = spread > FLAT_ROW
         shifted = torch.where(alive, score_BTP - low, 0) / torch.where(alive, spread, 1)
         kept = torch.where(shifted >= sigma, shifted, 0)
-        total = kept.sum(dim=-1, keepdim=True)
-        weight_BTP = kept / torch.where(total > 0, total, 1)
+        weight_BTP = sum_to_one(kept)
     else:
         raise ValueError(f"alignment {alignment!r}: use 'sparse' or 'softmax'")
     if detach:
@@ -77,16 +77,21 @@ def group_direction(
     detach: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`group_patches` up to the length of what is grouped, which a cosine does not see: [B,T,D], by
-    `GroupDirection` where the formula allows, and the weights [B,T,P], without gradient.
+    `GroupDirection` where the formula allows, and the weights [B,T,P] up to their sum, without
+    gradient.
     """
     if detach or alignment != "sparse":
         grouped, weight_BTP = group_patches(tokens, patches, threshold, alignment, detach)
         return grouped, weight_BTP.detach()
     tokens, patches = full_precision(tokens), full_precision(patches)
     sigma = 1 / patches.shape[1] if threshold is None else threshold
-    grouped, shifted = GroupDirection.apply(tokens, patches, sigma, FLAT_ROW)
-    total = shifted.sum(dim=-1, keepdim=True)
-    return grouped, shifted / torch.where(total > 0, total, 1)
+    return GroupDirection.apply(tokens, patches, sigma, FLAT_ROW)
+
+
+def sum_to_one(weights: Tensor) -> Tensor:
+    """Rows [...,P] divided by their sum; of zeros zeros."""
+    total = weights.sum(dim=-1, keepdim=True)
+    return weights / torch.where(total > 0, total, 1)
 
 
 def neighbours(count: int, negatives: int) -> tuple[int, Tensor]:
@@ -156,15 +161,20 @@ def image_contrast(
     Returns:
         scalar, and the weights [B,T,P] in the own image.
     """
-    _, place_KB = neighbours(len(patches), negatives)
-    place_KB = place_KB.to(patches.device)
-    unit_BTD = unit(tokens)
-    cosines, own = [], None
-    for place_B in place_KB:
-        grouped, weights = group_direction(tokens, patches[place_B], threshold, alignment, detach)
-        cosines.append((unit(grouped) * unit_BTD).sum(dim=-1))
-        own = weights if own is None else own
-    logits_KBT = scale * torch.stack(cosines)
+    size, place_KB = neighbours(len(patches), negatives)
+    # all captions of a group in each of its images, J, as one long caption: larger products
+    texts_NGTD = tokens.unflatten(0, (-1, size))
+    long_NJLD = texts_NGTD.flatten(1, 2)[:, None].expand(-1, size, -1, -1)
+    grouped, weights = group_direction(
+        long_NJLD.flatten(0, 1), patches, threshold, alignment, detach
+    )
+    grouped, weights = (
+        x.unflatten(1, (size, -1)).unflatten(0, (-1, size)) for x in (grouped, weights)
+    )
+    cosine_NJGT = (unit(grouped) * unit(texts_NGTD)[:, None]).sum(dim=-1)
+    seen_KG = place_KB[:, :size].to(patches.device)
+    own = sum_to_one(weights[:, seen_KG[0], seen_KG[0]].flatten(0, 1))
+    logits_KBT = scale * cosine_NJGT[:, seen_KG, seen_KG[0]].transpose(0, 1).flatten(1, 2)
     if contrast_of == "captions":
         divisor = normaliser(mask) if divisor is None else divisor
         return _both_ways(logits_KBT, mask, refused) / divisor, own

@@ -31,6 +31,7 @@ from sparc_pretrain.objectives.grouping import (
     group_patches,
     image_contrast,
     neighbours,
+    sum_to_one,
 )
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures
@@ -244,6 +245,7 @@ class Sparc(Objective):
         """L_f of a few pairs and the sums for the log; `others`: ids if used, scale, divisor."""
         *ids, scale, divisor = others
         grouped, weights = group_direction(tokens, patches, **self.grouping)
+        weights = sum_to_one(weights)
         ignored = twins(ids[0]) if ids else None
         loss = token_contrast(grouped, tokens, mask, scale, self.reduction, divisor, ignored)
         return loss, *alignment_sums(weights, mask)

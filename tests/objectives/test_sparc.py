@@ -9,7 +9,12 @@ import torch
 
 from sparc_pretrain.objectives import sparc
 from sparc_pretrain.objectives.contrastive import info_nce
-from sparc_pretrain.objectives.grouping import alignment_sums, group_direction, group_patches
+from sparc_pretrain.objectives.grouping import (
+    alignment_sums,
+    group_direction,
+    group_patches,
+    sum_to_one,
+)
 from tests.models import batch, pretrainer
 
 
@@ -268,7 +273,12 @@ def test_half_precision_embeddings_are_summed_in_float32():
     assert loss.dtype == torch.float32 and loss.isfinite()
 
 
-@pytest.mark.parametrize("group", [group_patches, group_direction])
+def direction(tokens, patches):
+    grouped, weights = group_direction(tokens, patches)
+    return grouped, sum_to_one(weights)
+
+
+@pytest.mark.parametrize("group", [group_patches, direction])
 def test_a_row_without_preference_ends_at_a_range_of_a_millionth(group):
     """Min-max does not see how wide a range is: scores of 0 to 2e-6 weigh like those of 0 to 1."""
     tokens = torch.ones(1, 1, 1, dtype=torch.float64)
@@ -280,7 +290,7 @@ def test_a_row_without_preference_ends_at_a_range_of_a_millionth(group):
     assert not group(tokens, 5e-7 * steps)[1].any()
 
 
-@pytest.mark.parametrize("group", [group_patches, group_direction])
+@pytest.mark.parametrize("group", [group_patches, direction])
 def test_a_patch_exactly_at_the_threshold_is_kept(group):
     """Zero *below* sigma, 1/4 of four patches."""
     tokens = torch.ones(1, 1, 1, dtype=torch.float64)
