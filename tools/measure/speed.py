@@ -1,12 +1,11 @@
 """What is fast and what it is compared with, a command per claim: the ratio, its spread, and the
 same thing against itself.
 
-    python tools/measure/speed.py step            a SPARC step / a CLIP step
-    python tools/measure/speed.py step --objective sparc_ic
+    python tools/measure/speed.py step            a SPARC step / a CLIP step; --objective sparc_ic
     python tools/measure/speed.py fused --objective xvlm     its step on pairs / a SPARC step
     python tools/measure/speed.py draws --objective xvlm     what a step draws / the step
     python tools/measure/speed.py loss            the fine-grained loss / its formula line by line
-    python tools/measure/speed.py filip           FILIP's loss / SPARC's
+    python tools/measure/speed.py filip           FILIP's loss / SPARC's; --objective sparc_cc
     python tools/measure/speed.py accumulate      eight micro-batches / one batch
     python tools/measure/speed.py index           finding the samples of a tar / tarfile
     python tools/measure/speed.py checkpoint      standstill for a save in the background / at once
@@ -52,6 +51,9 @@ from sparc_pretrain.registry import OBJECTIVES
 OBJECTIVE = {
     "sparc": dict(type="Sparc"),
     "sparc_ic": dict(type="Sparc", image_contrast=1.0),
+    "sparc_cc": dict(
+        type="Sparc", local_weight=0, image_contrast=1.0, image_negatives=31, contrast_of="captions"
+    ),
     "siglip": dict(type="Siglip"),
 }
 HEADS = {"vit_small": 6, "vit_base": 12}  # of text and fusion, as of the vision tower; else 3
@@ -141,8 +143,8 @@ def filip(args: argparse.Namespace) -> tuple[Work, Work, str]:
     """Forward and backward of both objectives on random features."""
     features, batch = random_features(args, args.batch)
 
-    def of(name: str) -> Work:
-        objective = OBJECTIVES.build(dict(type=name))
+    def of(config: dict) -> Work:
+        objective = OBJECTIVES.build(config)
 
         def work() -> None:
             losses = objective(features, batch)
@@ -150,7 +152,8 @@ def filip(args: argparse.Namespace) -> tuple[Work, Work, str]:
 
         return work
 
-    return of("Filip"), of("Sparc"), f"FILIP / SPARC, {args.batch} pairs"
+    what = f"loss of FILIP / of {args.objective}, {args.batch} pairs"
+    return of(dict(type="Filip")), of(OBJECTIVE[args.objective]), what
 
 
 def index(args: argparse.Namespace) -> tuple[Work, Work, str]:
