@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     started = time.perf_counter()
     run = str(work / "sparc")
     step("data", {work / "data": data()}, work)
-    pretrain = tool("pretrain", config("sparc_ic"), "--work-dir", run)
+    pretrain = tool("pretrain", config("sparc_cc"), "--work-dir", run)
     step("pre-training", {work / "sparc": [*pretrain, *amp(), "--resume", "auto", *seed]}, work)
     val = ["--images", f"{SCENES}/images/val"]
     images = [*val, "--captions", f"{SCENES}/annotations/captions_val.json"]

@@ -1,4 +1,4 @@
-"""SPARC as published on easy built-in scenes, for two CPU cores; sparc_ic.py is what the quickstart
+"""SPARC as published on easy built-in scenes, for two CPU cores; sparc_cc.py is what the quickstart
 trains.
 
 python tools/pretrain.py configs/quickstart/sparc.py

@@ -1,8 +1,8 @@
-"""SPARC with the image contrast (ours, see configs/sparc_ic.py) on easy built-in scenes, for two
-CPU cores: the backbone of the quickstart.
+"""SPARC with the image contrast of single tokens (ours, see configs/sparc_ic.py) on easy built-in
+scenes, for two CPU cores.
 
 python tools/data.py scenes --out data/quickstart --level easy --train 4000 --val 400 --size 128
-python tools/pretrain.py configs/quickstart/sparc_ic.py --work-dir work_dirs/quickstart/sparc
+python tools/pretrain.py configs/quickstart/sparc_ic.py --work-dir work_dirs/quickstart/sparc_ic
 """
 
 _base_ = "./sparc.py"
