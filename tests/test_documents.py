@@ -44,7 +44,7 @@ RUN = (
 NOT_RUN = {
     r"make |source |#!|#SBATCH": "the environment that runs this, or a scheduler's",
     r"(GPUS|HEAD)=|sbatch ": "several processes: tests/tools/test_launch.py",
-    r"sparc pretrain sparc_pretrain::sparc\.py": "the paper's ViT-B/16: hours",
+    r"sparc pretrain sparc_pretrain::sparc(_cc)?\.py": "the paper's ViT-B/16: hours",
     r"sparc pretrain .*--objective mine": "the reader's own objective",
     r"sparc train sparc_pretrain::my/small/": "downloaded data; tests/transfer/run/own_data",
     r"sparc study ": "hours; tests/study run a small one",
