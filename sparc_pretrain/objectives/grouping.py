@@ -94,7 +94,9 @@ def sum_to_one(weights: Tensor) -> Tensor:
     return weights / torch.where(total > 0, total, 1)
 
 
-def neighbours(count: int, negatives: int) -> tuple[int, Tensor]:
+def neighbours(
+    count: int, negatives: int, device: torch.device | None = None
+) -> tuple[int, Tensor]:
     """The images that each of `count` captions is held against: its own, then K others.
 
     Fixed groups of neighbouring places, of the smallest power of two above K; a caption's others
@@ -116,7 +118,7 @@ def neighbours(count: int, negatives: int) -> tuple[int, Tensor]:
             f"images, and a process or micro-batch of {count} pairs is no multiple of {size}: "
             "choose data.global_batch, --accumulate or image_negatives so that it is"
         )
-    place_B = torch.arange(count)
+    place_B = torch.arange(count, device=device)
     first_B = place_B - place_B % size
     return size, torch.stack([first_B + (place_B + k) % size for k in range(negatives + 1)])
 
@@ -161,7 +163,7 @@ def image_contrast(
     Returns:
         scalar, and the weights [B,T,P] in the own image.
     """
-    size, place_KB = neighbours(len(patches), negatives)
+    size, place_KB = neighbours(len(patches), negatives, patches.device)
     # all captions of a group in each of its images, J, as one long caption: larger products
     texts_NGTD = tokens.unflatten(0, (-1, size))
     long_NJLD = texts_NGTD.flatten(1, 2)[:, None].expand(-1, size, -1, -1)
@@ -172,7 +174,7 @@ def image_contrast(
         x.unflatten(1, (size, -1)).unflatten(0, (-1, size)) for x in (grouped, weights)
     )
     cosine_NJGT = (unit(grouped) * unit(texts_NGTD)[:, None]).sum(dim=-1)
-    seen_KG = place_KB[:, :size].to(patches.device)
+    seen_KG = place_KB[:, :size]
     own = sum_to_one(weights[:, seen_KG[0], seen_KG[0]].flatten(0, 1))
     logits_KBT = scale * cosine_NJGT[:, seen_KG, seen_KG[0]].transpose(0, 1).flatten(1, 2)
     if contrast_of == "captions":
@@ -198,9 +200,9 @@ def _both_ways(logits: Tensor, mask: Tensor, refused: Tensor | None) -> Tensor:
         logits_KB = torch.cat([logits_KB[:1], others])
     # image j is the k-th of the caption k places before it, round and round its group
     K, B = logits_KB.shape
-    size, place_KB = neighbours(B, K - 1)
+    size, place_KB = neighbours(B, K - 1, logits.device)
     behind_KB = place_KB[0] - place_KB[0] % size + (2 * place_KB[0] - place_KB) % size
-    asked_KB = logits_KB.gather(1, behind_KB.to(logits.device))
+    asked_KB = logits_KB.gather(1, behind_KB)
     return -(logits_KB.log_softmax(dim=0)[0] + asked_KB.log_softmax(dim=0)[0]).sum() / 2
 
 
@@ -210,14 +212,13 @@ def equal_pairs(keys: list[str], ids: Tensor, mask: Tensor, negatives: int) -> T
 
     Args: keys: of the samples, B. ids, mask: [B,T].
     """
-    _, place_KB = neighbours(len(keys), negatives)
-    same_image = [
-        [keys[i] == keys[own] for own, i in enumerate(row)] for row in place_KB[1:].tolist()
-    ]
-    place_KB = place_KB[1:].to(ids.device)
+    _, place_KB = neighbours(len(keys), negatives, ids.device)
+    number = {key: n for n, key in enumerate(keys)}
+    image_B = torch.tensor([number[key] for key in keys])
+    image_B = image_B.to(ids.device, non_blocking=True)  # does not wait for earlier work
     said = torch.where(mask, ids, -1)
-    same_text = (said[place_KB] == said).all(dim=-1)
-    return same_text | torch.tensor(same_image, device=ids.device)
+    same_text = (said[place_KB[1:]] == said).all(dim=-1)
+    return same_text | (image_B[place_KB[1:]] == image_B)
 
 
 @torch.no_grad()

@@ -12,9 +12,8 @@ from sparc_pretrain.engine.optim import GuardedOptimWrapper
 from tests.models import batch as pairs
 from tests.pretraining.test_pretrainer import OBJECTIVES, pretrainer
 
-# not the image contrast: it lists places of a batch, on the CPU, which a fake tensor refuses too
 NAMES = ["clip", "filip", "gloria", "mgca", "pacl", "siglip", "sparc"]
-NAMES += ["clip+filip with dropping"]
+NAMES += ["clip+filip with dropping", "sparc, image contrast", "sparc, image contrast of captions"]
 
 
 @pytest.mark.parametrize("name", NAMES)
