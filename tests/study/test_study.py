@@ -172,10 +172,10 @@ def test_unknown_arms_presets_and_keys_are_named(tmp_path):
 def test_the_long_study_has_each_objective_at_four_lengths():
     study = plan.read(ROOT / "configs" / "study" / "scenes_long.py")
     steps = {c.arm.name: study.cell_config(c).schedule.steps for c in study.cells()}
-    for name in ("clip", "sparc", "sparc_ic"):
+    for name in ("clip", "sparc", "sparc_ic", "sparc_cc"):
         told = [steps[f"{name}_{pairs}k"] * 64 // 1000 for pairs in (32, 96, 320, 1024)]
         assert told == [32, 96, 320, 1024]
-    assert len(steps) == 13 and study.arms["sparc_ic_32k"].objective["image_contrast"] == 1.0
+    assert len(steps) == 17 and study.arms["sparc_ic_32k"].objective["image_contrast"] == 1.0
 
 
 @pytest.mark.parametrize("name", ["scenes", "scenes_easy", "flickr8k"])
