@@ -282,3 +282,77 @@ def test_a_checksum_of_an_unusual_layout_is_read_with_all_its_digits():
         seen |= set(told)
         assert tar_scan._holds(bytes(header)), told
     assert seen == set("01234567")
+
+
+ALIKE = {
+    "pairs": [f"{n:06d}.{kind}" for n in range(40) for kind in ("jpg", "txt")],
+    "three of a sample, in a folder": [
+        f"./a.b/{n:06d}.{kind}" for n in range(30) for kind in ("json", "jpeg", "txt")
+    ],
+    "images alone": [f"{n:06d}.png" for n in range(80)],
+    "JSON alone beside": [f"{n:06d}.{kind}" for n in range(40) for kind in ("jpg", "json")],
+    "capitals": [f"{n:06d}.{kind}" for n in range(40) for kind in ("JPG", "txt")],
+    "a mask beside": [f"{n:06d}.{kind}" for n in range(30) for kind in ("png", "jpg", "txt")],
+    "another kind beside": [f"{n:06d}.{kind}" for n in range(30) for kind in ("jpg", "txt", "cls")],
+    "captions alone": [f"{n:06d}.txt" for n in range(80)],
+    "long keys": [f"{'k' * 220}{n:06d}.{kind}" for n in range(40) for kind in ("jpg", "txt")],
+}
+CHANGES = [
+    lambda names: names[:41] + ["000020.json"] + names[41:],  # three members, once
+    lambda names: names[:20] + names[18:],  # a sample twice
+    lambda names: names[:10] + [names[10].replace("0", "x", 1)] + names[11:],  # another key
+    lambda names: names[:11] + names[12:],  # a member is missing
+    lambda names: names[:12] + ["d/" + names[12], "d/" + names[13]] + names[14:],
+    lambda names: names[:12] + [names[12].replace("0000", "0.00", 1)] + names[13:],
+    lambda names: names[:12] + [names[12].replace("0000", "0/00", 1)] + names[13:],
+    lambda names: names[:12] + [names[12] + "x"] + names[13:],
+    lambda names: names[:13] + [names[13][:-3] + "cls"] + names[14:],  # another kind, once
+    lambda names: [names[-1], *names],
+    lambda names: names,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", ALIKE)
+def test_members_that_are_named_alike_are_grouped_as_one_by_one(kind, change):
+    """At once, in parts, one by one; the first parts of a batch's last sample may come later."""
+    names = [name.encode() for name in change(ALIKE[kind])]
+    places = [1024 * n for n in range(len(names))]
+    for hidden in (None, 31):
+        sizes = [n + 1 if n != hidden else -1 for n in range(len(names))]
+        found = []
+        for part in (1, 67, 70, len(names)):
+            samples = tar_samples.Samples()
+            for start in range(0, len(names), part):
+                rows = slice(start, start + part)
+                samples.add(names[rows], places[rows], sizes[rows])
+            found.append((samples.packed().tolist(), samples.ignored))
+        assert all(one == found[0] for one in found[1:])
+
+
+@pytest.mark.parametrize("before", ["000000.json", "x.json", "x.png"])
+def test_what_stands_before_members_that_are_named_alike_is_a_sample_of_its_own_or_theirs(before):
+    names = [before, *(f"{n:06d}.png" for n in range(80))]
+    names = [name.encode() for name in names]
+    found = []
+    for part in (1, 80):
+        samples = tar_samples.Samples()
+        samples.add([b"w.png", *names[:1]], [7, 8], [1, 1])
+        for start in range(1, 81, part):
+            rows = slice(start, min(start + part, 81))
+            samples.add(names[rows], list(range(20, 101))[rows], [1] * len(names[rows]))
+        found.append((samples.packed().tolist(), samples.ignored))
+    assert found[0] == found[1] and found[0][0][0][0] == b"w"
+    assert found[0][1] == (before == "x.json")  # nobody's caption
+
+
+def test_an_array_is_made_of_members_that_are_named_alike():
+    """Else the test above says nothing."""
+    for kind, period in zip(list(ALIKE)[:5], (2, 3, 1, 2, 2), strict=True):
+        samples = tar_samples.Samples()
+        names = [name.encode() for name in ALIKE[kind]]
+        count = len(names)
+        assert samples._alike(names, list(range(count)), [1] * count) == count - period
+    for kind in list(ALIKE)[5:]:
+        names = [name.encode() for name in ALIKE[kind]]
+        assert samples._alike(names, [0] * len(names), [1] * len(names)) == 0
