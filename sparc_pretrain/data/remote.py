@@ -215,9 +215,7 @@ def threads() -> ThreadPoolExecutor:
     return _client.threads()
 
 
-def patiently(
-    place: Address, ask: Callable[[Any], T], denied: bool = False, again: int = 0
-) -> T:
+def patiently(place: Address, ask: Callable[[Any], T], denied: bool = False, again: int = 0) -> T:
     """What `ask(store)` gives, after as many tries as it takes, at most `TRIES`.
 
     denied: a denied access is as good as no file. again: so often the library itself repeats a

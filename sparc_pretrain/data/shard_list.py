@@ -27,9 +27,9 @@ from tqdm import tqdm
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.data import remote
 from sparc_pretrain.data.address import Address, is_remote
+from sparc_pretrain.data.paths import Paths, Shards, expand
 from sparc_pretrain.data.remote_index import open_index
 from sparc_pretrain.data.shard_index import ShardIndex, places
-from sparc_pretrain.data.paths import Paths, Shards, expand
 from sparc_pretrain.types import BadSample
 
 T = TypeVar("T")

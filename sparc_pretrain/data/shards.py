@@ -22,6 +22,7 @@ import numpy as np
 from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.data import remote
 from sparc_pretrain.data.address import Address
+from sparc_pretrain.data.paths import expand
 from sparc_pretrain.data.remote_index import open_index
 from sparc_pretrain.data.shard_index import (
     IMAGE_EXTENSIONS,
@@ -30,7 +31,6 @@ from sparc_pretrain.data.shard_index import (
     index_file,
 )
 from sparc_pretrain.data.shard_list import look, open_all
-from sparc_pretrain.data.paths import expand
 
 __all__ = [
     "Coming",

@@ -157,8 +157,8 @@ def image_contrast(
             an equal caption's.
         threshold, alignment, detach: see `group_patches`.
         reduction, divisor: see `contrastive.token_contrast`; of captions it is always 'caption'.
-        contrast_of: what is held against images: every of the 'tokens', or 'captions', which are
-            held against each other in an image as well: words that tell nothing then need not.
+        contrast_of: what is held against images: each of the 'tokens', or 'captions', which are held
+            against each other in an image as well; words that tell nothing then need not.
 
     Returns:
         scalar, and the weights [B,T,P] in the own image.
@@ -191,8 +191,10 @@ def image_contrast(
 
 
 def _both_ways(logits: Tensor, mask: Tensor, refused: Tensor | None) -> Tensor:
-    """The sum over pairs of the mean InfoNCE of captions and of images; logits: [K+1,B,T] of
-    caption i's tokens in its k-th image.
+    """The sum over pairs of the mean InfoNCE of captions and of images: a scalar.
+
+    Args: logits: [K+1,B,T], of caption i's tokens in its k-th image. mask: [B,T] bool. refused:
+    [K,B] bool.
     """
     logits_KB = torch.where(mask, logits, 0).sum(dim=-1) / mask.sum(dim=1).clamp(min=1)
     if refused is not None:

@@ -89,7 +89,10 @@ def test_the_caption_is_any_of_an_image_or_its_first_or_its_longest(shards, toke
             }
             assert said["first"] == {f"number {n}"}
             assert said["longest"] == {f"caption 0 of {n} dogs"}
-            assert said["any"] == {f"number {n}", *(f"caption {k} of {n} dogs" for k in range(n % 3))}
+            assert said["any"] == {
+                f"number {n}",
+                *(f"caption {k} of {n} dogs" for k in range(n % 3)),
+            }
     assert {dataset(shards, tokenizer, train=False)[(2, v)]["caption"] for v in range(9)} == {
         "number 2"
     }

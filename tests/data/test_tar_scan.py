@@ -298,15 +298,15 @@ ALIKE = {
     "long keys": [f"{'k' * 220}{n:06d}.{kind}" for n in range(40) for kind in ("jpg", "txt")],
 }
 CHANGES = [
-    lambda names: names[:41] + ["000020.json"] + names[41:],  # three members, once
+    lambda names: [*names[:41], "000020.json", *names[41:]],  # three members, once
     lambda names: names[:20] + names[18:],  # a sample twice
-    lambda names: names[:10] + [names[10].replace("0", "x", 1)] + names[11:],  # another key
+    lambda names: [*names[:10], names[10].replace("0", "x", 1), *names[11:]],  # another key
     lambda names: names[:11] + names[12:],  # a member is missing
-    lambda names: names[:12] + ["d/" + names[12], "d/" + names[13]] + names[14:],
-    lambda names: names[:12] + [names[12].replace("0000", "0.00", 1)] + names[13:],
-    lambda names: names[:12] + [names[12].replace("0000", "0/00", 1)] + names[13:],
-    lambda names: names[:12] + [names[12] + "x"] + names[13:],
-    lambda names: names[:13] + [names[13][:-3] + "cls"] + names[14:],  # another kind, once
+    lambda names: [*names[:12], "d/" + names[12], "d/" + names[13], *names[14:]],
+    lambda names: [*names[:12], names[12].replace("0000", "0.00", 1), *names[13:]],
+    lambda names: [*names[:12], names[12].replace("0000", "0/00", 1), *names[13:]],
+    lambda names: [*names[:12], names[12] + "x", *names[13:]],
+    lambda names: [*names[:13], names[13][:-3] + "cls", *names[14:]],  # another kind, once
     lambda names: [names[-1], *names],
     lambda names: names,
 ]

@@ -165,6 +165,7 @@ def test_the_tool_reads_a_run_among_candidates(kind, pictures, tmp_path):
     for wrong, words in (
         (["--candidates", "4", "--rerank", "2"], "goes without --protocol and --rerank"),
         (["--products", pictures / "products.json"], "give both"),
+        (["--rerank-by", "both"], "--rerank-by says how --rerank K orders: give both"),
         (["--limit", "0"], "at least 1"),
     ):
         assert words in refusal(call("zeroshot", run, "retrieval", *given, *wrong, "--out", out))

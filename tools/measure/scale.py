@@ -48,10 +48,9 @@ model = dict(
     text=dict(width=32, layers=1, heads=2), width=16)
 """
 COUNTED = """
-import json, re, sys, time
+import json, re, runpy, sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from tools.data import main
+main = runpy.run_path(sys.argv[1])["main"]
 for tar in sys.argv[2:]:
     began = time.process_time()
     main(["index", tar])
@@ -146,7 +145,7 @@ def _counted(*tars: Path) -> list[dict[str, float]]:
     """Seconds of processor of `sparc data index` of each tar, one after the other in one process,
     and its peak memory by then. Raises RuntimeError.
     """
-    command = [sys.executable, "-c", COUNTED, ROOT, *tars]
+    command = [sys.executable, "-c", COUNTED, ROOT / "tools/data.py", *tars]
     shown = subprocess.run(command, capture_output=True, text=True)
     if shown.returncode:
         raise RuntimeError(shown.stderr)

@@ -55,6 +55,8 @@ class Retrieval(Task):
         products = getattr(options, "products", None)
         if few and (options.protocol or getattr(options, "rerank", 0)):
             raise ValueError("--candidates goes without --protocol and --rerank")
+        if getattr(options, "rerank_by", "match") != "match" and not options.rerank:
+            raise ValueError("--rerank-by says how --rerank K orders: give both")
         if limit is not None and (limit < 1 or options.protocol):
             raise ValueError("--limit is at least 1 and goes without --protocol")
         if products and not few:
