@@ -157,8 +157,8 @@ def image_contrast(
             an equal caption's.
         threshold, alignment, detach: see `group_patches`.
         reduction, divisor: see `contrastive.token_contrast`; of captions it is always 'caption'.
-        contrast_of: what is held against images: each of the 'tokens', or 'captions', which are held
-            against each other in an image as well; words that tell nothing then need not.
+        contrast_of: what is held against images: each of the 'tokens', or 'captions', which are
+            held against each other in an image as well; words that tell nothing then need not.
 
     Returns:
         scalar, and the weights [B,T,P] in the own image.
