@@ -142,8 +142,11 @@ def is_sharded(x: Tensor) -> bool:
 
 def part_of(value: Any, weight: Tensor) -> Any:
     """This rank's part of the whole `value` [...], sharded as `weight` [...] is; what has another
-    shape (a count of steps), or a whole `weight`, leaves it as it is. No rank waits for another.
+    shape (a count of steps), is a part, or a whole `weight`, leaves it as it is. No rank waits for
+    another.
     """
+    if isinstance(value, Tensor) and is_sharded(value):
+        return value
     if not is_sharded(weight) or not isinstance(value, Tensor) or value.shape != weight.shape:
         return value
     from torch.distributed.tensor import distribute_tensor  # who needs it has it imported

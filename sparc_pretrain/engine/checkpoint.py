@@ -1,31 +1,47 @@
 """Checkpoints as files: written atomically with a manifest as commit marker, verified and found.
 
-`NAME.pth` counts only once `NAME.pth.manifest.json` (file, size, sha256, iter) describes it. When a
+`NAME.pth` counts only once `NAME.pth.manifest.json` (`engine.manifest`) describes it. When a
 checkpoint is written again under the same name, its manifest first lists both contents, so there is
 no moment at which neither the old nor the new bytes are valid.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from mmengine.fileio import LocalBackend
 from mmengine.logging import print_log
 from torch import Tensor
 
 from sparc_pretrain.atomic_file import PARTIAL, HashingStream, atomic_write, crash_point
+from sparc_pretrain.engine.manifest import (
+    MANIFEST,
+    SHARD_FOLDER,
+    SHARDS,
+    CorruptCheckpoint,
+    committed,
+    contents,
+    manifest_path,
+    manifest_text,
+    read_manifest,
+    sha256,
+    shard_folders,
+    verify,
+    write_manifest,
+)
 from sparc_pretrain.engine.plain_data import UnsafeCheckpoint, load, weights
-from sparc_pretrain.json_file import read_object, read_text
+from sparc_pretrain.json_file import read_text
 
 __all__ = [
     "CorruptCheckpoint",
+    "LateRemoval",
     "UnsafeCheckpoint",
     "atomic_write",
     "commit",
@@ -36,6 +52,7 @@ __all__ = [
     "find_valid",
     "load",
     "manifest_path",
+    "manifest_text",
     "numbered",
     "point_to",
     "progress",
@@ -45,20 +62,25 @@ __all__ = [
     "sweep",
     "verify",
     "weights",
+    "write_manifest",
 ]
 
-MANIFEST = ".manifest.json"
 POINTER = "last_checkpoint"
 NUMBERED = re.compile(r"(?:iter|epoch)_(\d+)\.pth")
-HASH_BLOCK = 1 << 22
 
 
-class CorruptCheckpoint(ValueError):
-    """The file's bytes are not those its manifest promises, or it was never committed."""
-
-
-def save(state: dict[str, Any], path: str | Path) -> None:
+def save(
+    state: dict[str, Any],
+    path: str | Path,
+    shards: Callable[[], list[dict[str, Any]]] | None = None,
+) -> None:
     """Stream `state` to `path` atomically, then write its manifest.
+
+    Args:
+        state: what torch.save writes.
+        path: ``NAME.pth``.
+        shards: gives what the manifest says of the files that hold the rest of the state
+            (`engine.shards`), once they are written.
 
     Raises:
         OSError: with the needed and the free bytes in its message; whatever `path` held before is
@@ -78,12 +100,15 @@ def save(state: dict[str, Any], path: str | Path) -> None:
         if stream.error is not None:
             raise stream.error
         entry.update(size=stream.size, sha256=stream.sha.hexdigest())
-        old = _read_manifest(path)
+        old = read_manifest(path)
         if old is not None and path.exists():
             write_manifest(path, {**old, "next": entry})
         file.flush()
         crash_point("ckpt.before_rename")
 
+    if shards is not None:
+        entry[SHARDS] = shards()
+    before = shard_folders(path)
     try:
         atomic_write(path, write)
         crash_point("ckpt.before_manifest")
@@ -95,38 +120,8 @@ def save(state: dict[str, Any], path: str | Path) -> None:
             f"cannot write {path}: needs about {needed:,} bytes, {free:,} are free in its folder "
             f"({error.strerror}); earlier checkpoints are intact, make room and resume",
         ) from error
-
-
-def verify(path: str | Path) -> None:
-    """Check the size and sha256 of `path` against its manifest.
-
-    Raises:
-        CorruptCheckpoint: they differ, or there is no manifest.
-        FileNotFoundError: no such checkpoint.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    manifest = _read_manifest(path)
-    if manifest is None:
-        raise CorruptCheckpoint(
-            f"{path} has no readable manifest ({path.name}{MANIFEST}): it was never finished"
-        )
-    size = path.stat().st_size
-    if not any(size == entry["size"] for entry in contents(manifest)):
-        raise CorruptCheckpoint(
-            f"{path} is damaged: {size:,} bytes instead of {manifest.get('size')}"
-        )
-    sha = sha256(path)
-    if not any(sha == entry["sha256"] for entry in contents(manifest)):
-        raise CorruptCheckpoint(f"{path} is damaged: its sha256 is not the one in its manifest")
-
-
-def contents(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a manifest says of its file: `size` and `sha256`, twice while it is written again."""
-    said = [entry for entry in (manifest, manifest.get("next")) if isinstance(entry, dict)]
-    kinds = {"size": int, "sha256": str}
-    return [e for e in said if all(isinstance(e.get(key), of) for key, of in kinds.items())]
+    for folder in before - shard_folders(path):
+        shutil.rmtree(folder, ignore_errors=True)  # what stays, the next start sweeps up
 
 
 def find_valid(work_dir: str | Path) -> Path | None:
@@ -174,18 +169,16 @@ def progress(path: Path) -> tuple[int, int]:
     """How far training was: the iteration, as its manifest says, and the number in the name."""
     match = NUMBERED.fullmatch(path.name)
     number = int(match[1]) if match else -1
-    iteration = (_read_manifest(path) or {}).get("iter")
+    iteration = (read_manifest(path) or {}).get("iter")
     return (iteration if isinstance(iteration, int) else number, number)
 
 
-def committed(path: Path) -> bool:
-    """Whether `path` has a manifest (a cheap look, see `verify`)."""
-    return _read_manifest(path) is not None
-
-
 def delete(path: Path) -> None:
-    """Remove a checkpoint, then its manifest."""
+    """Remove a checkpoint, its shards, then its manifest."""
+    folders = shard_folders(path)
     path.unlink(missing_ok=True)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
     crash_point("ckpt.mid_delete")
     manifest_path(path).unlink(missing_ok=True)
 
@@ -200,12 +193,18 @@ def set_aside(path: Path) -> Path:
 
 
 def sweep(folder: str | Path) -> None:
-    """Remove what a killed process left: unfinished files, and manifests without a checkpoint."""
+    """Remove what a killed process left: unfinished files, manifests without a checkpoint, and
+    shards of none.
+    """
     for path in Path(folder).glob(f"*{PARTIAL}"):
         path.unlink(missing_ok=True)
     for path in Path(folder).glob(f"*.pth{MANIFEST}"):
         if not path.with_name(path.name.removesuffix(MANIFEST)).exists():
             path.unlink(missing_ok=True)
+    owners = [path.removesuffix(MANIFEST) for path in map(str, Path(folder).glob(f"*{MANIFEST}"))]
+    owned = {shards for path in owners for shards in shard_folders(Path(path))}
+    for path in set(Path(folder).glob(f"*{SHARD_FOLDER}")) - owned:
+        shutil.rmtree(path)
 
 
 def point_to(path: str | Path, work_dir: str | Path) -> None:
@@ -245,20 +244,6 @@ def beyond(older: list[Path], keep: int) -> list[Path]:
     return older[: -(keep - 1) or None] if keep > 0 else []
 
 
-def manifest_path(path: Path) -> Path:
-    """Where the manifest of a checkpoint lies."""
-    return path.with_name(path.name + MANIFEST)
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file, read in blocks."""
-    sha = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(HASH_BLOCK):
-            sha.update(block)
-    return sha.hexdigest()
-
-
 def _tensor_bytes(value: Any) -> int:
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
@@ -267,24 +252,6 @@ def _tensor_bytes(value: Any) -> int:
     if isinstance(value, (list, tuple)):
         return sum(_tensor_bytes(v) for v in value)
     return 0
-
-
-def _read_manifest(path: Path) -> dict[str, Any] | None:
-    try:
-        return read_object(manifest_path(path))
-    except (OSError, ValueError):
-        return None
-
-
-def manifest_text(entry: dict[str, Any]) -> str:
-    """A manifest as it is written."""
-    return json.dumps(entry, indent=1)
-
-
-def write_manifest(path: Path, entry: dict[str, Any]) -> None:
-    """Write the manifest of `path`."""
-    text = manifest_text(entry)
-    atomic_write(manifest_path(path), lambda file: _write_text(file, text))
 
 
 def _write_text(file: BinaryIO, text: str) -> None:
@@ -297,3 +264,14 @@ def _read_pointer(work_dir: Path) -> Path | None:
     except (OSError, ValueError):
         return None
     return Path(text) if text else None
+
+
+class LateRemoval(LocalBackend):
+    """Notes what mmengine wants to remove, so that it goes after its successor is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.removed: list[Path] = []
+
+    def remove(self, filepath: str | Path) -> None:
+        self.removed.append(Path(filepath))

@@ -18,7 +18,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.distributed import LateVote, gather_objects, rank
 from sparc_pretrain.engine import checkpoint as files
-from sparc_pretrain.engine import mmengine_patches
+from sparc_pretrain.engine import mmengine_patches, shards
 from sparc_pretrain.engine.work_dir_lock import held
 from sparc_pretrain.engine.writer import Writer
 from sparc_pretrain.pretraining import data_spec
@@ -45,6 +45,8 @@ class CheckpointHook(MMCheckpointHook):
         background: training stands still only while the state is copied in memory; a thread of the
             first rank writes it. What the thread meets is raised at the next step, one later with
             several ranks. The next save, a stop and the end of training wait for it.
+        sharded: with ``strategy='fsdp2'`` every process writes its part of the optimizer's state,
+            into files beside ``iter_N.pth``; else the first writes all.
         kwargs: mmengine's own (interval, by_epoch, save_best, rule, save_last, out_dir, ...).
 
     The config text goes into ``config_text`` for people to read: mmengine would execute what it
@@ -62,6 +64,7 @@ class CheckpointHook(MMCheckpointHook):
         on_full: Literal["stop", "continue"] = "stop",
         allow_changes: bool = False,
         background: bool = False,
+        sharded: bool = False,
         **kwargs: Any,
     ) -> None:
         theirs = inspect.signature(MMCheckpointHook.__init__).parameters
@@ -80,7 +83,7 @@ class CheckpointHook(MMCheckpointHook):
         if max_keep_ckpts == 0:
             raise ValueError("max_keep_ckpts=0 would keep nothing: 1 or more, or -1 for all")
         self.keep, self.minutes, self.on_full = max_keep_ckpts, minutes, on_full
-        self.allow_changes = allow_changes
+        self.allow_changes, self.sharded = allow_changes, sharded
         self.data_spec: dict[str, str] = {}
         self._holding = ExitStack()
         self.saved_iter: int | None = None
@@ -204,6 +207,9 @@ class CheckpointHook(MMCheckpointHook):
             return
         if not self.allow_changes:
             data_spec.check(checkpoint.get(data_spec.KEY), self.data_spec)
+        if shards.SHARDS in checkpoint:  # the optimizer, which is built later, reads them
+            folder = shards.folder_of(checkpoint, Path(runner._load_from))
+            checkpoint["optimizer"][shards.SHARDS] = str(folder)
         model = getattr(runner.model, "module", runner.model)
         ours = {k: getattr(v, "shape", None) for k, v in model.state_dict().items()}
         theirs = {
@@ -230,6 +236,8 @@ class CheckpointHook(MMCheckpointHook):
         runner.message_hub.update_info("last_ckpt", str(path))
         failure: Exception | None = None
         try:
+            if self.sharded:
+                runner.call_hook("write_shards", path=path, writer=self.writer)
             runner.save_checkpoint(
                 self.out_dir,
                 path.name,
@@ -254,7 +262,8 @@ class CheckpointHook(MMCheckpointHook):
         if not self.save_best:
             return
         self.finish(runner)
-        backend, failure = _LateRemoval(), None
+        runner.call_hook("gather_weights")
+        backend, failure = files.LateRemoval(), None
         self.file_backend, self.saving_best = backend, True
         try:
             super()._save_best_checkpoint(runner, metrics)
@@ -285,14 +294,3 @@ class CheckpointHook(MMCheckpointHook):
             runner.logger.error(f"training goes on without this checkpoint: {bad[0][0]}")
             return False
         raise failure or OSError(bad[0][0])
-
-
-class _LateRemoval(LocalBackend):
-    """Notes what mmengine wants to remove, so that it goes after its successor is there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.removed: list[Path] = []
-
-    def remove(self, filepath: str | Path) -> None:
-        self.removed.append(Path(filepath))

@@ -49,6 +49,7 @@ __all__ = ["drop_config_text", "install", "resolve_resume"]
 HANDING_OVER = "in a loader worker that hands over a batch"
 COMPILED, PARALLEL = "_orig_mod.", "module."
 WRITER = "writer"  # under which a checkpoint on its way to the disk says who writes it
+SHARD_FILES = "shard_files"  # and what tells of its shards
 RESUMABLE = ("meta", "state_dict", "message_hub", "optimizer")
 
 
@@ -225,8 +226,9 @@ def _durable_save(original: Callable) -> Callable:
             original(checkpoint, filename, file_client_args, backend_args)
         else:
             writer = checkpoint.pop(WRITER, None) or Writer()
+            shards = checkpoint.pop(SHARD_FILES, None)
             state = writer.own(checkpoint)
-            writer.do(lambda: save(state, filename))
+            writer.do(lambda: save(state, filename, shards))
 
     return save_checkpoint
 
@@ -234,7 +236,8 @@ def _durable_save(original: Callable) -> Callable:
 def _one_line_mismatch(original: Callable) -> Callable:
     @wraps(original)
     def resume(self: Runner, filename: str, *args: Any, **kwargs: Any) -> None:
-        self._resume = True  # hooks ask for it, also when a script calls resume itself
+        # hooks ask for both, also when a script calls resume itself
+        self._resume, self._load_from = True, str(filename)
         try:
             original(self, filename, *args, **kwargs)
         except (RuntimeError, KeyError) as error:

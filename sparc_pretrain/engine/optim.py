@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from mmengine.logging import print_log
@@ -15,7 +16,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import Tensor, nn
 
 from sparc_pretrain.distributed import is_sharded, most, part_of, total, world_size
-from sparc_pretrain.engine import precision
+from sparc_pretrain.engine import precision, shards
 from sparc_pretrain.registry import OPTIM_WRAPPERS
 from sparc_pretrain.step_before import StepBefore
 
@@ -150,6 +151,8 @@ class GuardedOptimWrapper(OptimWrapper):
         if scale and self.scaler.is_enabled():
             self.scaler.load_state_dict(scale)
         weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if folder := state.pop(shards.SHARDS, None):
+            shards.fill(state["state"], Path(folder), weights)
         if any(map(is_sharded, weights)):
             state["state"] = {
                 number: {key: part_of(value, weights[number]) for key, value in of_weight.items()}

@@ -202,12 +202,16 @@ class RemoteSyncHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Send what an earlier life of this run could not.
 
-        Raises ValueError when the run's CheckpointHook is not ours.
+        Raises ValueError when the run's CheckpointHook is not ours, or writes what is not sent.
         """
         self.saver = next((h for h in runner.hooks if isinstance(h, CheckpointHook)), None)
         if self.saver is None:
             raise ValueError(
                 "remote_sync needs default_hooks.checkpoint.type='sparc.CheckpointHook'"
+            )
+        if self.saver.sharded:
+            raise ValueError(
+                "remote_sync sends whole checkpoints: leave default_hooks.checkpoint.sharded out"
             )
         if rank() == 0:
             self.sync = RemoteSync(runner.work_dir, self.place, self.saver.keep)

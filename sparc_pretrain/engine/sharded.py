@@ -4,6 +4,9 @@ part (torch's fully_shard, FSDP2), under the same step, checkpoint and run folde
 
 from __future__ import annotations
 
+import secrets
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +16,9 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from sparc_pretrain.distributed import part_of, rank, share
+from sparc_pretrain.distributed import gather_objects, part_of, rank, share, world_size
+from sparc_pretrain.engine import mmengine_patches, shards
+from sparc_pretrain.engine.writer import Writer
 from sparc_pretrain.registry import HOOKS, MODEL_WRAPPERS
 
 
@@ -64,29 +69,49 @@ def whole(state: Any) -> Any:
 
 @HOOKS.register_module()
 class ShardedStateHook(Hook):
-    """Checkpoints of a sharded model hold whole tensors, as those of any other; of what is loaded
-    each process takes its part.
+    """Checkpoints of a sharded model hold whole weights, as those of any other; of what is loaded
+    each process takes its part. The optimizer's state is put together too, or, with
+    `CheckpointHook.sharded`, every process writes its own part of it.
     """
 
     priority = "VERY_HIGH"  # before hooks that read the checkpoint
 
     def __init__(self) -> None:
         self.gathered: dict[str, Any] = {}
+        self.parts: dict[str, shards.Place] = {}
+        self.meeting: shards.Meeting | None = None
+
+    def gather_weights(self, runner: Runner) -> None:
+        """Called on every rank before weights alone are saved."""
+        self.gathered = {"state_dict": whole(runner.model.state_dict())}
 
     def gather_state(self, runner: Runner) -> None:
         """Called on every rank before a checkpoint is saved."""
-        parts = {
-            "state_dict": runner.model.state_dict(),
-            "optimizer": runner.optim_wrapper.state_dict(),
-        }
-        self.gathered = whole(parts)
+        self.gather_weights(runner)
+        state = runner.optim_wrapper.state_dict()
+        if any(getattr(hook, "sharded", False) for hook in runner.hooks):
+            self.gathered["optimizer"], sharded = shards.split(state, "optimizer")
+            self.parts = shards.own_parts(sharded)
+        else:
+            self.gathered["optimizer"] = whole(state)
+
+    def write_shards(self, runner: Runner, path: Path, writer: Writer) -> None:
+        """Called on every rank after `gather_state`: this one's part goes beside `path`."""
+        folder = shards.folder_beside(path, gather_objects(secrets.token_hex(4))[0])
+        self.meeting = shards.Meeting(folder, rank(), world_size())
+        own = {name: (at, writer.own(part)) for name, (at, part) in self.parts.items()}
+        writer.do(partial(self.meeting.write, own))
+        self.parts = {}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Whole tensors in the place of parts (rank 0)."""
+        """Whole tensors, or notes on shards, in the place of parts (rank 0)."""
         for name, state in self.gathered.items():
             if name in checkpoint:
                 checkpoint[name] = state
-        self.gathered = {}
+        if self.meeting is not None:
+            checkpoint[shards.SHARDS] = self.meeting.folder.name
+            checkpoint[mmengine_patches.SHARD_FILES] = self.meeting.hear
+        self.gathered, self.meeting = {}, None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """This rank's part of every weight."""

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import toy_run
 
 from sparc_pretrain.engine import checkpoint, mmengine_patches
+from sparc_pretrain.engine import manifest as manifests
 from sparc_pretrain.engine.checkpoint_hook import CheckpointHook
 
 
@@ -39,7 +40,7 @@ def partials(folder: Path) -> list[Path]:
 
 
 def test_what_was_saved_is_verified_and_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "HASH_BLOCK", 1000)  # several blocks
+    monkeypatch.setattr(manifests, "HASH_BLOCK", 1000)  # several blocks
     path = tmp_path / "iter_3.pth"
     checkpoint.save(state(3), path)
     checkpoint.verify(path)

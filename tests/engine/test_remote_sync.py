@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from sparc_pretrain.data import bucket, remote
 from sparc_pretrain.data.remote import Lost, RemoteError
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.engine import checkpoint, remote_resume
+from sparc_pretrain.engine.checkpoint_hook import CheckpointHook
 from sparc_pretrain.engine.remote_sync import RemoteSync, RemoteSyncHook
 from tests.bucket_server import buckets
 from tests.models import encoder
@@ -276,6 +278,12 @@ def test_a_new_training_does_not_take_the_place_of_another_unless_forced(work, t
     remote_resume.prepare(fresh, AT, None, force=True)
     remote_resume.prepare(fresh, AT, "auto")
     assert not checkpoint.numbered(fresh)
+
+
+def test_shards_are_not_sent_and_that_is_said(work):
+    runner = SimpleNamespace(hooks=[CheckpointHook(by_epoch=False, sharded=True)], work_dir=work)
+    with pytest.raises(ValueError, match=r"leave default_hooks\.checkpoint\.sharded out"):
+        RemoteSyncHook(AT).before_train(runner)
 
 
 def test_a_bucket_that_cannot_be_used_is_told_at_the_door(work, server, monkeypatch):

@@ -100,7 +100,7 @@ def test_training_goes_on_during_a_save_that_holds_the_state_of_its_own_step(
 ):
     seen = []
 
-    def slowly(state, path):
+    def slowly(state, path, *shards):
         if state["meta"]["iter"] == 10:
             while steps(tmp_path) < 13:  # the 14th saves, and waits
                 time.sleep(0.01)
@@ -121,7 +121,7 @@ def test_training_goes_on_during_a_save_that_holds_the_state_of_its_own_step(
     assert (tmp_path / "last_checkpoint").read_text() == str(tmp_path / "iter_14.pth")
 
 
-def no_room(state, path):
+def no_room(state, path, *shards):
     if state["meta"]["iter"] == 10:
         raise OSError(errno.ENOSPC, f"cannot write {path}")
     checkpoint.save(state, path)
