@@ -215,7 +215,7 @@ def evaluate_cell(study: Plan, name: str, work: Path, amp: bool) -> int:
     """In a process of its own: train the cell (resuming), measure it, write its record."""
     import torch
 
-    from sparc_pretrain.study import evaluate, store
+    from sparc_pretrain.study import evaluate, store, transfers
     from sparc_pretrain.zeroshot import encode, patch_reader
 
     cell = next(cell for cell in study.cells() if cell.name == name)
@@ -227,6 +227,8 @@ def evaluate_cell(study: Plan, name: str, work: Path, amp: bool) -> int:
         model, objective = model.cuda(), objective.cuda()
     started = time.perf_counter()
     measures = evaluate.measure(model, objective, study.evaluations)
+    train = [sys.executable, str(Path(__file__).with_name("train.py"))]
+    measures |= transfers.measure(study.transfers, folder, cell.seed, train, amp)
     how = {
         "recipe": study.recipe_of(cell),
         "precision": "bfloat16 autocast" if amp else "float32",
@@ -238,6 +240,7 @@ def evaluate_cell(study: Plan, name: str, work: Path, amp: bool) -> int:
         minutes = cost.pop("minutes", 0) + (time.perf_counter() - started) / 60
         cost["minutes with evaluation"] = round(minutes, 2)
     how["patches_read_as"] = patch_reader.said(objective)
+    how["transfers"] = {one.name: one.recipe for one in study.transfers}
     store.write_record(work, cell, measures, cost, how)
     return 0
 

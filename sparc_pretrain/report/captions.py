@@ -19,8 +19,8 @@ from sparc_pretrain.report.sections import named, side_by_side
 
 CAPTIONS = 6
 OF_A_CAPTION = ("CIDEr", "K-Precision")
-OF_A_RUN = ("CIDEr", "BLEU-4", "K-Precision", "scene-objects", "scene-colours", "scene-relations")
-OF_A_RUN += ("scene-backgrounds", "scene-captions")
+OF_A_RUN = ("CIDEr", "BLEU-4", "K-Precision", "scene-true", "scene-objects", "scene-colours")
+OF_A_RUN += ("scene-relations", "scene-backgrounds", "scene-captions")
 
 
 def captions(

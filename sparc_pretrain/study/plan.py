@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from mmengine.config import Config
 
 from sparc_pretrain.command import cli
 from sparc_pretrain.command.cli import nearest
+from sparc_pretrain.study import transfers
 from sparc_pretrain.study.statistics import BOUND
+from sparc_pretrain.study.transfers import Transfer
 
 KEYS = {"arms", "seeds", "baseline", "evaluations", "presets", "sweeps", "primary", "equivalence"}
-KEYS |= {"root"}
+KEYS |= {"root", "transfers"}
 PATHS = ("images", "captions", "annotations", "classes", "phrases", "labels", "shards", "boxes")
 PATHS += tuple(f"train_{name}" for name in PATHS)
 ARM_KEYS = {
@@ -79,7 +82,7 @@ class Cell:
 class Plan:
     """A study: `recipe` is the pre-training config, `evaluations` go to `evaluate.measure`;
     `primary` are the outcomes that decide, named beforehand, and differences within `equivalence`
-    count as none.
+    count as none; `transfers` are fine-tuned from each run folder.
     """
 
     recipe: Config
@@ -88,6 +91,7 @@ class Plan:
     evaluations: list[dict[str, Any]]
     primary: tuple[str, ...] = ()
     equivalence: float = BOUND
+    transfers: Sequence[Transfer] = ()
 
     @property
     def twins(self) -> dict[str, str]:
@@ -185,7 +189,9 @@ def read(
         {key: str(root / value) if key in PATHS else value for key, value in spec.items()}
         for spec in study.evaluations
     ]
-    return Plan(cfg, arms, study.baseline, evaluations, primary, study.get("equivalence", BOUND))
+    decide = primary, study.get("equivalence", BOUND)
+    downstream = transfers.read(study.get("transfers", {}))
+    return Plan(cfg, arms, study.baseline, evaluations, *decide, downstream)
 
 
 def _arm(name: str, spec: dict[str, Any], study: dict[str, Any]) -> Arm:

@@ -32,7 +32,7 @@ def write_record(
 
     Args:
         how: how it was trained and read: ``recipe`` (`Plan.recipe_of`), ``precision``,
-            ``patches_read_as``.
+            ``patches_read_as``; of what it was fine-tuned for, ``transfers``.
     """
     record = {
         "arm": cell.arm.name,
@@ -115,6 +115,13 @@ def finished(study: Plan, work: Path) -> list[Json]:
                     f"{record_of(work, cell.name)} was trained with {key}={trained.get(key)}, the "
                     f"study has {planned.get(key)}: give it a --work-dir of its own, or remove the "
                     "cell to train it again"
+                )
+        tuned = record.get("transfers", {})
+        for one in study.transfers:
+            if tuned.get(one.name, one.recipe) != json.loads(json.dumps(one.recipe)):
+                raise ValueError(
+                    f"{record_of(work, cell.name)} was fine-tuned with another study.transfers."
+                    f"{one.name}: give the study a --work-dir of its own, or remove the cell"
                 )
         done.append(record)
     return done

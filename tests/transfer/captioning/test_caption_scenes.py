@@ -152,6 +152,7 @@ def test_numbers_by_hand() -> None:
     assert found["scene-objects"] == pytest.approx(3 / 4)
     assert found["scene-colours"] == found["scene-phrases"] == pytest.approx(1 / 2)
     assert found["scene-counts"] == 1 and found["scene-backgrounds"] == 0
+    assert found["scene-true"] == pytest.approx((3 + 1 + 1 + 0) / (4 + 2 + 1 + 1))
     assert math.isnan(found["scene-relations"]) and math.isnan(found["scene-relations_low"])
     assert found["scene-recall"] == pytest.approx((1 + 2 + 0) / 6)
     assert found["scene-captions"] == 0

@@ -15,6 +15,7 @@ CAPTIONS = (
     Metric("K-Precision-na", words="the same of nouns and adjectives"),
     Metric("CHAIR-*", higher_is_better=False, words="objects named that are not there"),
     Metric("object-recall", words="objects that are there and named"),
+    Metric("scene-true", title="statements true"),
     Metric("scene-objects", title="objects true"),
     Metric("scene-colours", title="colours true"),
     Metric("scene-phrases", title="phrases true"),

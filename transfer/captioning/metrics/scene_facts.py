@@ -197,6 +197,7 @@ def score(
     """Numbers of all captions, 0 to 1, and the statements of each.
 
     `scene-KIND`: share of the statements of a kind that are true, NaN when there is none;
+    `scene-true`: of all (a phrase says no more than its category and its attributes do);
     `scene-recall`: share of the categories named in an image's references that its caption names;
     `scene-captions`: share of the captions that say something, nothing false, and have no stray
     word. `NAME_elsewhere`: the same captions on the scene of the next image, which is what a
@@ -219,6 +220,7 @@ def score(
     others = [*facts[1:], *facts[:1]]
     elsewhere = [judge(one, about) for one, about in zip(claims, others, strict=True)]
     parts = {f"scene-{kind}": _counts(judged, kind) for kind in KINDS}
+    parts["scene-true"] = sum(_counts(judged, kind) for kind in KINDS if kind != "phrases")
     parts["scene-recall"] = _recall(claims, named)
     parts["scene-captions"] = _all_true(judged, claims)
     totals: dict[str, float] = {}

@@ -1,0 +1,115 @@
+"""Fine-tunings of a study's run folders."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparc_pretrain.study import plan, statistics, store, transfers
+from tests.commands import ROOT, tool
+
+EASY = ROOT / "configs" / "study" / "transfer_easy.py"
+FAKE = """
+import json, sys
+from pathlib import Path
+place = Path(sys.argv[sys.argv.index("--work-dir") + 1])
+place.mkdir()
+(place / "given.json").write_text(json.dumps(sys.argv[1:]))
+if "fail.py" in sys.argv[1]:
+    sys.exit(3)
+unit = lambda name: dict(unit="percent" if name == "mIoU" else "share")
+numbers = {"coco/bbox_AP": 0.5, "mIoU": 69.5}
+told = dict(metrics=numbers, described={name: unit(name) for name in numbers})
+(place / "metrics.json").write_text(json.dumps(told))
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> list[str]:
+    script = tmp_path / "fake.py"
+    script.write_text(FAKE)
+    return [sys.executable, str(script)]
+
+
+def one(name: str = "det", config: str = "det.py", **more: object) -> transfers.Transfer:
+    return transfers.Transfer(name, config, {"train_cfg.max_iters": 7}, **more)
+
+
+def test_each_run_is_fine_tuned_once_and_read_as_shares(tmp_path: Path, fake: list[str]):
+    folder = tmp_path / "clip-3"
+    folder.mkdir()
+    found = transfers.measure([one()], folder, 3, fake, amp=True)
+    assert {name: measure.items for name, measure in found.items()} == {
+        "det bbox_AP": [0.5],
+        "det mIoU": [0.695],
+    }
+    given = json.loads((folder / "det" / "given.json").read_text())
+    read = tool("train").parse(given)
+    assert (read.config, read.backbone, read.amp) == ("det.py", str(folder / "train"), True)
+    assert read.cfg_options == {"randomness.seed": 3, "train_cfg.max_iters": 7}
+    assert read.resume == "auto"
+    nothing = [sys.executable, "-c", "raise SystemExit(1)"]
+    again = transfers.measure([one(metrics=("mIoU",))], folder, 3, nothing, amp=True)
+    assert list(again) == ["det mIoU"]
+
+
+def test_what_fails_or_measures_nothing_is_named(tmp_path: Path, fake: list[str]):
+    with pytest.raises(ValueError, match=r"det of clip-0 ended with code 3"):
+        folder = tmp_path / "clip-0"
+        folder.mkdir()
+        transfers.measure([one(config="fail.py")], folder, 0, fake, amp=False)
+    with pytest.raises(ValueError, match=r"no metric 'coco/bbox_ap'.*coco/bbox_AP"):
+        transfers.measure([one("again", metrics=("coco/bbox_ap",))], folder, 0, fake, amp=False)
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        (dict(det=dict(config=str(EASY))), "no task"),
+        (dict(det=dict(options={})), "det has no config"),
+        (dict(det=dict(configs="x")), r"det.configs is unknown \(did you mean 'config'"),
+    ],
+)
+def test_a_section_that_cannot_be_meant_is_refused(section: dict, words: str):
+    with pytest.raises(ValueError, match=words):
+        transfers.read(section)
+
+
+def test_the_quickstarts_backbones_are_compared_in_all_three_tasks():
+    study = plan.read(EASY)
+    assert [one.name for one in study.transfers] == ["detection", "segmentation", "caption"]
+    kept = {f"{t.name} {key.rpartition('/')[2]}" for t in study.transfers for key in t.metrics}
+    assert {name for name in study.primary if " " in name} <= kept
+    ours, quickstart = study.cell_config(study.cells()[0]), plan.read(EASY).recipe
+    assert ours.model.objective == quickstart.model.objective
+    assert ours.schedule == quickstart.schedule
+
+
+def record(arm: str, seed: int, value: float, recipe: dict) -> dict:
+    number = {"det bbox_AP": [value]}
+    groups = {"det bbox_AP": [1]}
+    return dict(arm=arm, seed=seed, items=number, groups=groups, table="main", transfers=recipe, cost={})
+
+
+def test_single_numbers_are_compared_over_seeds():
+    values = {"ours": (0.6, 0.62, 0.61), "clip": (0.4, 0.41, 0.42)}
+    done = [record(arm, n, v, {}) for arm, row in values.items() for n, v in enumerate(row)]
+    rows = statistics.table(done, "clip", ("det bbox_AP",), {})
+    row = next(row for row in rows if row["arm"] == "ours")
+    assert row["difference"] == pytest.approx(0.2)
+    assert 0.15 < row["low"] < 0.2 < row["high"] < 0.25
+
+
+def test_cells_of_two_fine_tunings_make_no_table(tmp_path: Path):
+    study = plan.read(EASY)
+    cell = study.cells()[0]
+    how = {"recipe": study.recipe_of(cell), "transfers": {"detection": {"config": "another"}}}
+    store.write_record(tmp_path, cell, {}, {}, how)
+    with pytest.raises(ValueError, match=r"another study\.transfers\.detection"):
+        store.finished(study, tmp_path)
+    how["transfers"] = {one.name: one.recipe for one in study.transfers}
+    store.write_record(tmp_path, cell, {}, {}, how)
+    assert len(store.finished(study, tmp_path)) == 1
