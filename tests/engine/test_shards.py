@@ -239,18 +239,19 @@ def test_a_manifest_lists_shards_beside_it_alone(tmp_path: Path, file):
     assert tmp_path.exists()
 
 
-def meetings(folder: Path, silence: float = 60.0) -> list[shards.Meeting]:
-    store, both = dist.HashStore(), []
-    for number in range(2):
-        both.append(shards.Meeting(folder, number, 1, silence))
-        both[-1].ranks, both[-1].store = 2, store
-    return both
+def meetings(folder: Path, ranks: int = 2, silence: float = 60.0) -> list[shards.Meeting]:
+    store, found = dist.HashStore(), []
+    for number in range(ranks):
+        found.append(shards.Meeting(folder, number, 1, silence))
+        found[-1].ranks, found[-1].store = ranks, store
+    return found
 
 
-def test_the_first_hears_of_all(tmp_path: Path):
-    first, second = meetings(tmp_path / "a.shards")
-    later = threading.Timer(0.3, second.write, [{"x": ([1, 0], WHOLE[1:])}])
+def test_the_first_hears_of_all_in_their_order(tmp_path: Path):
+    first, second, third = meetings(tmp_path / "a.shards", 3)
+    later = threading.Timer(0.3, second.write, [{"x": ([1, 0], WHOLE[1:4])}])
     later.start()
+    third.write({"x": ([4, 0], WHOLE[4:])})
     first.write({"x": ([0, 0], WHOLE[:1])})
     heard = first.hear()
     assert [one["file"] for one in heard] == [
