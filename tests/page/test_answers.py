@@ -61,7 +61,7 @@ def test_the_page_of_words_is_the_viewer_in_a_frame_that_is_shut_in(answers: Ans
     assert page.count("<iframe") == 1 and page.endswith("</iframe>")
     assert page.index("</iframe>") == len(page) - len("</iframe>")
     assert 'sandbox="allow-scripts"' in page and "allow-same-origin" not in page
-    assert "77.7%" in page and "your photo" in page
+    assert "91.4%" in page and "your photo" in page
 
 
 def test_what_cannot_be_answered_is_said(answers: Answers, scenes: Path, tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_align_writes_picture_and_page_with_what_the_model_was_measured_to_do(tm
     assert "above every one of 2 other images (by chance 1 word in 3 is)" in printed
     assert re.search(r"zzyzx .*in \d pieces", printed)
     assert not re.search(r"fish .*pieces", printed)
-    assert "77.7% of 2,206 phrases point into their object; a random patch does in 15.5%" in printed
+    assert "91.4% of 2,206 phrases point into their object; a random patch does in 15.5%" in printed
     page = (tmp_path / "words.html").read_text(encoding="utf-8")
-    assert page.count("data:image/jpeg") >= 3 and "77.7%" in page
+    assert page.count("data:image/jpeg") >= 3 and "91.4%" in page
     assert ROOT.as_posix() not in page
