@@ -14,7 +14,7 @@ ASSET = ROOT / "assets" / "sparc-scenes-tiny"
 
 
 def test_the_small_model_is_small_and_its_words_light_up_the_right_patches(tmp_path):
-    """Measured on 400 such scenes: phrases .952, words .936, R@5 .831, names .734; here 40 others."""
+    """Measured on 400 such scenes: phrases .952, words .936, R@5 .831; here 40 others."""
     assert sum(file.stat().st_size for file in ASSET.iterdir()) < 8e6
     model, objective = encode.load(ASSET)
     write_scenes(tmp_path / "easy", 1, 40, 64, seed=7, level="easy")

@@ -8,8 +8,8 @@ _base_ = "../_base_/caption_vit.py"
 
 model = dict(
     backbone=dict(vision=dict(width=96, overrides=dict(depth=4, embed_dim=96, num_heads=3))),
-    # every patch is read: a mean over 2 x 2 hides what an object is (names .65 right in the place of
-    # .77); a language model of a fifth of the weights says these captions as well
+    # every patch is read: a mean over 2 x 2 hides what an object is (named right .68, not .77); a
+    # language model of a fifth of the weights says these captions as well
     bridge=dict(grid=8),
     language_model=dict(n_layer=2, n_embd=128, n_head=4),
 )

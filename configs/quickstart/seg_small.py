@@ -1,5 +1,5 @@
-"""UPerNet as in seg.py on scenes of 64 px, for towers with patches of 8 px (study/scenes_easy.py and
-scenes_boxes.py): the same number of patches.
+"""UPerNet as in seg.py on scenes of 64 px, for towers with patches of 8 px (study/scenes_easy.py
+and scenes_boxes.py): the same number of patches.
 
 python tools/data.py scenes --out data/scenes_easy --level easy --train 4000 --val 400 --size 64
 python tools/train.py configs/quickstart/seg_small.py --backbone RUN --amp

@@ -60,6 +60,7 @@ __all__ = [
     "set_aside",
     "sha256",
     "sweep",
+    "sweep_shards",
     "verify",
     "weights",
     "write_manifest",
@@ -194,17 +195,22 @@ def set_aside(path: Path) -> Path:
 
 def sweep(folder: str | Path) -> None:
     """Remove what a killed process left: unfinished files, manifests without a checkpoint, and
-    shards of none.
+    shards that no manifest lists.
     """
     for path in Path(folder).glob(f"*{PARTIAL}"):
         path.unlink(missing_ok=True)
     for path in Path(folder).glob(f"*.pth{MANIFEST}"):
         if not path.with_name(path.name.removesuffix(MANIFEST)).exists():
             path.unlink(missing_ok=True)
+    sweep_shards(folder)
+
+
+def sweep_shards(folder: str | Path) -> None:
+    """Remove shards that no manifest lists; not while a checkpoint is written."""
     owners = [path.removesuffix(MANIFEST) for path in map(str, Path(folder).glob(f"*{MANIFEST}"))]
     owned = {shards for path in owners for shards in shard_folders(Path(path))}
     for path in set(Path(folder).glob(f"*{SHARD_FOLDER}")) - owned:
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def point_to(path: str | Path, work_dir: str | Path) -> None:

@@ -17,6 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from sparc_pretrain.distributed import gather_objects, part_of, rank, share, world_size
+from sparc_pretrain.engine import checkpoint as files
 from sparc_pretrain.engine import mmengine_patches, shards
 from sparc_pretrain.engine.writer import Writer
 from sparc_pretrain.registry import HOOKS, MODEL_WRAPPERS
@@ -97,6 +98,8 @@ class ShardedStateHook(Hook):
 
     def write_shards(self, runner: Runner, path: Path, writer: Writer) -> None:
         """Called on every rank after `gather_state`: this one's part goes beside `path`."""
+        if rank() == 0:  # what a save that failed has left; no other is going on
+            files.sweep_shards(path.parent)
         folder = shards.folder_beside(path, gather_objects(secrets.token_hex(4))[0])
         self.meeting = shards.Meeting(folder, rank(), world_size())
         own = {name: (at, writer.own(part)) for name, (at, part) in self.parts.items()}

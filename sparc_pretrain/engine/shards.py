@@ -143,7 +143,7 @@ class Meeting:
         silence: seconds after which a rank that has told nothing is given up.
     """
 
-    def __init__(self, folder: Path, rank: int, ranks: int, silence: float = 600.0) -> None:
+    def __init__(self, folder: Path, rank: int, ranks: int, silence: float = 1800.0) -> None:
         self.folder, self.rank, self.ranks, self.silence = folder, rank, ranks, silence
         self.told: dict[int, dict[str, Any]] = {}
         self.store = None

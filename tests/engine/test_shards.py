@@ -278,6 +278,16 @@ def test_a_rank_that_cannot_write_fails_the_save_and_nothing_stays(tmp_path: Pat
     assert not first.folder.exists()
 
 
+def test_shards_of_no_manifest_are_swept_up_and_no_others(tmp_path: Path):
+    for name in ("iter_1.a", "iter_1.b", "iter_2.c"):
+        written(tmp_path / f"{name}.shards")
+    said = [dict(file="iter_1.a.shards/rank-00000.safetensors", size=1, sha256="x")]
+    checkpoint.save({"meta": {"iter": 1}}, tmp_path / "iter_1.pth", lambda: said)
+    checkpoint.set_aside(tmp_path / "iter_1.pth")
+    checkpoint.sweep_shards(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.shards")] == ["iter_1.a.shards"]
+
+
 def test_a_rank_that_tells_nothing_is_given_up(tmp_path: Path):
     first, _ = meetings(tmp_path / "a.shards", silence=0.1)
     first.write({"x": ([0, 0], WHOLE)})

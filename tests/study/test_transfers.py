@@ -91,7 +91,9 @@ def test_the_quickstarts_backbones_are_compared_in_all_three_tasks():
 def record(arm: str, seed: int, value: float, recipe: dict) -> dict:
     number = {"det bbox_AP": [value]}
     groups = {"det bbox_AP": [1]}
-    return dict(arm=arm, seed=seed, items=number, groups=groups, table="main", transfers=recipe, cost={})
+    return dict(
+        arm=arm, seed=seed, items=number, groups=groups, table="main", transfers=recipe, cost={}
+    )
 
 
 def test_single_numbers_are_compared_over_seeds():
