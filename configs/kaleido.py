@@ -7,7 +7,7 @@ trained (the paper's are a frozen ResNet-50's). `model.guide=RUN` with `model.gu
 'attention'` (an X-VLM run of the same tokenizer) says which words and patches are hidden together;
 a guide is worth it when its reading's pointing, by tools/zeroshot.py RUN grounding, is at least 1.5
 times an untrained model's: on easy scenes words of configs/sparc_cc.py reach 1.7 times ('trained',
-.842 and .499). Here there is none, and they are drawn at random (the paper's ablation: 299.5 against
+.842 and .499). Here there is none, and they are drawn at random (the paper's ablation: 299.5, not
 319.5). We have not run this config to its end.
 """
 
