@@ -143,8 +143,9 @@ class GuardedOptimWrapper(OptimWrapper):
         if there != here:
             raise ValueError(
                 f"the checkpoint's optimizer has {there} parameter group(s), this one {here}: their"
-                " learning rates or weight decays differ, or one is sharded (fsdp2). Go on with the code "
-                "and config that made it, or start from its run folder with model.init_from=RUN in a new --work-dir"
+                " learning rates or weight decays differ, or one is sharded (fsdp2). Go on with "
+                "the code and config that made it, or start from its run folder with "
+                "model.init_from=RUN in a new --work-dir"
             )
         state = dict(state_dict)
         scale = state.pop("loss_scaler", None)
