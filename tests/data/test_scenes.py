@@ -194,7 +194,7 @@ def test_the_hard_scenes_are_those_of_before_there_were_levels() -> None:
     assert hashlib.sha256(told.encode()).hexdigest()[:16] == "deb3ad6ddd6b2645"
 
 
-@pytest.mark.parametrize("name", ["easy", "default"])
+@pytest.mark.parametrize("name", ["easy", "product", "default"])
 def test_a_level_draws_what_it_promises(name: str) -> None:
     level = LEVELS[name]
     drawn = [render_scene(3, index, 64, name) for index in range(60)]

@@ -3,11 +3,12 @@
 `hard` are the scenes as they always were: silhouettes alone tell categories, and a training of
 minutes learns none of them. On `easy` a category has a typical pattern and typical parts, as things
 in the world have, on `default` the parts alone; colours, places and backgrounds stay free of it.
+`product` is `easy` with one object that fills the picture, as a shop shows what it sells.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from sparc_pretrain.data.scenes.shapes import CATEGORIES
@@ -49,20 +50,22 @@ class Level:
         return min(self.counts)
 
 
+EASY = Level(
+    "easy",
+    CATEGORIES[:12],
+    1.0,
+    {1: 1, 2: 1, 3: 1},
+    {"large": (0.34, 0.62)},
+    (1,),
+    accent=True,
+    pattern=True,
+    short=True,
+)
 LEVELS: dict[str, Level] = {
     level.name: level
     for level in (
-        Level(
-            "easy",
-            CATEGORIES[:12],
-            1.0,
-            {1: 1, 2: 1, 3: 1},
-            {"large": (0.34, 0.62)},
-            (1,),
-            accent=True,
-            pattern=True,
-            short=True,
-        ),
+        EASY,
+        replace(EASY, name="product", counts={1: 1}, sizes={"large": (0.55, 0.8)}),
         Level(
             "default",
             CATEGORIES[:24],
