@@ -91,8 +91,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     scenes.add_argument(
         "--level",
         default="hard",
-        help="easy: 1 to 3 large objects of 12 categories with patterns of their own; default: 2 "
-        "to 4 of 24; hard: 2 to 7 of 36, told by their outlines alone (the one without --level)",
+        help="easy: 1 to 3 large objects of 12 categories with patterns of their own; product: one "
+        "of these; default: 2 to 4 of 24; hard: 2 to 7 of 36, told by their outlines alone (the "
+        "one without --level)",
     )
     scenes.add_argument("--shard-size", type=int, default=500, help="samples per tar")
     scenes.set_defaults(run=make_scenes)

@@ -215,7 +215,7 @@ def test_a_level_draws_what_it_promises(name: str) -> None:
     count = Counter(o.name for scene in drawn for o in scene.objects)
     assert len(count) >= 10
     assert fingerprint(drawn[0]) != fingerprint(render_scene(3, 0, 64))
-    with pytest.raises(ValueError, match="no level 'simple' of scenes: use one of easy, default"):
+    with pytest.raises(ValueError, match="no level 'simple' of scenes: use one of easy, product"):
         render_scene(3, 0, 64, "simple")
 
 
