@@ -1,27 +1,27 @@
 """Kaleido-BERT where it is at home: pictures of one product, with words about it. On scenes of
 several objects it sees the largest alone, while captions speak of the others, too.
 
-python tools/data.py scenes --out data/scenes_product --level product --train 4000 --val 400 --size 64
+python tools/data.py scenes --out data/products --level product --train 4000 --val 400 --size 64
 python tools/study.py configs/study/scenes_products.py --keep-runs
 """
 
 _base_ = "../_base_/study_boxes.py"
 
 schedule = dict(steps=600, warmup=60)
-data = dict(sources="data/scenes_product/shards/train-*.tar")
+data = dict(sources="data/products/shards/train-*.tar")
 whole = {"data.dataset.caption": "longest"}
 products = {
     **whole,
     "optim_wrapper.optimizer.weight_decay": 0.01,
     "model.vision.pos_embed_init": "sincos",
     "model.text.layers": 0,
-    "data.sources": "data/scenes_product/shards/boxes-train-*.tar",
+    "data.sources": "data/products/shards/boxes-train-*.tar",
     "data.fields": dict(saliency=True, concepts=8, crop="none"),
 }
 kaleido = {{_base_.kaleido}}
 guided = {**products, "model.guide_reading": "boxes"}
 study = dict(
-    root="data/scenes_product",
+    root="data/products",
     arms=dict(
         _delete_=True,
         kaleido=dict(objective=kaleido, options=guided, label="Kaleido-BERT"),
