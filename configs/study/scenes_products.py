@@ -7,7 +7,7 @@ python tools/study.py configs/study/scenes_products.py --keep-runs
 
 _base_ = "../_base_/study_boxes.py"
 
-schedule = dict(steps=600, warmup=60)
+schedule = dict(steps=1200, warmup=120)
 data = dict(sources="data/products/shards/train-*.tar")
 whole = {"data.dataset.caption": "longest"}
 products = {
