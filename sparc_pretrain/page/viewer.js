@@ -29,6 +29,8 @@
     const state = { picture: 0, reading: 0, word: null, hover: null, patch: null, aim: [0, 0] };
 
     const reading = () => data.readings[state.reading];
+    const elsewhere = (word) => word.seen.slice(1).reduce((sum, o) => sum + o.score, 0) / (word.seen.length - 1 || 1);
+    const apart = (word) => word.seen[0].score - elsewhere(word);
     const shown = (n) => reading().words[n].seen[state.picture];
     const active = () => (state.hover === null ? state.word : state.hover);
     const share = (n, patch) => shown(n).weights[patch];
@@ -141,13 +143,13 @@
       row("its image", own.score, "own");
       if (state.picture) row("this other", shown(n).score);
       if (others.length) {
-        const mean = others.reduce((sum, o) => sum + o.score, 0) / others.length;
-        row(others.length > 1 ? `${others.length} others, mean` : "another", mean);
+        row(others.length > 1 ? `${others.length} others, mean` : "another", elsewhere(word));
         const line = say("Difference ");
-        line.append(make("b", signed(own.score - mean), word.out ? "out" : ""));
+        line.append(make("b", signed(apart(word)), word.out ? "out" : ""));
         line.append(word.out ? `: above every other image (by chance 1 word in ${others.length + 1} is).` : ": not above every other image. It may say nothing of this one, or fit another too.");
       }
       say(`Cosine of the word and what it gathers. Strongest patch: ${shown(n).peak.toFixed(1)} even shares.`, "note");
+      if (n === state.first) say("Point at another word, click a patch, or show another image: what lights up there as well is habit, unless the word fits it too.", "note");
     }
 
     function table() {
@@ -157,11 +159,10 @@
       ["word", "difference", "its image", "others", "peak"].forEach((t) => { const th = head.appendChild(make("th", t)); th.scope = "col"; });
       const body = box.createTBody();
       reading().words.forEach((word) => {
-        const others = word.seen.slice(1), row = body.insertRow();
-        const mean = others.reduce((sum, o) => sum + o.score, 0) / (others.length || 1);
+        const others = word.seen.length > 1, row = body.insertRow();
         const th = row.appendChild(make("th", word.text + (word.pieces > 1 ? ` (${word.pieces} pieces)` : ""))); th.scope = "row";
-        row.append(make("td", others.length ? signed(word.seen[0].score - mean) : "\u2013", word.out ? "out" : ""));
-        row.append(make("td", plain(word.seen[0].score)), make("td", others.length ? plain(mean) : "\u2013"), make("td", word.seen[0].peak.toFixed(1)));
+        row.append(make("td", others ? signed(apart(word)) : "\u2013", word.out ? "out" : ""));
+        row.append(make("td", plain(word.seen[0].score)), make("td", others ? plain(elsewhere(word)) : "\u2013"), make("td", word.seen[0].peak.toFixed(1)));
       });
     }
 
@@ -234,6 +235,11 @@
       const n = parseInt(start.get(key), 10);
       const count = { picture: data.pictures.length, reading: data.readings.length, word: 1e3, patch: rows * columns }[key];
       if (n >= 0 && n < count) state[key] = n;
+    }
+    if (!["word", "patch"].some((key) => start.has(key))) { // opens on the word that its image sets apart most
+      const told = reading().words.filter((word) => word.out && !word.minor);
+      const first = told.sort((a, b) => apart(b) - apart(a))[0];
+      state.word = state.first = first ? reading().words.indexOf(first) : null;
     }
     words();
     if (state.word !== null && state.word >= reading().words.length) state.word = null;

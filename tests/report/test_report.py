@@ -715,12 +715,13 @@ def test_the_whole_page_fits_a_phone_and_its_viewer_runs(tree):
     script = """
     const wide = [...document.querySelectorAll("main *, header *")].filter((e) => !e.closest(
       ".scroll, .gallery, .wide") && e.getBoundingClientRect().right > innerWidth + 1);
-    document.querySelector(".viewer .word").click();
+    const word = document.querySelector(".viewer .word"), stage = document.querySelector(".stage");
+    if (word.getAttribute("aria-pressed") === "true") word.click(); // it may open on this one
+    word.click();
     document.title = JSON.stringify([wide.map((e) => e.className || e.tagName).slice(0, 5),
-      document.querySelectorAll(".viewer[data-ready]").length,
-      document.querySelectorAll(".stage.lit").length])"""
+      document.querySelectorAll(".viewer[data-ready]").length, stage.classList.contains("lit")])"""
     wide, ready, lit = json.loads(asked(out, script, "--window-size=500,900"))
-    assert wide == [] and ready >= 1 and lit == 1
+    assert wide == [] and ready >= 1 and lit
 
 
 def test_a_retrieval_that_missed_shows_the_right_image(page):
