@@ -28,8 +28,8 @@ def ancestry(run: RunFolder | None) -> dict[str, Any] | None:
     told = run.config.get("objective") or {}
     seen = run.config.get("samples_seen")
     line = {"run": run.name, "sha256": run.sha256, "objective": told.get("type")}
-    if told.get("image_contrast"):
-        line["image_contrast"] = told["image_contrast"]
+    if told.get("image_contrast"):  # of one name, other losses
+        line |= {key: told[key] for key in ("image_contrast", "contrast_of") if key in told}
     return {**line, "samples_seen": seen}
 
 

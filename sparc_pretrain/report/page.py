@@ -133,7 +133,7 @@ def build(
             comparisons=[_comparison(one) for one in comparisons],
             per_class=sections.per_class(_groups(found.evaluations, comparisons)),
             rows=[_row(evaluation, found, Path(out).parent) for evaluation in found.evaluations],
-            image_contrast=any(e.start.startswith("SPARC+IC") for e in found.evaluations),
+            image_contrast=any("+" in e.start for e in found.evaluations),
             missing=missing,
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             folders=[str(folder) for folder in work_dirs],

@@ -17,6 +17,7 @@ OBJECTS = ("described", "protocol", "backbone", "versions", "per_class")  # of a
 TEXTS = ("task", "config", "data", "date")
 # Objective of the run folder -> how it is called, where that is not its name in capitals.
 STARTS = {"Sparc": "SPARC", "Clip": "CLIP", "Filip": "FILIP", "Pacl": "PACL", "Mgca": "MGCA"}
+OF_SPARC = ("SPARC", "SPARC+IC", "SPARC+CC")  # as published; with our contrasts across images
 STARTS |= {"Gloria": "GLoRIA", "Siglip": "SigLIP", "Xvlm": "X-VLM", "Uniter": "UNITER"}
 HEADS = {"bbox_": "detection", "mIoU": "segmentation", "CIDEr": "captioning"}
 KINDS = ("retrieval", "detection", "segmentation", "captioning")
@@ -136,7 +137,7 @@ def gather(work_dirs: Sequence[Path]) -> Found:
             "tools/test.py and tools/zeroshot.py write them"
         )
     evaluations = [one for one in evaluations if not _tested_again(one, evaluations)]
-    order = [*STARTS.values(), RANDOM]
+    order = [*OF_SPARC, *STARTS.values(), RANDOM]
     evaluations.sort(
         key=lambda e: (
             KINDS.index(e.kind) if e.kind in KINDS else len(KINDS),
@@ -157,17 +158,21 @@ def gather(work_dirs: Sequence[Path]) -> Found:
 
 def style(start: str) -> str:
     """How a start is drawn: a class of the page's style sheet."""
-    name = start.partition(" (")[0].removesuffix("+IC").lower()
+    name = start.partition(" (")[0].partition("+")[0].lower()
     name = "random" if start.startswith(RANDOM) else name
     return name if name in ("sparc", "clip", "random", "chance") else "other"
 
 
 def called(objective: dict[str, Any] | str | None) -> str:
-    """The name of an objective in words, '' for none: SPARC, or SPARC+IC with an image contrast."""
+    """The name of an objective in words, '' for none: SPARC; SPARC+IC where tokens, SPARC+CC where
+    captions are held against other images.
+    """
     told = objective if isinstance(objective, dict) else {"type": objective}
     name = str(told.get("type") or "").rpartition(".")[2]
     name = STARTS.get(name, name)
-    return f"{name}+IC" if told.get("image_contrast") else name
+    if not told.get("image_contrast"):
+        return name
+    return f"{name}+CC" if told.get("contrast_of") == "captions" else f"{name}+IC"
 
 
 def place(data: str) -> str:

@@ -17,7 +17,7 @@ from sparc_pretrain.data.captions import read_captions
 from sparc_pretrain.data.image_folder import image_files
 from sparc_pretrain.page import viewer
 from sparc_pretrain.report.figures import Album, halves, read
-from sparc_pretrain.report.records import RANDOM, Evaluation, Found, called
+from sparc_pretrain.report.records import OF_SPARC, RANDOM, Evaluation, Found, called
 from sparc_pretrain.run_folder import RunFolder
 from sparc_pretrain.zeroshot import encode, readings
 from sparc_pretrain.zeroshot.alignment import ARTICLES, FUNCTION_WORDS, overlay
@@ -180,7 +180,7 @@ def _pretrained_first(shown: Sequence[Evaluation]) -> Evaluation:
     """Of SPARC where there is one, else of any start that is not untrained: what the way leads to,
     not its baseline.
     """
-    rank = {"SPARC": 0, "SPARC+IC": 0, RANDOM: 2}
+    rank = dict.fromkeys(OF_SPARC, 0) | {RANDOM: 2}
     return min(shown, key=lambda one: rank.get(one.start, 1))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sparc_pretrain.report.figures import Album, Curve, alike, chart, halves
 from sparc_pretrain.report.numbers import Comparison, label, scale
-from sparc_pretrain.report.records import Evaluation, Found, TrainingLog, style
+from sparc_pretrain.report.records import OF_SPARC, Evaluation, Found, TrainingLog, style
 from sparc_pretrain.report.samples import Images, backbone_facts
 
 QUERIES, ANSWERS, PICTURES, COLUMNS = 6, 5, 4, 4
@@ -32,7 +32,7 @@ def curves(found: Found) -> list[dict[str, Any]]:
     loss, and the headline of validations where there are several.
     """
     charts = []
-    logs = sorted(found.logs, key=lambda log: _start(log, found) not in ("SPARC", "SPARC+IC"))
+    logs = sorted(found.logs, key=lambda log: _start(log, found) not in OF_SPARC)
     ahead = [log for log in logs if log.run]
     terms = dict.fromkeys(key for log in ahead for key in log.rows[-1] if key.endswith("loss"))
     for key in sorted(terms, key=lambda key: (key != "loss", key)):

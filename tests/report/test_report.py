@@ -8,6 +8,7 @@ import math
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -517,6 +518,15 @@ def test_captions_of_several_runs_stand_side_by_side_with_their_scores(tmp_path)
     assert "SPARC (s0/cap)" in section and "SPARC (s1/cap)" in section
     table = page[page.index('<section id="beside">') :].partition("</section>")[0]
     assert "CIDEr" in table and "low" not in table
+
+
+def test_losses_of_one_type_that_contrast_differently_are_different_starts():
+    """Else a report over a study takes three objectives for three runs of one."""
+    tokens = {"type": "Sparc", "image_contrast": 1.0}
+    objectives = [{"type": "Sparc"}, tokens, {**tokens, "contrast_of": "captions"}]
+    runs = [SimpleNamespace(config={"objective": o}, name="r", sha256="0") for o in objectives]
+    told = [evaluation({"AP": 0.1}, "detection", backbone=ancestry(run)) for run in runs]
+    assert [one.start for one in told] == ["SPARC", "SPARC+IC", "SPARC+CC"]
 
 
 def test_every_start_has_a_column_before_a_second_run_of_any():
