@@ -31,10 +31,10 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file="data/quickstart/annotations/instances_val.json")
 test_evaluator = val_evaluator
-train_cfg = dict(_delete_=True, type="IterBasedTrainLoop", max_iters=480, val_interval=480)
+train_cfg = dict(_delete_=True, type="IterBasedTrainLoop", max_iters=280, val_interval=280)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=480),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=280),
 ]
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1000))
 log_processor = dict(by_epoch=False)
