@@ -96,7 +96,9 @@ def entry(row: Row | None, best: bool = False, seeds: int = 1, bound: float = 0.
         lines.append(f"{row['seeds']} of {seeds} seeds")
     if row.get("difference") is None:
         return Entry(tuple(lines), best=best)
-    lines.append(f"{number(row['difference'], True)} {interval(row['low'], row['high'])}")
+    known = row["low"] is not None
+    error = f" {interval(row['low'], row['high'])}" if known else ""
+    lines.append(number(row["difference"], True) + error)
     if "holm" not in row:
         return Entry(tuple(lines), best=best)
     lines.append(f"p {row['holm']:.3f}" if row["holm"] >= 0.0005 else "p < 0.001")

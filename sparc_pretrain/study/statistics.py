@@ -60,14 +60,15 @@ class SeedNoise:
 @dataclass(frozen=True)
 class Difference:
     """A metric of an arm minus the baseline's, over the seeds that both have: its mean, the 95 %
-    interval [low, high] over seeds and items (over items alone where no arm has two seeds), the
-    two-sided p (None: there is no seed to tell from noise), and the 90 % interval's distance from
-    zero, `reach`: below a bound the two are equivalent within it (two one-sided tests).
+    interval [low, high] over seeds and items (over items alone where no arm has two seeds; None for
+    one number of one seed), the two-sided p (None: there is no seed to tell from noise), and the
+    90 % interval's distance from zero, `reach`: below a bound the two are equivalent within it (two
+    one-sided tests).
     """
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float | None
     reach: float | None
 
@@ -103,6 +104,8 @@ def difference(
         raise ValueError(f"paired values of {sorted(sizes)} items, {sum(groups)} expected")
     delta_N = np.mean([arm[seed] - baseline[seed] for seed in shared], axis=0)
     mean, item_variance = float(delta_N.mean()), _item_variance(delta_N, groups)
+    if not noise.freedom and len(groups) < 2:
+        return Difference(mean, None, None, None, None)
     if not noise.freedom:
         half = float(stats.norm.ppf(1 - LEVEL / 2)) * item_variance**0.5
         return Difference(mean, mean - half, mean + half, None, None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sparc_pretrain.study import plan, statistics, store, transfers
+from sparc_pretrain.study import plan, sheets, statistics, store, transfers
 from tests.commands import ROOT, tool
 
 EASY = ROOT / "configs" / "study" / "transfer_easy.py"
@@ -103,6 +103,14 @@ def test_single_numbers_are_compared_over_seeds():
     row = next(row for row in rows if row["arm"] == "ours")
     assert row["difference"] == pytest.approx(0.2)
     assert 0.15 < row["low"] < 0.2 < row["high"] < 0.25
+
+
+def test_one_number_of_one_seed_has_no_interval():
+    """A page had +0.094 [+0.094, +0.094], as if it were exact."""
+    done = [record(arm, 0, value, {}) for arm, value in (("ours", 0.501), ("clip", 0.407))]
+    row = next(r for r in statistics.table(done, "clip", (), {}) if r["arm"] == "ours")
+    assert row["low"] is None and row["high"] is None
+    assert sheets.entry(row).lines == ("0.501", "+0.094")
 
 
 def test_cells_of_two_fine_tunings_make_no_table(tmp_path: Path):
