@@ -8,7 +8,8 @@ trained (the paper's are a frozen ResNet-50's). `model.guide=RUN` with `model.gu
 a guide is worth it when its reading's pointing, by tools/zeroshot.py RUN grounding, is at least 1.5
 times an untrained model's: on easy scenes words of configs/sparc_cc.py reach 1.7 times ('trained',
 .842 and .499). Here there is none, and they are drawn at random (the paper's ablation: 299.5, not
-319.5). We have not run this config to its end.
+319.5; on scenes of one product masked words .597, guided by boxes .908). We have not run this
+config to its end.
 """
 
 _base_ = "./sparc.py"
