@@ -107,16 +107,20 @@ def test_a_repeat_goes_there_and_back_so_that_no_place_in_it_counts(tmp_path, mo
     assert ratios.machine() in row
 
 
-def test_short_works_are_done_several_times_in_a_turn(monkeypatch):
+def test_a_short_work_is_done_several_times_in_a_turn_and_counts_as_one(monkeypatch):
+    """A long one beside it is not: 40 steps were made to time one drawing."""
     ratios, now, done = tool("measure/ratios"), [0.0], []
 
-    def work() -> None:
-        now[0] += ratios.LEAST / 3.5
-        done.append(1)
+    def work(name: str, seconds: float) -> None:
+        now[0] += seconds
+        done.append(name)
 
     monkeypatch.setattr(ratios.time, "process_time", lambda: now[0])
-    ratios.compare(work, work, "a / a", 1)
-    assert len(done) == 4 + 6 * 4
+    short, long = ratios.LEAST / 3.5, 2 * ratios.LEAST
+    runs = ratios.compare(lambda: work("a", short), lambda: work("b", long), "a / b", 1)
+    assert done.count("a") == 2 + 4 * 4 and done.count("b") == 2 + 2
+    assert runs["A"][0]["cpu"] == pytest.approx(short)
+    assert runs["B"][0]["cpu"] == pytest.approx(long)
 
 
 def test_a_section_is_written_anew_and_the_others_stay(tmp_path):

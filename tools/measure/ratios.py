@@ -101,21 +101,23 @@ def compare(
 ) -> Runs:
     """Prints the ratio of A's processor time to B's, its spread, and A against itself: void beyond
     `WITHIN`. A repeat goes there and back (A, B, A again, A again, B, A) and adds both up, so that
-    what comes first or behind the other has no advantage; works shorter than `LEAST` are done
-    several times in a turn. `tell`: works return (wall, processor) seconds themselves. out: a
-    Markdown file whose table gets the row. clock: "cpu", which other work on the machine leaves
-    alone, or "wall", for works that wait or have processes of their own.
+    what comes first or behind the other has no advantage; a work shorter than `LEAST` is done
+    several times in a turn, and counts as one. `tell`: works return (wall, processor) seconds
+    themselves. out: a Markdown file whose table gets the row. clock: "cpu", which other work on the
+    machine leaves alone, or "wall", for works that wait or have processes of their own.
     """
     works = {"A": a, "B": b, "A again": a}
     for work in (a, b):
         work()  # kernels are loaded, buffers made
-    shortest = min(_seconds(work)[1] for work in (b, a))
-    times = 1 if tell else max(1, math.ceil(LEAST / max(shortest, 1e-6)))
+    once_B, once_A = (max(_seconds(work)[1], 1e-6) for work in (b, a))
+    times = {"A": once_A, "B": once_B, "A again": once_A}
+    times = {name: 1 if tell else math.ceil(LEAST / took) for name, took in times.items()}
 
     def once(name: str, _: int) -> dict[str, float]:
         told: list[Any] = []
-        found = _seconds(lambda: told.extend(works[name]() for _ in range(times)))
-        return dict(zip(("wall", "cpu"), told[0] if tell else found, strict=True))
+        found = _seconds(lambda: told.extend(works[name]() for _ in range(times[name])))
+        seconds = told[0] if tell else [total / times[name] for total in found]
+        return dict(zip(("wall", "cpu"), seconds, strict=True))
 
     both = interleaved([*works, *reversed(works)], repeats, once)
     runs = {
@@ -126,7 +128,11 @@ def compare(
         for name, own in both.items()
     }
     ratio, control = paired(runs, "A", "B", clock), paired(runs, "A again", "A", clock)
-    of, against = ("{:.3f} ({:.3f} to {:.3f})".format(*found) for found in (ratio, control))
+    digits = 3 if ratio[0] >= 0.01 else 5
+    of, against = (
+        "{0:.{n}f} ({1:.{n}f} to {2:.{n}f})".format(*found, n=n)
+        for found, n in ((ratio, digits), (control, 3))
+    )
     void = "" if abs(control[0] - 1) <= WITHIN else "; VOID: A against itself is off by over 3 %"
     print(f"\n{named}; {repeats} repeats in turn, torch {torch.__version__}")
     print(f"A / B {of}; A again / A {against}{void}")
