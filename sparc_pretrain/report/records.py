@@ -17,8 +17,8 @@ OBJECTS = ("described", "protocol", "backbone", "versions", "per_class")  # of a
 TEXTS = ("task", "config", "data", "date")
 # Objective of the run folder -> how it is called, where that is not its name in capitals.
 STARTS = {"Sparc": "SPARC", "Clip": "CLIP", "Filip": "FILIP", "Pacl": "PACL", "Mgca": "MGCA"}
-OF_SPARC = ("SPARC", "SPARC+IC", "SPARC+CC")  # as published; with our contrasts across images
 STARTS |= {"Gloria": "GLoRIA", "Siglip": "SigLIP", "Xvlm": "X-VLM", "Uniter": "UNITER"}
+OF_SPARC = ("SPARC", "SPARC+IC", "SPARC+CC")  # as published; with our contrasts across images
 HEADS = {"bbox_": "detection", "mIoU": "segmentation", "CIDEr": "captioning"}
 KINDS = ("retrieval", "detection", "segmentation", "captioning")
 

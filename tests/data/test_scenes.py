@@ -219,6 +219,12 @@ def test_a_level_draws_what_it_promises(name: str) -> None:
         render_scene(3, 0, 64, "simple")
 
 
+def test_a_product_stands_alone_and_fills_its_picture() -> None:
+    for index in range(40):
+        (thing,) = render_scene(3, index, 64, "product").objects
+        assert max(thing.silhouette.any(0).sum(), thing.silhouette.any(1).sum()) >= 0.5 * 64
+
+
 def test_on_the_easy_level_the_pattern_tells_the_category_and_the_colour_does_not() -> None:
     """An accent of its own per category; every colour with every category."""
     accents = np.stack([accent(k) for k in range(24)])
