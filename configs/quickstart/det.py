@@ -1,4 +1,4 @@
-"""FCOS on the built-in scenes, 12 categories: two runs side by side take 2 to 3 minutes on
+"""FCOS on the built-in scenes, 12 categories: two runs side by side take 3 to 6 minutes on
 two CPU cores.
 
 python tools/train.py configs/quickstart/det.py --backbone work_dirs/quickstart/sparc --amp
