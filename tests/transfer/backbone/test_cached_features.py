@@ -23,7 +23,8 @@ from transfer.backbone.cached_features import CachedFeaturesHook, FeatureCache, 
 VISION = dict(
     arch="vit_tiny_patch16_224", img_size=32, overrides=dict(embed_dim=24, depth=4, num_heads=2)
 )
-HEAVY = dict(arch="vit_tiny_patch16_224", img_size=64)
+# a tower that outweighs whatever else an epoch does
+HEAVY = dict(arch="vit_tiny_patch16_224", img_size=192)
 
 
 def frozen(seed: int = 0, **options: Any) -> SparcViT:
@@ -208,8 +209,8 @@ def test_from_the_second_epoch_on_an_epoch_takes_less_than_a_quarter(tmp_path: P
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        plain = train(tmp_path / "a", Photos(64), None, vision=HEAVY)
-        cached = train(tmp_path / "b", Photos(64), tmp_path / "features", vision=HEAVY)
+        plain = train(tmp_path / "a", Photos(192), None, vision=HEAVY)
+        cached = train(tmp_path / "b", Photos(192), tmp_path / "features", vision=HEAVY)
     finally:
         torch.set_num_threads(before)
     assert 4 * min(cached.seconds[1:]) < min(plain.seconds[1:]), (cached.seconds, plain.seconds)
