@@ -5,13 +5,11 @@ start it, in this process or in children that they do terrible things to.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,9 @@ import torch
 from torch import Tensor
 
 from sparc_pretrain import run_folder
-from sparc_pretrain.command import cli
 from sparc_pretrain.engine import checkpoint
-from tests.commands import ROOT, call, tool
+from tests.commands import ROOT, call
+from tests.forks import become, context
 
 STEPS, STOP = 6, 4
 LEAF = """
@@ -61,15 +59,6 @@ class Misfortune(Hook):
             resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), hard))
 """
 SECONDS = 900  # that a child may take
-SLOW = (  # to import
-    "mmengine.runner",
-    "sparc_pretrain.objectives",
-    "sparc_pretrain.pretraining.hooks",
-    "sparc_pretrain.pretraining.recipe",
-    "torch._dynamo",
-    "torch.utils.tensorboard",
-    "yapf.yapflib.yapf_api",
-)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -115,17 +104,9 @@ def pretrain(
     return call("pretrain", place / "leaf.py", "--work-dir", work, *words, "--cfg-options", *every)
 
 
-def _live(said: str, environment: dict[str, str], words: list[str]) -> None:
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    place = str(Path(words[0]).parent)
-    sys.path.insert(0, place)
-    handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(handle, stream)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **kwargs: (text, True))
-        cli.guard(lambda: tool("pretrain").main(words))
+def _live(name: str, words: list[str], said: str, environment: dict[str, str]) -> None:
+    sys.path.insert(0, str(Path(words[0]).parent))  # where the config's own module lies
+    become(name, words, said, environment)
 
 
 def life(
@@ -142,12 +123,6 @@ def life(
     Returns:
         The exit codes (minus the signal that killed it) of the ranks, and what they said.
     """
-    context = multiprocessing.get_context("forkserver")
-    # One import for all children; Python 3.11's fork server does not know our sys.path.
-    context.set_forkserver_preload([__name__, *SLOW])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        forkserver.ensure_running()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -160,7 +135,8 @@ def life(
     children = []
     for number in range(ranks):
         mine = dict(environment, RANK=str(number), LOCAL_RANK=str(number))
-        children.append(context.Process(target=_live, args=(str(said), mine, words)))
+        what = ("pretrain", words, str(said), mine)
+        children.append(context().Process(target=_live, args=what))
     for child in children:
         child.start()
     meanwhile(children[0])

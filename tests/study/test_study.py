@@ -15,6 +15,7 @@ from sparc_pretrain.objectives.clip import Clip
 from sparc_pretrain.study import catalogue, evaluate, page, plan, sheets, statistics, store
 from sparc_pretrain.study.measure import Measure
 from sparc_pretrain.zeroshot import grounding_run, retrieval
+from tests import forks
 from tests.commands import ROOT, call, command, refusal, tool
 from tests.zeroshot.oracle_model import NAMES, oracle, paint
 
@@ -27,6 +28,12 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     numbers = ["--train", "48", "--val", "12", "--size", "64"]
     assert call("data", "scenes", "--out", out, *numbers)[0] == 0
     return out
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells and trainings need not import."""
+    monkeypatch.setattr(tool("study"), "subprocess", forks.started_as(forks.Child))
 
 
 def options(scenes: Path) -> list[str]:
@@ -106,7 +113,7 @@ def study_has_its_primaries(record: dict) -> bool:
     return set(primary) <= record["items"].keys()
 
 
-def test_a_cell_that_fails_is_named_and_the_tool_fails(scenes, tmp_path, capsys):
+def test_a_cell_that_fails_is_named_and_the_tool_fails(scenes, tmp_path, capsys, forked):
     words = [*options(scenes), "data.image_size=63"]  # no multiple of the patch
     arms = ["--arms", "random", "--seeds", "1"]
     code, said = call("study", SMOKE, "--work-dir", tmp_path / "w", *arms, *words)
@@ -385,7 +392,7 @@ def test_groups_are_runs_of_items_of_one_image():
     assert measure.groups == [3, 1] and measure.items == [1, 0, 1, 1]
 
 
-def test_a_kept_run_is_measured_again_without_training(scenes, tmp_path):
+def test_a_kept_run_is_measured_again_without_training(scenes, tmp_path, forked):
     words = [SMOKE, "--work-dir", tmp_path, "--arms", "random", "--seeds", "0", *options(scenes)]
     assert call("study", *words, "--keep-runs") == (0, "")
     record = store.record_of(tmp_path, "random-0")
