@@ -71,7 +71,7 @@ def _chain(seed: int, step: int, stream: int, key: Tensor) -> Tensor:
     h = torch.zeros((), dtype=torch.long)
     for word in (seed, step, stream):
         h = mix(h ^ _signed(int(word)))
-    return mix(h.to(key.device) ^ key)
+    return mix(h ^ key)  # one number of the CPU, which no GPU is waited for
 
 
 def uniform(seed: int, step: int, key: Tensor, stream: int, count: int) -> Tensor:

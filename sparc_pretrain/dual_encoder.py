@@ -136,15 +136,16 @@ class DualEncoder(nn.Module):
             words=self.adapters.g_t(self.text.embed(ids)),
         )
 
-    def packed_text_features(self, ids: Tensor, mask: Tensor, special: Tensor) -> TextFeatures:
-        """`text_features` of texts [B,K,T]; only those with a real token pass through the tower,
-        the others are 0.
+    def packed_text_features(
+        self, ids: Tensor, mask: Tensor, special: Tensor, rows: Tensor
+    ) -> TextFeatures:
+        """`text_features` of texts [B,K,T]; only `rows` [n] of the B K texts, which have real
+        tokens, pass through the tower, the others are 0.
 
         Where there is none, one row of padding passes, times 0: a tower that a process does not use
         would make the others wait.
         """
         there = mask.flatten(0, 1).any(dim=1)
-        rows = there.nonzero()[:, 0]
         if not len(rows):
             rows = torch.zeros(1, dtype=torch.long, device=ids.device)
         kept = mask.flatten(0, 1)[rows]

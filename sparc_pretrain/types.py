@@ -13,6 +13,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from sparc_pretrain.distributed import total
+
 
 @dataclass(frozen=True)
 class BadSample:
@@ -51,15 +53,24 @@ class Rows:
         return self.changed(torch.Tensor.pin_memory)
 
     def rows(self, which: slice | Tensor) -> Self:
-        """Some of the rows, of lists as well: a slice, or their numbers [b] long."""
-        rows = which.tolist() if isinstance(which, Tensor) else which
-        lists = {f.name: getattr(self, f.name) for f in fields(self)}
-        lists = {
-            name: value[rows] if isinstance(rows, slice) else [value[i] for i in rows if value]
-            for name, value in lists.items()
-            if isinstance(value, list)
-        }
-        return replace(self.changed(lambda x: x[which]), **lists)
+        """Some of the rows, of lists as well: a slice, or their numbers [b] long, which a GPU need
+        not be waited for where they lie on the CPU.
+        """
+        numbers = which.tolist() if isinstance(which, Tensor) else which
+
+        def each(value: object) -> object:
+            if isinstance(value, Tensor):
+                at = which if numbers is which else which.to(value.device, non_blocking=True)
+                return value[at]
+            if isinstance(value, Rows):
+                return value.rows(which)
+            if isinstance(value, dict):
+                return {name: each(one) for name, one in value.items()}
+            if isinstance(value, list):
+                return value[numbers] if numbers is which else [value[i] for i in numbers if value]
+            return value
+
+        return type(self)(**{f.name: each(getattr(self, f.name)) for f in fields(self)})
 
 
 @dataclass
@@ -128,7 +139,10 @@ class Views(Rows):
     texts   name -> ids, mask, special of other texts to encode, [B,T] each
     images  name -> other pixels to encode, [B,3,H,W], or [B,n,3,s,s], of which the vision tower's
             pooled states [B,n,Dv] are made (`ImageFeatures.patch_states`)
+    step    that it was drawn for
     drawn   name -> masks, labels, the contents of donors, [B,...]
+    counts  name of a mask in `drawn` -> how many of each row are True, see `choose`
+    totals  the same of the global batch, of all its rows
     taught  names of images, 'image' = the batch's own, whose states by the frozen tower that the
             training started from are put into `drawn`, as `taught_NAME`
     still   names of images through which no gradient goes
@@ -139,6 +153,32 @@ class Views(Rows):
     drawn: dict[str, Tensor] = field(default_factory=dict)
     taught: tuple[str, ...] = ()
     still: tuple[str, ...] = ()
+    step: int = 0
+    counts: dict[str, list[int]] = field(default_factory=dict)
+    totals: dict[str, int] = field(default_factory=dict)
+
+    def choose(self, **masks: Tensor) -> Views:
+        """The same with masks [B,...] in `drawn` and counted, on every process at once: the one
+        time that a step waits for a GPU, before its towers start.
+        """
+        sums = torch.stack([mask.flatten(1).sum(dim=1) for mask in masks.values()], dim=1)
+        everywhere = total(sums.sum(dim=0, keepdim=True))
+        *rows, totals = torch.cat([sums, everywhere]).tolist()
+        counts = dict(zip(masks, map(list, zip(*rows, strict=True)), strict=True))
+        return replace(
+            self,
+            drawn=self.drawn | masks,
+            counts=self.counts | counts,
+            totals=self.totals | dict(zip(masks, totals, strict=True)),
+        )
+
+    def places(self, name: str) -> Tensor:
+        """Where the flattened mask of that name is True [M] long, in order. M is known, so nothing
+        waits for a GPU.
+        """
+        mask, count = self.drawn[name].flatten(), sum(self.counts[name])
+        torch._assert_async(mask.sum() == count, f"views.counts[{name!r}] is of another mask")
+        return mask.nonzero_static(size=count)[:, 0]
 
 
 @dataclass

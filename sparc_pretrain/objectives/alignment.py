@@ -41,7 +41,7 @@ def token_budget(candidates: Tensor, rate: float) -> Tensor:
 
 
 def choose_aligned(
-    aligned: Tensor, candidates: Tensor, noise: Tensor, fill: Tensor, rate: float = 0.15
+    aligned: Tensor | None, candidates: Tensor, noise: Tensor, fill: Tensor, rate: float = 0.15
 ) -> tuple[Tensor, Tensor]:
     """AGM (sec. 3.3): which tokens [B,T] and which patches [B,55] are hidden.
 
@@ -50,15 +50,19 @@ def choose_aligned(
     are not yet: the token is then "shown". What is left of the budgets goes to tokens by (shown,
     noise), and at each level to patches by (aligned to a hidden token, fill).
 
-    Args: aligned: see `aligned_patches`. candidates: [B,T] bool. noise: [B,T,2]. fill: [B,55].
+    Args: aligned: see `aligned_patches`; None = nothing is. candidates: [B,T] bool. noise: [B,T,2].
+    fill: [B,55].
     """
-    rows = torch.arange(len(aligned), device=aligned.device)
+    rows = torch.arange(len(fill), device=fill.device)
     tokens, shown = torch.zeros_like(candidates), torch.zeros_like(candidates)
     patches = torch.zeros_like(fill, dtype=torch.bool)
-    budget = token_budget(candidates, rate)
-    known = candidates & (aligned >= 0).any(dim=-1)
-    order = noise[..., 0].masked_fill(~known, torch.inf).argsort(dim=1, stable=True)
-    for at in order.T[: int(known.sum(dim=1).max()) if known.numel() else 0]:
+    budget, order = token_budget(candidates, rate), []
+    if aligned is not None:
+        known = candidates & (aligned >= 0).any(dim=-1)
+        order = noise[..., 0].masked_fill(~known, torch.inf).argsort(dim=1, stable=True).T
+    for at in order:
+        if not known.is_cuda and not known[rows, at].any():
+            break  # to ask a GPU takes longer than to go on
         here, coin = known[rows, at], noise[rows, at, 1] < 0.5
         tokens[rows, at] |= here & coin & (tokens.sum(dim=1) < budget)
         for place, number in enumerate(ALIGNED):
@@ -66,12 +70,12 @@ def choose_aligned(
             patch = aligned[rows, at, place]
             free = here & ~coin & (patch >= 0) & (inside.sum(dim=1) < BUDGET[place])
             free &= ~patches[rows, patch.clamp(min=0)]
-            patches[rows[free], patch[free]] = True
+            patches[rows, patch.clamp(min=0)] |= free
             shown[rows, at] |= free
     cost = (shown + noise[..., 0]).masked_fill(tokens | ~candidates, torch.inf)
     tokens = tokens | _least(cost, budget - tokens.sum(dim=1))
     hidden = torch.zeros_like(patches)
-    for place in range(len(ALIGNED)):
+    for place in range(len(ALIGNED) if aligned is not None else 0):
         patch = torch.where(tokens, aligned[..., place], -1)
         hidden |= (patch[:, :, None] == torch.arange(patches.shape[1], device=fill.device)).any(1)
     for place, number in enumerate(ALIGNED):

@@ -80,6 +80,8 @@ def cells_of(box: Tensor, valid: Tensor, patches: Tensor) -> Tensor:
     return box_cells(torch.where(valid[..., None], box, 0), (side, side)).flatten(0, 1)
 
 
-def mean_of(values: Tensor) -> Tensor:
-    """The mean, 0 of nothing."""
-    return values.float().sum() / max(1, len(values))
+def mean_of(values: Tensor, which: Tensor | None = None) -> Tensor:
+    """The mean, 0 of nothing; which: bool, those that count."""
+    if which is None:
+        return values.float().sum() / max(1, len(values))
+    return torch.where(which, values.float(), 0).sum() / which.sum().clamp(min=1)

@@ -18,14 +18,14 @@ from sparc_pretrain import chance
 from sparc_pretrain.chance import Stream
 from sparc_pretrain.distributed import gather
 from sparc_pretrain.objectives import mosaic
-from sparc_pretrain.objectives.alignment import BUDGET, aligned_patches, choose_aligned
+from sparc_pretrain.objectives.alignment import ALIGNED, BUDGET, aligned_patches, choose_aligned
 from sparc_pretrain.objectives.concepts import mean_of
 from sparc_pretrain.objectives.contrastive import full_precision, without_autocast
 from sparc_pretrain.objectives.masking import corrupt, masked_lm_loss
-from sparc_pretrain.objectives.matching import matching_loss
+from sparc_pretrain.objectives.matching import IGNORED, matching_loss
 from sparc_pretrain.objectives.mosaic import LEVELS, SLICES, cut_out, level_side, patch_boxes
 from sparc_pretrain.objectives.single_stream import PooledHead, SingleStream, draw_partners, taken
-from sparc_pretrain.objectives.terms import anchored, share_of, step_of
+from sparc_pretrain.objectives.terms import anchored, share_of
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.types import Batch, Features, ImageFeatures, Views, Words
 
@@ -173,12 +173,13 @@ class Kaleido(SingleStream):
         noise = chance.uniform(*moment, key, Stream.WORD_REPLACEMENT, 2 * batch.ids.shape[1])
         noise = noise.unflatten(1, (-1, 2))
         ids = corrupt(batch.ids, tokens, noise, self.mask_id, *self.word_ids)
-        drawn = dict(step=torch.full_like(key, step), match=donor < 0, boxes=boxes, place=place)
+        drawn = dict(match=donor < 0, boxes=boxes, place=place)
         drawn |= dict(tokens=tokens, patches=patches, turns=turns, order=label, **wanted)
         images |= {f"level{level}": pixels for level, pixels in cut.items()}
         texts = {"masked": Words(ids, batch.mask, batch.special)}
         taught = [n for n in ("clean", "level5") if self.target == "frozen" and n in images]
-        return Views(texts, images, drawn, taught=tuple(taught), still=("clean",))
+        found = Views(texts, images, drawn, taught=tuple(taught), still=("clean",), step=step)
+        return found.choose(amlm=tokens & (donor < 0)[:, None])
 
     def _hidden(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """Tokens [B,T] and patches [B,55] that are hidden, of the tasks that the step has."""
@@ -186,7 +187,7 @@ class Kaleido(SingleStream):
         candidates = batch.mask & ~batch.special
         boxes, level = patch_boxes(batch.saliency)
         weights = batch.views.drawn.get("guide") if batch.views else None
-        aligned = torch.full((*batch.ids.shape, 3), -1, device=key.device)
+        aligned = None
         if weights is not None:
             side = math.isqrt(weights.shape[-1])
             aligned = aligned_patches(weights, candidates, boxes, level, (side, side))
@@ -200,8 +201,8 @@ class Kaleido(SingleStream):
 
     def paired(self, features: Features, batch: Batch, whole: Batch) -> dict[str, Tensor]:
         """All terms; those of tokens and patches of rows that show their own image."""
-        step, drawn, every = step_of(batch), batch.views.drawn, self._counted(whole.views.drawn)
-        views, ours, count = features.views, self._counted(drawn), share_of(**every)
+        step, drawn, views = batch.views.step, batch.views.drawn, features.views
+        ours, count = self._counted(drawn), share_of(**self._counted(whole.views.drawn))
         clean = torch.cat([views[f"level{n}"].patch_states for n in range(1, LEVELS + 1)], dim=1)
         blank = drawn["patches"].clone()
         blank[:, : SLICES[4].start] = False
@@ -212,13 +213,15 @@ class Kaleido(SingleStream):
         losses: dict[str, Tensor] = {}
 
         def told(name: str, logits: Tensor, right: Tensor) -> None:
-            loss = F.cross_entropy(full_precision(logits), right, reduction="sum")
+            asked = right.masked_fill(~ours[name], IGNORED)
+            loss = F.cross_entropy(full_precision(logits), asked, reduction="sum")
             losses[f"{name}_loss"] = loss / count[name]
-            losses[f"{name}_accuracy"] = mean_of(logits.argmax(dim=1) == right)
+            losses[f"{name}_accuracy"] = mean_of(logits.argmax(dim=1) == right, ours[name])
 
         if self.terms.runs("amlm", step):
-            logits = self.word_head(words[ours["amlm"]], features.word_table)
-            right = batch.ids[ours["amlm"]]
+            hidden = batch.views.places("amlm")
+            logits = self.word_head(words.flatten(0, 1)[hidden], features.word_table)
+            right = batch.ids.flatten()[hidden]
             losses["amlm_loss"] = masked_lm_loss(logits, right, count["amlm"])
             losses["amlm_accuracy"] = mean_of(logits.argmax(dim=1) == right)
         if self.terms.runs("itm", step):
@@ -227,18 +230,18 @@ class Kaleido(SingleStream):
             losses["itm_accuracy"] = mean_of(logits.argmax(dim=1) == match)
         for name, label in (("rotation", "turns"), ("jigsaw", "order"), ("camouflage", "place")):
             if self.terms.runs(name, step):
-                rows = ours[name]
-                told(name, getattr(self, name)(at[name][rows].flatten(1)), drawn[label][rows])
-        for name, of in (("grey", "clean"), ("blank", "level5")):
+                told(name, getattr(self, name)(at[name].flatten(1)), drawn[label])
+        for name, of, level in (("grey", "clean", 4), ("blank", "level5", 5)):
             if self.terms.runs(name, step):
                 taught = drawn.get(f"taught_{of}", drawn.get(f"colours_{name}"))
                 wanted = (views[of].patch_states if taught is None else taught).detach()
-                if name == "grey":  # of a row its hidden ones alone, in their order
-                    wanted = wanted[ours["rotation"]].flatten(0, 1)
-                else:
-                    wanted = wanted[ours[name]]
-                wanted = standardised(wanted) if self.standardise else wanted
-                predicted = getattr(self, name)(at[name][ours[name]])
+                some = (drawn["patches"][:, SLICES[level - 1]], BUDGET[ALIGNED.index(level)])
+                if name == "blank":  # of grey ones a row has the hidden alone, in their order
+                    wanted = mosaic.picked(wanted, *some)
+                wanted = standardised(wanted) if self.standardise else full_precision(wanted)
+                predicted = full_precision(getattr(self, name)(mosaic.picked(at[name], *some)))
+                told_of = ours["rotation"][:, None, None]  # of the others nothing is asked
+                predicted = torch.where(told_of, predicted, wanted)
                 losses[f"{name}_loss"] = divergence(predicted, wanted, count[name])
         return anchored(self.terms.weighted(losses), features, self.paired_features, self)
 
@@ -248,7 +251,7 @@ class Kaleido(SingleStream):
         rows = match | self.unmatched
         level = {n: drawn["patches"][:, SLICES[n - 1]] & rows[:, None] for n in (4, 5)}
         return {
-            "amlm": drawn["tokens"] & match[:, None],
+            "amlm": drawn["amlm"],
             "itm": torch.ones_like(match),
             "rotation": rows,
             "jigsaw": rows,

@@ -86,7 +86,10 @@ def choose_by_budget(
     # the first place from a span's begin on that is no candidate
     stop = torch.where(candidates, length, place).flip(1).cummin(dim=1).values.flip(1)
     chosen, waiting = torch.zeros_like(candidates), candidates.clone()
-    while (active := (chosen.sum(dim=1) < budget) & waiting.any(dim=1)).any():
+    for _ in range(length):
+        active = (chosen.sum(dim=1) < budget) & waiting.any(dim=1)
+        if not active.is_cuda and not active.any():  # to ask a GPU takes longer than to go on
+            break
         at = noise[..., 0].masked_fill(~waiting, torch.inf).argmin(dim=1, keepdim=True)
         first = begin.gather(1, at)
         until = torch.minimum(last.gather(1, at), stop.gather(1, first))

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from sparc_pretrain.objectives.contrastive import full_precision, unit, without_autocast
 
+IGNORED = -100  # a label that cross-entropy leaves out
+
 
 def strangers(
     image: Tensor,
@@ -70,12 +72,13 @@ def draw_negatives(logits: Tensor, allowed: Tensor, noise: Tensor, floor: float 
 
 class Pairs(NamedTuple):
     """Pairs to be judged: text [n] and concept [n] are rows of all concepts; the image and the box
-    seen are those of `concept`. match: [n] bool.
+    seen are those of `concept`. match: [n] bool; there: [n] bool, those that take part.
     """
 
     text: Tensor
     concept: Tensor
     match: Tensor
+    there: Tensor
 
 
 @without_autocast
@@ -89,23 +92,25 @@ def hard_pairs(
     own: Tensor,
     here: Tensor,
 ) -> Pairs:
-    """Every concept of `here` with itself, its image with a hard text, its text with a hard image;
-    one without a candidate takes no part: matches alone would teach to say yes.
+    """The concepts of `here`, each with itself, its image with a hard text, its text with a hard
+    image; one without a candidate takes no part: matches alone would teach to say yes.
 
     Args:
         sides: vectors of the own images and of the own texts, [n,D] each. others: of all, [N,D]
             each. scale: 1/tau. valid: [N] bool. allowed: [n,N] bool, see `strangers`. noise: [n,N]
-            for texts and for images. own: [n] long, where the own rows stand among all. here: [n].
+            for texts and for images. own: [n] long, where the own rows stand among all. here: [m]
+            long, which of the own rows take part.
     """
     image, text = (unit(one) for one in sides)
     images, texts = (unit(one) for one in others)
     scores = (scale * image @ texts.T, scale * text @ images.T)
     scores = [one.masked_fill(~valid, -torch.inf) for one in scores]
     text, image = (draw_negatives(s, allowed, u) for s, u in zip(scores, noise, strict=True))
-    taking = here & (text >= 0) & (image >= 0)
-    texts = torch.cat([own[taking], text[taking], own[taking]])
-    concepts = torch.cat([own[taking], own[taking], image[taking]])
-    return Pairs(texts, concepts, texts == concepts)
+    own, text, image = own[here], text[here], image[here]
+    there = (text >= 0).repeat(3)  # then an image is allowed, too
+    text, image = (torch.where(one >= 0, one, own) for one in (text, image))
+    texts, concepts = torch.cat([own, text, own]), torch.cat([own, own, image])
+    return Pairs(texts, concepts, texts == concepts, there)
 
 
 @without_autocast
@@ -118,7 +123,8 @@ def matching_loss(
     """Cross-entropy of two classes, 1 = match, of the valid rows over `divisor` (None: their
     number, at least 1) -> scalar. logits: [n,2]; match, valid: [n] bool.
     """
-    if valid is not None:
-        logits, match = logits[valid], match[valid]
-    loss = F.cross_entropy(full_precision(logits), match.long(), reduction="sum")
-    return loss / (max(1, len(match)) if divisor is None else divisor)
+    wanted = match.long() if valid is None else match.long().masked_fill(~valid, IGNORED)
+    loss = F.cross_entropy(full_precision(logits), wanted, reduction="sum")
+    if divisor is None:
+        divisor = max(1, len(match)) if valid is None else valid.sum().clamp(min=1)
+    return loss / divisor

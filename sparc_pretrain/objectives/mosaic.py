@@ -6,12 +6,15 @@ y1 in 0..1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
+
+from sparc_pretrain.towers.regions import in_cells
 
 LEVELS = 5
 SLICES = [
@@ -21,6 +24,10 @@ ORDERS = tuple(permutations(range(4)))  # of jigsaw, in lexicographic order
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 CELLS = 8  # a side, of the mean colours of a patch
 COLOURS = 3 * CELLS**2
+
+
+def _sent(numbers: Sequence, device: torch.device) -> Tensor:
+    return torch.tensor(numbers).to(device, non_blocking=True)  # does not wait for earlier work
 
 
 def patch_boxes(region: Tensor, levels: int = LEVELS) -> tuple[Tensor, Tensor]:
@@ -35,7 +42,7 @@ def patch_boxes(region: Tensor, levels: int = LEVELS) -> tuple[Tensor, Tensor]:
         cell = torch.stack([x, y], dim=-1).flatten(0, 1).to(region.dtype)
         boxes.append(torch.cat([low + cell / n * side, low + (cell + 1) / n * side], dim=-1))
         number += [n] * n * n
-    return torch.cat(boxes, dim=1), torch.tensor(number, device=region.device)
+    return torch.cat(boxes, dim=1), _sent(number, region.device)
 
 
 def patch_geometry(boxes: Tensor) -> Tensor:
@@ -50,7 +57,7 @@ def cut_out(image: Tensor, boxes: Tensor, side: int) -> Tensor:
     """
     height, width = image.shape[-2:]
     pixels = image if image.is_floating_point() else image.float()
-    scaled = boxes.to(pixels.dtype) * pixels.new_tensor([width, height, width, height])
+    scaled = in_cells(boxes.to(pixels.dtype), (height, width))
     found = roi_align(pixels, list(scaled), output_size=side, aligned=True)
     found = found if image.is_floating_point() else found.round().clamp(0, 255)
     return found.to(image.dtype).unflatten(0, boxes.shape[:2])
@@ -78,7 +85,7 @@ def rotate(pixels: Tensor, turns: Tensor) -> Tensor:
 
 def shuffle(patches: Tensor, label: Tensor) -> Tensor:
     """Patches [B,4,...] in the order number `label` [B] of the 24: new[s] = old[order[s]]."""
-    order = torch.tensor(ORDERS, device=label.device)[label]
+    order = _sent(ORDERS, label.device)[label]
     return patches[torch.arange(len(patches), device=label.device)[:, None], order]
 
 
@@ -92,8 +99,8 @@ def swap(patches: Tensor, donors: Tensor, place: Tensor) -> Tensor:
 def grey(pixels: Tensor) -> Tensor:
     """Pixels [...,3,h,w] without colour: their luma (Rec. 601) in all three channels."""
     whole = pixels if pixels.is_floating_point() else pixels.float()
-    weight = whole.new_tensor(LUMA).view(3, 1, 1)
-    luma = (whole * weight).sum(dim=-3, keepdim=True).expand_as(pixels)
+    luma = sum(weight * part for weight, part in zip(LUMA, whole.unbind(-3), strict=True))
+    luma = luma.unsqueeze(-3).expand_as(pixels)
     return luma if pixels.is_floating_point() else luma.round().clamp(0, 255).to(pixels.dtype)
 
 

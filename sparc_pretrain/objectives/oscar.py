@@ -24,7 +24,7 @@ from sparc_pretrain.objectives.masking import hide_words, masked_lm_loss
 from sparc_pretrain.objectives.regions import Seen, seen_of
 from sparc_pretrain.objectives.single_stream import CELLS, PooledHead, SingleStream, draw_partners
 from sparc_pretrain.objectives.tags import at_the_end, cut, fitting, join, tagged
-from sparc_pretrain.objectives.terms import anchored, share_of, step_of
+from sparc_pretrain.objectives.terms import anchored, share_of
 from sparc_pretrain.registry import OBJECTIVES
 from sparc_pretrain.towers.fusion import TAGS
 from sparc_pretrain.towers.regions import geometry
@@ -172,10 +172,10 @@ class Oscar(SingleStream):
         words[:, 0] = False  # the begin token
         named = tag_mask & ~_ends(tag_mask)
         free = named & (kind != WRONG_TAGS)[:, None] if self.mask_polluted == "words" else named
-        joined, real, segment = join(ids, mask, tags, tag_mask)
+        joined, real, segment = join(ids, mask, tags, tag_mask, self.length)
 
         def packed(words: Tensor, tags: Tensor) -> Tensor:
-            return join(words.long(), mask, tags.long(), tag_mask)[0].bool()
+            return join(words.long(), mask, tags.long(), tag_mask, self.length)[0].bool()
 
         candidates = packed(words, free) & self.terms.runs("mtl", step)
         hidden, chosen = hide_words(
@@ -184,26 +184,26 @@ class Oscar(SingleStream):
             rate=self.rate,
         )
         text = Words(hidden, real, real & ~packed(words, named))
-        drawn = dict(step=torch.full_like(key, step), chosen=chosen, right=joined)
-        return Views(texts={"joined": text}, drawn=drawn | dict(segment=segment, kind=kind))
+        drawn = dict(right=joined, segment=segment, kind=kind)
+        return Views(texts={"joined": text}, drawn=drawn, step=step).choose(chosen=chosen)
 
     def paired(self, features: Features, batch: Batch, whole: Batch) -> dict[str, Tensor]:
         """MTL and pollution, in one pass."""
-        step, drawn, every = step_of(batch), batch.views.drawn, whole.views.drawn
+        step, drawn, every = batch.views.step, batch.views.drawn, whole.views.drawn
         text = features.views["joined"]
         seen = seen_of(features.patch_states if self.online else None, batch.regions)
         given = (text.token_states, text.mask, self.embed(seen), seen.valid, drawn["segment"])
         states = self.fuse(*given)[0]
-        count = share_of(mtl=every["chosen"], pollution=torch.ones_like(every["step"]))
+        count = share_of(mtl=every["chosen"], pollution=torch.ones_like(every["kind"]))
         losses: dict[str, Tensor] = {}
         if self.terms.runs("mtl", step):
-            chosen, segment = drawn["chosen"], drawn["segment"]
-            logits = self.word_head(states[chosen], features.word_table)
-            right = drawn["right"][chosen]
+            at = batch.views.places("chosen")
+            logits = self.word_head(states.flatten(0, 1)[at], features.word_table)
+            right = drawn["right"].flatten()[at]
             losses["mtl_loss"] = masked_lm_loss(logits, right, count["mtl"])
-            hit, tags = logits.argmax(dim=1) == right, segment[chosen] == 1
+            hit, tags = logits.argmax(dim=1) == right, drawn["segment"].flatten()[at] == 1
             losses["mtl_accuracy"] = mean_of(hit)
-            losses["mtl_tag_accuracy"] = mean_of(hit[tags])
+            losses["mtl_tag_accuracy"] = mean_of(hit, tags)
         if self.terms.runs("pollution", step):
             logits, kind = self.own_head(states[:, 0]), drawn["kind"]
             losses["pollution_loss"] = pollution_loss(logits, kind, count["pollution"])

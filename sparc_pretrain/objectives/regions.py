@@ -79,7 +79,8 @@ def blanked(image: Tensor, boxes: Tensor, hidden: Tensor) -> Tensor:
 def smoothed(label: Tensor, logits: Tensor) -> Tensor:
     """Class probabilities of labels [M], as many as logits [M,C] are wide: one-hot, smoothed."""
     classes = logits.shape[1]
-    return F.one_hot(label, classes).to(logits) * (1 - SMOOTHING) + SMOOTHING / classes
+    one_hot = label[:, None] == torch.arange(classes, device=label.device)
+    return one_hot.to(logits.dtype) * (1 - SMOOTHING) + SMOOTHING / classes
 
 
 class RegionEmbedder(nn.Module):
@@ -143,10 +144,8 @@ class RegionHeads(nn.Module):
         terms: Sequence[str],
     ) -> dict[str, Tensor]:
         """MRC and MRC-kl (`terms`) of states [M,H] with probs [M,C]; None = made of the labels
-        [M], those of none left out.
+        [M].
         """
-        if probs is None:
-            states, label = states[label > 0], label[label > 0]
         logits = self.classes(states)
         probs = smoothed(label, logits) if probs is None else probs
         found = {"mrc_accuracy": mean_of(logits.argmax(dim=1) == class_targets(probs))}

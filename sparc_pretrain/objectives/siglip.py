@@ -52,7 +52,8 @@ def sigmoid_loss(
         own = scale * (image * text).sum(dim=-1) + bias
         return (over_columns(negatives, image, every_text, block).sum(dim=0) - own).mean()
     logits = scale * image @ every_text.T + bias
-    pair = F.one_hot(own_rows(len(image), image.device), logits.shape[1])
+    every = torch.arange(logits.shape[1], device=image.device)
+    pair = own_rows(len(image), image.device)[:, None] == every
     return -F.logsigmoid((2 * pair - 1) * logits).sum(dim=1).mean()
 
 

@@ -13,13 +13,15 @@ from sparc_pretrain.types import Regions
 
 
 def join(
-    ids: Tensor, mask: Tensor, tags: Tensor, tag_mask: Tensor
+    ids: Tensor, mask: Tensor, tags: Tensor, tag_mask: Tensor, most: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Captions [B,T] and tags [B,Q], one behind the other without a gap -> (ids, mask, segment)
-    [B,N], N the longest; segment 0 = caption, 1 = tags; padding is 0.
+    [B,N]; segment 0 = caption, 1 = tags; padding is 0. N is the longest, for which a GPU is waited
+    for, or what all are known to have at `most`, or T + Q if that is less.
     """
     real = torch.cat([mask, tag_mask], dim=1)
-    order = (~real).byte().argsort(dim=1, stable=True)[:, : int(real.sum(dim=1).max())]
+    most = int(real.sum(dim=1).max()) if most is None else most
+    order = (~real).byte().argsort(dim=1, stable=True)[:, :most]
     both = torch.cat([ids, tags], dim=1).gather(1, order)
     segment = torch.cat([torch.zeros_like(ids), torch.ones_like(tags)], dim=1).gather(1, order)
     real = real.gather(1, order)

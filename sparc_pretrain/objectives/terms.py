@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sparc_pretrain import chance
 from sparc_pretrain.chance import Stream
 from sparc_pretrain.distributed import total, world_size
-from sparc_pretrain.types import Batch, Features
+from sparc_pretrain.types import Features
 
 
 class Terms:
@@ -73,11 +73,6 @@ def anchored(
     zero = 0 * sum(x.sum() for x in used)
     name = next((key for key in losses if key.endswith("_loss")), "idle_loss")
     return {**losses, name: losses.get(name, 0) + zero}
-
-
-def step_of(batch: Batch) -> int:
-    """The step that the views of a batch were drawn for."""
-    return int(batch.views.drawn["step"][0])
 
 
 def share_of(**counted: Tensor) -> dict[str, Tensor]:

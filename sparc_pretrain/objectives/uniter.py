@@ -30,7 +30,7 @@ from sparc_pretrain.objectives.regions import (
     seen_of,
 )
 from sparc_pretrain.objectives.single_stream import CELLS, PooledHead, SingleStream, draw_partners
-from sparc_pretrain.objectives.terms import anchored, share_of, step_of
+from sparc_pretrain.objectives.terms import anchored, share_of
 from sparc_pretrain.objectives.transport import NEGATIVES, alignment_loss, plan_of
 from sparc_pretrain.objectives.transport import transport_distance as distance_of
 from sparc_pretrain.registry import OBJECTIVES
@@ -150,7 +150,8 @@ class Uniter(SingleStream):
         )
         noise = chance.uniform(*moment, key, Stream.REGION_MASK, valid.shape[1])
         hidden = choose_independently(valid & mrm, noise, self.rate)
-        found = Views(drawn=dict(step=torch.full_like(key, step), words=words, regions=hidden))
+        named = hidden & (batch.regions.label > 0)
+        found = Views(step=step).choose(words=words, regions=hidden, named=named)
         if mlm:
             found.texts["masked"] = Words(ids, batch.mask, batch.special)
         if mrm and self.online and self.hidden == "pixels":
@@ -165,12 +166,12 @@ class Uniter(SingleStream):
     def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """ITM, half of whose pairs are of two images, and WRA of the same pass."""
         losses: dict[str, Tensor] = {}
-        if self.terms.runs("itm", step_of(batch)):
+        if self.terms.runs("itm", batch.views.step):
             losses = self._match_losses(features, batch)
         return anchored(losses, features, self.coupled_features, self)
 
     def _match_losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        moment, key = (self.seed, step_of(batch)), batch.draw
+        moment, key = (self.seed, batch.views.step), batch.draw
         coins = chance.uniform(*moment, key, Stream.MATCH, 2)
         donor = draw_partners(batch.image_id, key, moment, Stream.PARTNER)
         donor = torch.where(coins[:, 0] < 0.5, donor, -1)
@@ -192,21 +193,22 @@ class Uniter(SingleStream):
             losses["wra_loss"] = alignment_loss(
                 distance, match, self.wra_negatives, count[self.wra_negatives]
             )
-            losses["wra_distance"] = mean_of(distance.detach()[match])
-            losses["wra_distance_unmatched"] = mean_of(distance.detach()[~match])
+            losses["wra_distance"] = mean_of(distance.detach(), match)
+            losses["wra_distance_unmatched"] = mean_of(distance.detach(), ~match)
         return self.terms.weighted(losses)
 
     def paired(self, features: Features, batch: Batch, whole: Batch) -> dict[str, Tensor]:
         """MLM with clean regions; MRFR, MRC and MRC-kl with clean words, in one pass."""
-        step, drawn, every = step_of(batch), batch.views.drawn, whole.views.drawn
-        named = every["regions"] & ((whole.regions.label > 0) | (not self.online))
+        step, every = batch.views.step, whole.views.drawn
+        named = every["named" if self.online else "regions"]
         shares = share_of(mlm=every["words"], mrfr=every["regions"], mrc=named)
         losses: dict[str, Tensor] = {}
         if self.terms.runs("mlm", step):
             text, seen = features.views["masked"], self.seen(features, batch)
-            regions, hidden = self.embed(seen.state, seen.box), drawn["words"]
-            states = self._fused(text.token_states, text.mask, regions, seen.valid)[0][hidden]
-            logits, right = self.word_head(states, features.word_table), batch.ids[hidden]
+            regions, at = self.embed(seen.state, seen.box), batch.views.places("words")
+            states = self._fused(text.token_states, text.mask, regions, seen.valid)[0]
+            logits = self.word_head(states.flatten(0, 1)[at], features.word_table)
+            right = batch.ids.flatten()[at]
             losses["mlm_loss"] = masked_lm_loss(logits, right, shares["mlm"])
             losses = self.terms.weighted(losses)
             losses["mlm_accuracy"] = mean_of(logits.argmax(dim=1) == right)
@@ -219,25 +221,27 @@ class Uniter(SingleStream):
     ) -> dict[str, Tensor]:
         """Of what the masked regions show, and of which class it is."""
         drawn, clean = batch.views.drawn, self.seen(features, batch)
-        hidden, given, wanted = drawn["regions"], clean.state, clean.state.detach()
+        given, wanted = clean.state, clean.state.detach()
         if "blanked" in features.views:
             given = seen_of(features.views["blanked"].patch_states, batch.regions).state
         if "taught_image" in drawn:
             wanted = seen_of(drawn["taught_image"], batch.regions).state
-        tokens = self.embed(given, clean.box, hidden)
+        tokens = self.embed(given, clean.box, drawn["regions"])
         text = features.token_states
-        states = self._fused(text, batch.mask, tokens, clean.valid)[1][hidden]
+        states = self._fused(text, batch.mask, tokens, clean.valid)[1].flatten(0, 1)
+        hidden = batch.views.places("regions")
         losses: dict[str, Tensor] = {}
         if self.terms.runs("mrfr", step):
             weight = self.embed.project.weight
-            losses |= self.region_heads.regress(states, weight, wanted[hidden], shares["mrfr"])
-            spread = wanted[clean.valid].float().std(dim=0, correction=0)
-            losses["mrfr_target_std"] = mean_of(spread)  # near 0: the target has collapsed
+            truth = wanted.flatten(0, 1)[hidden]
+            losses |= self.region_heads.regress(states[hidden], weight, truth, shares["mrfr"])
+            losses["mrfr_target_std"] = _spread(wanted, clean.valid)  # near 0: it has collapsed
         classed = [t for t in ("mrc", "mrc_kl") if self.terms.runs(t, step)]
         if classed:
-            probs = None if self.online else batch.regions.probs[hidden]
-            label = batch.regions.label[hidden]
-            losses |= self.region_heads.classify(states, label, probs, shares["mrc"], classed)
+            named = batch.views.places("named") if self.online else hidden
+            probs = None if self.online else batch.regions.probs.flatten(0, 1)[named]
+            given = (states[named], batch.regions.label.flatten()[named], probs)
+            losses |= self.region_heads.classify(*given, shares["mrc"], classed)
         return self.terms.weighted(losses)
 
     def seen(self, features: ImageFeatures, batch: Batch) -> Seen:
@@ -279,3 +283,11 @@ class Uniter(SingleStream):
         """The plan [n,T,P] of aligned rows, a region's mass spread over its patches."""
         plan, seen = self.plan(image, text)
         return seen.spread(plan, image.patch_states)
+
+
+def _spread(states: Tensor, valid: Tensor) -> Tensor:
+    """The standard deviation of channels of states [B,R,F], the valid [B,R] ones, on average."""
+    states, valid = states.float(), valid[..., None].float()
+    count = valid.sum().clamp(min=1)
+    mean = (states * valid).sum(dim=(0, 1)) / count
+    return (((states - mean).square() * valid).sum(dim=(0, 1)) / count).sqrt().mean()

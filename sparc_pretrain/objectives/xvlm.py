@@ -31,9 +31,10 @@ from sparc_pretrain.objectives.contrastive import Temperature
 from sparc_pretrain.objectives.masked import MaskedObjective
 from sparc_pretrain.objectives.masking import MASKS, hide_words, masked_lm_loss
 from sparc_pretrain.objectives.matching import hard_pairs, matching_loss, nested, strangers
-from sparc_pretrain.objectives.terms import anchored, step_of
+from sparc_pretrain.objectives.terms import anchored
 from sparc_pretrain.registry import OBJECTIVES
-from sparc_pretrain.towers.fusion import FusionEncoder, fuse
+from sparc_pretrain.towers.fusion import FusionEncoder
+from sparc_pretrain.towers.fusion_pairs import fuse
 from sparc_pretrain.types import Batch, Features, ImageFeatures, TextFeatures, Views, Words
 
 BUCKETS = 1024  # of word ids, see `nested`
@@ -124,13 +125,19 @@ class Xvlm(MaskedObjective):
             **self.mask,
         )
         ids, chosen = ids.unflatten(0, size), chosen.unflatten(0, size)
-        mask = concepts.mask & chosen.any(dim=2, keepdim=True)
-        drawn = {"chosen": chosen, "step": torch.full_like(batch.draw, step)}
-        return Views(texts={"masked": Words(ids, mask, concepts.special)}, drawn=drawn)
+        masked, boxes = chosen.any(dim=2), boxed(concepts) & self.terms.runs("box", step)
+        text = Words(ids, concepts.mask & masked[..., None], concepts.special)
+        return Views(texts={"masked": text}, step=step).choose(
+            chosen=chosen,
+            masked=masked,
+            boxes=boxes,
+            texts=concepts.mask.any(dim=2),
+            valid=concepts.valid,
+        )
 
     def coupled(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """ITC and ITM."""
-        step, concepts, scale = step_of(batch), batch.concepts, self.temperature()
+        step, concepts, scale = batch.views.step, batch.concepts, self.temperature()
         losses: dict[str, Tensor] = {"scale": scale.detach()}
         if self.terms.runs("itc", step):
             loss = concept_contrast(
@@ -151,13 +158,9 @@ class Xvlm(MaskedObjective):
 
         MLM sees a concept's own cells, the box terms all cells (or the answer were the mask).
         """
-        step, concepts = step_of(batch), batch.concepts
-        hidden, every = batch.views.drawn["chosen"], whole.views.drawn["chosen"]
-        inside = boxed(concepts) & self.terms.runs("box", step)
-        count = total(torch.stack([every.sum(), boxed(whole.concepts).sum()]).double())
-        words, boxes = count.clamp(min=1) / world_size()
-        masked = hidden.any(dim=2).flatten().nonzero()[:, 0]
-        wanted = inside.flatten().nonzero()[:, 0]
+        concepts, views = batch.concepts, batch.views
+        words, boxes = (views.totals[name] / world_size() for name in ("chosen", "boxes"))
+        masked, wanted = views.places("masked"), views.places("boxes")
         size, per_image = concepts.valid.numel(), concepts.valid.shape[1]
         cells = cells_of(concepts.box, concepts.valid, features.patch_states)
         fused = fuse(
@@ -172,13 +175,15 @@ class Xvlm(MaskedObjective):
             block=self.block,
         )
         losses: dict[str, Tensor] = {}
-        if self.terms.runs("mlm", step) and count[0]:
-            states = fused[: len(masked)][hidden.flatten(0, 1)[masked]]
-            logits = self.word_logits(states, features.word_table)
-            right = concepts.ids[hidden]
+        if words:
+            at, length = views.places("chosen"), concepts.ids.shape[2]
+            # of which of the masked texts, and where in it
+            owner = torch.searchsorted(masked, at // length)
+            logits = self.word_logits(fused[owner, at % length], features.word_table)
+            right = concepts.ids.flatten()[at]
             losses["mlm_loss"] = self.weights["mlm"] * masked_lm_loss(logits, right, words)
             losses["mlm_accuracy"] = mean_of(logits.argmax(dim=1) == right)
-        if self.terms.runs("box", step) and count[1]:
+        if boxes:
             predicted = self.boxes(fused[len(masked) :, 0])
             truth = concepts.box.to(predicted.dtype).flatten(0, 1)[wanted]
             there = torch.ones_like(wanted, dtype=torch.bool)
@@ -214,7 +219,7 @@ class Xvlm(MaskedObjective):
         noise = [chance.pairs(self.seed, step, key, keys, stream) for stream in streams]
         others = [spread(side) for side in sides]
         own = own_rows(len(key), key.device) if everywhere else torch.arange(len(key)).to(key)
-        here = concepts.valid.flatten()
+        here = batch.views.places("valid")
         pairs = hard_pairs(sides, others, scale, valid, allowed, noise, own, here)
         fused = fuse(
             self.fusion,
@@ -228,12 +233,12 @@ class Xvlm(MaskedObjective):
             block=self.block,
         )
         logits = self.match_head(fused[:, 0])
-        formed = total(torch.tensor(float(len(logits)), device=key.device)).clamp(min=1)
-        loss = matching_loss(logits, pairs.match, divisor=formed / world_size())
+        formed = total(pairs.there.sum().double()).clamp(min=1)
+        loss = matching_loss(logits, pairs.match, pairs.there, formed / world_size())
         # a rank without a pair still owes the others its part of the exchange
         loss = loss + 0 * (patches.sum() + texts.sum())
         right = logits.argmax(dim=1) == pairs.match
-        return {"itm_loss": self.weights["itm"] * loss, "itm_accuracy": mean_of(right)}
+        return {"itm_loss": self.weights["itm"] * loss, "itm_accuracy": mean_of(right, pairs.there)}
 
     def word_logits(self, states: Tensor, word_table: Tensor) -> Tensor:
         """Fused states [M,H] -> logits [M,V] of the vocabulary, tied to its embeddings [V,H]."""

@@ -50,8 +50,8 @@ def accumulated_step(
     order, ends = by_length(lengths, pretrainer.accumulate, pretrainer.objective.together)
     if batch.views is not None:  # what was drawn for it lies as the batch does
         order, ends = torch.arange(len(batch)), [width] * pretrainer.accumulate
-    order = order.to(batch.ids.device, non_blocking=True)
     parts = replace(batch, skipped=[]).rows(order).chunk(pretrainer.accumulate)
+    order = order.to(batch.ids.device, non_blocking=True)
     parts = [_cut(part, end) for part, end in zip(parts, ends, strict=True)]
     states, cached = _cache(pretrainer, parts, model, optim_wrapper)
     cached = {n: _full(v, order, width if n in OF_TOKENS else None) for n, v in cached.items()}

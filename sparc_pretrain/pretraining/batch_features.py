@@ -45,11 +45,12 @@ def _seen(encoder: DualEncoder, image: Tensor) -> ImageFeatures:
 
 def _of_concepts(encoder: DualEncoder, batch: Batch) -> Features:
     """Of a batch with concepts. Its captions are slot 0 of these, so they are encoded once."""
-    concepts = batch.concepts
+    concepts, views, masked = batch.concepts, batch.views, batch.views.texts["masked"]
     image = encoder.image_features(batch.image)
-    text = encoder.packed_text_features(concepts.ids, concepts.mask, concepts.special)
-    masked = batch.views.texts["masked"]
-    masked = encoder.packed_text_features(masked.ids, masked.mask, masked.special)
+    text, masked = (
+        encoder.packed_text_features(one.ids, one.mask, one.special, views.places(name))
+        for name, one in (("texts", concepts), ("masked", masked))
+    )
     first = {k: v[:, 0] for k, v in vars(text).items()}
     return Features(
         **vars(image),

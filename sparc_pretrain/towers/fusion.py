@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from sparc_pretrain.towers.regions import places_of
 
@@ -254,44 +253,6 @@ class FusionEncoder(nn.Module):
         last = self.blocks[-1]
         text = last.norm_cross(last.attend(text, text_mask))
         return last.cross.weights(text, layers[-1], image_mask)
-
-
-def fuse(
-    fusion: FusionEncoder,
-    text: Tensor,
-    text_mask: Tensor,
-    image: Tensor,
-    cells: Tensor,
-    text_row: Tensor,
-    image_row: Tensor,
-    cell_row: Tensor,
-    block: int,
-) -> Tensor:
-    """Fused text states [n,T,H] of n pairs, given as rows of tables, of a `cross` encoder.
-
-    The pairs are run in the order of their images, so that an image is read once (or twice, at the
-    edge of a block). More than `block` pairs are run block by block, each of which is computed
-    again in the backward pass: memory does not grow with their number.
-
-    Args: text: [N,T,H]; text_mask: [N,T]. image: [I,S,Di]. cells: [C,S] bool, what is seen of an
-        image. text_row, image_row, cell_row: [n] long.
-    """
-
-    def run(which: Tensor, text: Tensor, image: Tensor) -> Tensor:
-        images, owner = image_row[which].unique(return_inverse=True)
-        rows = text_row[which]
-        read = fusion.read(image[images])
-        return fusion(text[rows], text_mask[rows], read, cells[cell_row[which]], owner)[0]
-
-    if not len(text_row):
-        return text[:0]
-    order = image_row.argsort(stable=True)
-    blocks = order.split(block)
-    if len(blocks) > 1 and torch.is_grad_enabled():
-        done = [checkpoint(run, which, text, image, use_reentrant=False) for which in blocks]
-    else:
-        done = [run(which, text, image) for which in blocks]
-    return torch.cat(done)[order.argsort()]
 
 
 def _before(length: int, device: torch.device) -> Tensor:

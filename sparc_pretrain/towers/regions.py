@@ -38,6 +38,12 @@ def pool_cells(states: Tensor, cells: Tensor) -> Tensor:
     return weight @ states / weight.sum(dim=-1, keepdim=True).clamp(min=1)
 
 
+def in_cells(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Boxes [...,4], x0 y0 x1 y1 in 0..1, in cells of a grid (h, w)."""
+    h, w = grid
+    return torch.stack([boxes[..., n] * (h if n % 2 else w) for n in range(4)], dim=-1)
+
+
 def region_states(states: Tensor, boxes: Tensor, grid: tuple[int, int]) -> Tensor:
     """Mean of states [B,P,D] inside boxes [B,R,4] -> [B,R,D], by RoIAlign (Mask R-CNN, arXiv
     1703.06870): one bin, bilinear samples, as many along each side as it has cells, rounded up.
@@ -46,7 +52,7 @@ def region_states(states: Tensor, boxes: Tensor, grid: tuple[int, int]) -> Tenso
     maps = states.transpose(1, 2).unflatten(2, (h, w))
     if states.dtype in (torch.float16, torch.bfloat16):  # roi_align knows no bfloat16
         maps = maps.float()
-    scaled = boxes.to(maps.dtype) * maps.new_tensor([w, h, w, h])
+    scaled = in_cells(boxes.to(maps.dtype), grid)
     border = scaled.round()  # rounding must not add a sample to a box of whole cells
     scaled = torch.where((scaled - border).abs() < EDGE, border, scaled)
     pooled = roi_align(maps, list(scaled), output_size=1, aligned=True)

@@ -269,19 +269,23 @@ def test_the_target_may_be_the_colours_of_the_patch():
     losses = made(batch)
     shown = hidden & drawn["match"][:, None]
     wanted = standardised(level5[shown])
-    torch.testing.assert_close(losses["blank_loss"], divergence(states["blank"], wanted))
+    predicted = states["blank"][drawn["match"]].flatten(0, 1)
+    torch.testing.assert_close(losses["blank_loss"], divergence(predicted, wanted))
     assert_micro_batches_add_up(model, data, ((4, 1),), target="pixels")
 
 
 def test_rows_of_another_product_take_part_where_it_is_asked_for():
-    losses, seen = {}, []
+    losses, logits = {}, []
     for unmatched in (False, True):
         made, batch = model(unmatched=unmatched), data()
-        made.objective.rotation.register_forward_hook(lambda m, x, y: seen.append(len(y)))
+        made.objective.rotation.register_forward_hook(lambda m, x, y: logits.append(y))
         batch.views = made.objective.views(batch, 0)
         losses[unmatched] = made(batch)
         match = batch.views.drawn["match"]
-        assert seen.pop() == (8 if unmatched else int(match.sum())) and not match.all()
+        (asked,) = torch.autograd.grad(losses[unmatched]["rotation_loss"], logits.pop())
+        asked = asked.any(dim=1)
+        assert torch.equal(asked, torch.ones_like(match) if unmatched else match)
+        assert not match.all()
     assert losses[True]["itm_loss"] == losses[False]["itm_loss"]
     assert losses[True]["amlm_loss"] == losses[False]["amlm_loss"]
     for name in NAMES[2:]:

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 
+from sparc_pretrain.objectives import uniter
 from sparc_pretrain.objectives.uniter import (
     Uniter,
     class_targets,
@@ -29,6 +30,14 @@ TERMS = {"itm_loss", "wra_loss", "mlm_loss", "mrfr_loss", "mrc_loss", "mrc_kl_lo
 
 
 # ------------------------------------------------------------------ formulas
+
+
+def test_the_spread_of_targets_is_that_of_the_valid_regions():
+    g = torch.Generator().manual_seed(0)
+    states, valid = torch.randn(3, 4, 5, generator=g), torch.rand(3, 4, generator=g) < 0.5
+    wanted = states[valid].std(dim=0, correction=0).mean()
+    torch.testing.assert_close(uniter._spread(states, valid), wanted)
+    assert uniter._spread(states, torch.zeros_like(valid)) == 0
 
 
 def test_the_losses_of_regions_equal_the_loops_and_their_gradients_are_right():

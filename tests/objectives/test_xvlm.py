@@ -117,7 +117,8 @@ def test_what_may_be_true_of_an_image_is_never_drawn(monkeypatch, nested):
     group, valid = batch.concepts.text_id.flatten(), batch.concepts.valid.flatten()
     taken = set()
     with torch.no_grad():
-        features = made.features(made.with_views(batch))
+        batch = made.with_views(batch)
+        features = made.features(batch)
         for step in range(300):
             made.objective._match_loss(features, batch, torch.tensor(20.0), step)
     for _, drawn in seen:

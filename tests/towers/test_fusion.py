@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sparc_pretrain.towers.fusion import TAGS, FusionEncoder
+from sparc_pretrain.towers.fusion_pairs import fuse
 from sparc_pretrain.towers.regions import places_of
 
 
@@ -69,6 +70,36 @@ def test_an_image_is_read_once_for_all_its_texts():
     assert torch.allclose(shared, apart, atol=1e-12)
     read, _ = model(text, text_mask, model.read(image), image_mask, owner)
     assert torch.equal(shared, read)
+
+
+@pytest.mark.parametrize("images", [6, 20])  # 20: most of them in no pair
+@pytest.mark.parametrize("block", [1, 4, 5, 17, 256])
+def test_pairs_of_tables_are_fused_as_each_by_itself_and_an_image_is_read_once_a_block(
+    images, block, monkeypatch
+):
+    model, (text, text_mask, image, _) = fusion(), sides(4, images)
+    text, image = text.requires_grad_(), image.requires_grad_()
+    g = torch.Generator().manual_seed(2)
+    cells = torch.rand(9, 7, generator=g) < 0.7
+    of_text, of_image, of_cells = (torch.randint(0, n, (17,), generator=g) for n in (4, 6, 9))
+    reads, real = [], model.read
+    monkeypatch.setattr(model, "read", lambda x: (reads.append(len(x)), real(x))[1])
+    tables = (text, text_mask, image, cells)
+    found = fuse(model, *tables, of_text, of_image, of_cells, block)
+    there = of_image.sort().values.split(block)
+    all_of_them = images <= 17 <= block
+    assert reads == ([images] if all_of_them else [len(set(part.tolist())) for part in there])
+    alone = [
+        model(*(x[n][None] for x, n in zip(tables, (t, t, i, c), strict=True)))[0]
+        for t, i, c in zip(of_text, of_image, of_cells, strict=True)
+    ]
+    torch.testing.assert_close(found, torch.cat(alone), rtol=0, atol=1e-12)
+    weight = torch.randn(found.shape, generator=g, dtype=torch.float64)
+    ours, theirs = (
+        torch.autograd.grad((one * weight).sum(), (text, image))
+        for one in (found, torch.cat(alone))
+    )
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("mode", ["cross", "joint"])

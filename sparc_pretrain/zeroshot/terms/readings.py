@@ -58,15 +58,14 @@ class Asked:
 
 def redrawn(batch: Batch, **drawn: Tensor) -> Batch:
     """The batch with other masks: which of the hidden things are asked for."""
-    views = replace(batch.views, drawn={**batch.views.drawn, **drawn})
-    return replace(batch, views=views)
+    return replace(batch, views=batch.views.choose(**drawn))
 
 
 def of_xvlm(objective: xvlm.Xvlm, features: Features, batch: Batch, asked: Asked) -> Values:
     """ITC, ITM, MLM, box."""
     ids = batch.concepts.ids
     words = asked.hidden(batch.views.texts["masked"].ids, ids, objective.mask_id)
-    batch = redrawn(batch, chosen=words)
+    batch = redrawn(batch, chosen=words, masked=words.any(dim=2))
     told, weights = _numbers(objective(features, batch)), objective.weights
     found: Values = {}
     if weights["itc"]:
@@ -109,7 +108,8 @@ def of_uniter(objective: uniter.Uniter, features: Features, batch: Batch, asked:
     if weights["mrc"]:
         named = regions & asked.named(label, batch.caption)
         if named.any():
-            told = _numbers(objective.paired(features, *[redrawn(batch, regions=named)] * 2))
+            asking = redrawn(batch, regions=named, named=named)
+            told = _numbers(objective.paired(features, asking, asking))
             found["mrc_accuracy"] = Value(told["mrc_accuracy"], _commonest(label[named]))
     return found
 
@@ -136,12 +136,13 @@ def of_kaleido(
     """
     drawn, views, images = batch.views.drawn, features.views, batch.views.images
     hidden = asked.hidden(batch.views.texts["masked"].ids, batch.ids, objective.mask_id)
-    batch = redrawn(batch, tokens=hidden)
-    told, match = _numbers(objective(features, batch)), drawn["match"]
+    match = drawn["match"]
+    batch = redrawn(batch, amlm=hidden & match[:, None])
+    told = _numbers(objective(features, batch))
     guess = dict(itm=1 / 2, rotation=1 / 4, jigsaw=1 / 24, camouflage=1 / 9)
     keys = {f"{name}_accuracy": chance for name, chance in guess.items()}
     found = {key: Value(told[key], chance) for key, chance in keys.items() if key in told}
-    words = batch.views.drawn["tokens"] & match[:, None]
+    words = batch.views.drawn["amlm"]
     if words.any():
         found["amlm_accuracy"] = Value(told["amlm_accuracy"], _commonest(batch.ids[words]))
     for name, level in (("grey", 4), ("blank", 5)):
