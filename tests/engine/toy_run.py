@@ -30,6 +30,7 @@ from sparc_pretrain.command import launcher
 from sparc_pretrain.command.error_hints import explain
 from sparc_pretrain.distributed import rank
 from sparc_pretrain.engine import mmengine_patches
+from sparc_pretrain.engine.checkpoint_hook import CheckpointHook
 
 BATCH = 4
 SECONDS = 60
@@ -94,6 +95,9 @@ class ToyHook(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         step = runner.iter + 1
         if self.crash and step == self.crash[0]:
+            for hook in runner.hooks:  # else the save before it may be the one that is hit
+                if isinstance(hook, CheckpointHook):
+                    hook.writer.wait()
             os.environ["SPARC_CRASH_AT"] = self.crash[1]
         if self.limit and step == self.limit[0]:
             import resource
