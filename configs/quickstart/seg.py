@@ -1,5 +1,5 @@
 """UPerNet on the built-in scenes, 12 things and 8 backgrounds: two runs side by side take 4
-to 5 minutes on two CPU cores.
+to 7 minutes on two CPU cores.
 
 python tools/train.py configs/quickstart/seg.py --backbone work_dirs/quickstart/sparc --amp
 """
