@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         }
         step(f"{task}: SPARC and random initialisation", pair, work)
     report = work / "report.html"
-    page = tool("report", str(work), "--out", str(report), *images)
+    page = tool("report", str(work), "--out", str(report), *images, *phrases[2:])
     step("report", {work / "report": page}, work)
     print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes. Open {report}")
     return 0

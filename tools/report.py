@@ -3,6 +3,8 @@
     python tools/report.py work_dirs --out report.html
     python tools/report.py work_dirs/flickr8k --images data/flickr8k/images \
         --captions data/flickr8k/captions_val.json
+
+--phrases takes what `sparc zeroshot RUN grounding` takes: boxes of the captions' phrases.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", default="report.html")
     parser.add_argument("--images", nargs="+", help="folders or files: samples and alignments")
     parser.add_argument("--captions", help="their captions: COCO, Karpathy, token.txt, CSV, JSONL")
+    parser.add_argument("--phrases", help="where their captions' phrases are: outlined on the maps")
     parser.add_argument("--title")
     args = parser.parse_args(argv)
     from sparc_pretrain.report.page import TITLE, build
 
-    out = build(args.work_dirs, args.out, args.images, args.captions, args.title or TITLE)
+    what = args.images, args.captions, args.title or TITLE, args.phrases
+    out = build(args.work_dirs, args.out, *what)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
     return 0
 

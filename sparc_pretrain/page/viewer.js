@@ -108,6 +108,17 @@
       pen.drawImage(small((x) => [...heat(x), 255 * Math.min(1, 2.5 * x) * (0.5 + 0.2 * x)]), 0, 0, width, height);
     }
 
+    function outline(boxes) {
+      const pen = canvas.getContext("2d"), { width, height } = canvas, thick = Math.max(2, width / 260);
+      for (const [x0, y0, x1, y1] of boxes) {
+        const place = [x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height];
+        pen.setLineDash([]); pen.lineWidth = 2.2 * thick; pen.strokeStyle = "rgb(0 0 0 / 70%)";
+        pen.strokeRect(...place);
+        pen.setLineDash([4 * thick, 2 * thick]); pen.lineWidth = thick; pen.strokeStyle = "#fff";
+        pen.strokeRect(...place);
+      }
+    }
+
     function told() {
       const box = find("told"), n = active();
       box.replaceChildren();
@@ -148,7 +159,8 @@
         line.append(make("b", signed(apart(word)), word.out ? "out" : ""));
         line.append(word.out ? `: above every other image (by chance 1 word in ${others.length + 1} is).` : ": not above every other image. It may say nothing of this one, or fit another too.");
       }
-      say(`Cosine of the word and what it gathers. Strongest patch: ${shown(n).peak.toFixed(1)} even shares.`, "note");
+      const where = word.boxes.length && !state.picture ? (word.hits ? ", on what it names" : ", beside what it names") : "";
+      say(`Cosine of the word and what it gathers. Strongest patch: ${shown(n).peak.toFixed(1)} even shares${where}.`, "note");
       if (n === state.first) say("Point at another word, click a patch, or show another image: what lights up there as well is habit, unless the word fits it too.", "note");
     }
 
@@ -182,7 +194,10 @@
       canvas.height = Math.round(canvas.width * stage.clientHeight / (stage.clientWidth || 1)) || canvas.width;
       pen.clearRect(0, 0, canvas.width, canvas.height);
       stage.classList.toggle("lit", n !== null);
-      if (n !== null && photo.complete && photo.naturalWidth) glow(shown(n).weights);
+      if (n !== null && photo.complete && photo.naturalWidth) {
+        glow(shown(n).weights);
+        if (!state.picture) outline(reading().words[n].boxes);
+      }
       const by = state.patch === null ? [] : gatherers(state.patch);
       [...root.querySelectorAll(".word")].forEach((button, m) => {
         button.setAttribute("aria-pressed", String(m === n));
@@ -237,7 +252,8 @@
       if (n >= 0 && n < count) state[key] = n;
     }
     if (!["word", "patch"].some((key) => start.has(key))) { // opens on the word that its image sets apart most
-      const told = reading().words.filter((word) => word.out && !word.minor);
+      const out = reading().words.filter((word) => word.out && !word.minor), named = out.filter((word) => word.boxes.length);
+      const told = named.length ? named : out; // of those whose place is known, where some are
       const first = told.sort((a, b) => apart(b) - apart(a))[0];
       state.word = state.first = first ? reading().words.indexOf(first) : null;
     }

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
-from sparc_pretrain.zeroshot.alignment import ARTICLES, FUNCTION_WORDS
+from sparc_pretrain.page.truth import Truth, boxes_of, is_minor, points_into
 from sparc_pretrain.zeroshot.readings import TITLES, Reading
 
 SIDE = 900  # the longer one of a picture inside the file, pixels
@@ -48,12 +48,14 @@ def fragment(
     readings: Sequence[Reading],
     names: Sequence[str],
     side: int = SIDE,
+    truth: Sequence[Truth] = (),
 ) -> Markup:
     """The viewer of one captioned image, for a page that has `viewer.css` and `viewer.js`.
 
     Args:
         image, others: [3,H,W] uint8, as given to `readings.read`. names: of all of them.
-        side: the longer one of each picture in the page, pixels.
+        side: the longer one of each picture in the page, pixels. truth: what is known of where
+            the caption's words are in `image`; a word that is lit has its boxes outlined.
 
     Raises ValueError for a caption that no reading finds a word in.
     """
@@ -69,7 +71,7 @@ def fragment(
         "caption": caption,
         "grid": grid,
         "pictures": pictures,
-        "readings": [_reading(one) for one in readings],
+        "readings": [_reading(one, truth) for one in readings],
     }
     first = pictures[0]
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
@@ -82,6 +84,7 @@ def fragment(
             alt=first["alt"],
             size=first["size"],
             caption=caption,
+            truth=bool(truth),
         )
     )
 
@@ -119,17 +122,20 @@ def told(found: dict[str, float] | None) -> str:
     )
 
 
-def _reading(one: Reading) -> dict[str, Any]:
+def _reading(one: Reading, truth: Sequence[Truth]) -> dict[str, Any]:
     words = []
     for number, word in enumerate(one.own):
         seen = [word, *(other[number] for other in one.others)]
+        boxes = boxes_of(word, truth)
         words.append(
             {
                 "text": word.word,
                 "start": word.start,
                 "end": word.end,
                 "pieces": word.pieces,
-                "minor": word.word.lower() in (*ARTICLES, *FUNCTION_WORDS),
+                "minor": is_minor(word.word),
+                "boxes": [] if boxes is None else boxes.double().round(decimals=DIGITS).tolist(),
+                "hits": boxes is not None and points_into(word, boxes),
                 "out": one.stands_out(number),
                 "seen": [
                     {

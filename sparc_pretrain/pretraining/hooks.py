@@ -27,7 +27,9 @@ class RunFolderHook(Hook):
     the best one so far (`save_best` of the CheckpointHook).
 
     With mmengine's EMAHook among the `custom_hooks` they hold the moving average of the weights.
-    What the CheckpointHook writes in the background this is written with.
+    What the CheckpointHook writes in the background this is written with. A training that is
+    resumed at its end, from a checkpoint that came without its run folder (from a bucket, or as a
+    file), saves once more.
 
     Args:
         every: refresh ``run`` at the first of so many saves and at the last step only.
@@ -41,10 +43,25 @@ class RunFolderHook(Hook):
         if every < 1:
             raise ValueError(f"RunFolderHook(every={every}): 1 or more")
         self.every, self.saves = every, 0
+        self.saver: CheckpointHook | None = None
+        self.resumed_at_end = False
+
+    def before_train(self, runner: Runner) -> None:
+        """Note with whom to save, and whether anything is left to train."""
+        self.saver = next((h for h in runner.hooks if isinstance(h, CheckpointHook)), None)
+        self.resumed_at_end = runner.iter >= runner.max_iters
+
+    def after_train(self, runner: Runner) -> None:
+        """The run folder of the last step is there when training ends."""
+        if not self.resumed_at_end or self.saver is None:
+            return
+        if any(gather_objects(rank() == 0 and not self._is_of(runner, runner.iter))):
+            self.saver.saved_iter = None
+            self.saver.save_at(runner, runner.epoch, runner.iter)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Called by the Runner on rank 0 with the state it is about to save."""
-        saver = next((h for h in runner.hooks if isinstance(h, CheckpointHook)), None)
+        saver = self.saver
         best = saver is not None and saver.saving_best
         step = int(checkpoint["meta"]["iter"])
         if not best:
@@ -52,7 +69,7 @@ class RunFolderHook(Hook):
             if (self.saves - 1) % self.every and step < runner.max_iters:
                 return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        seen = step * runner.train_dataloader.batch_size * world_size()
+        seen = _pairs(runner, step)
         words = model.encoder.tokenizer
         # not the model's own: EMAHook has put its average into the checkpoint before
         writer = saver.writer if saver else Writer()
@@ -63,6 +80,17 @@ class RunFolderHook(Hook):
             writer.do(lambda: run_folder.write(Path(place) / "best", *content))
         else:
             writer.do(lambda: run_folder.publish(place, step, *content))
+
+    def _is_of(self, runner: Runner, step: int) -> bool:
+        try:
+            found = run_folder.verify(Path(runner.work_dir) / "run")
+        except (OSError, run_folder.InvalidRunFolder):
+            return False
+        return found.config.get("samples_seen") == _pairs(runner, step)
+
+
+def _pairs(runner: Runner, step: int) -> int:
+    return step * runner.train_dataloader.batch_size * world_size()
 
 
 @HOOKS.register_module()

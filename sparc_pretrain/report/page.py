@@ -63,15 +63,17 @@ def build(
     images: str | Path | Sequence[str | Path] | None = None,
     captions: str | Path | None = None,
     title: str = TITLE,
+    phrases: str | Path | None = None,
 ) -> Path:
     """Write the page to `out` (atomically) and return its path.
 
     Args:
         images: a folder or files to show samples, alignments and captions of; captions: their
-            caption file, of any format that `data.captions` reads.
+            caption file, of any format that `data.captions` reads; phrases: a phrase file, whose
+            boxes are outlined where a word of theirs is lit.
 
     Raises:
-        FileNotFoundError: a work dir, image or caption file that is not there.
+        FileNotFoundError: a work dir, image, caption or phrase file that is not there.
         ValueError: no metrics.json below `work_dirs`, or a file that is not what it should be.
     """
     given = [images] if isinstance(images, (str, Path)) else list(images or [])
@@ -80,7 +82,8 @@ def build(
     some = samples.samples(known, Path(captions) if captions else None, found.evaluations)
     album, missing = Album(), []
     run = samples.pretrained(found.runs)
-    alignment = samples.alignment(album, run, some) if run else []
+    truth = Path(phrases) if phrases else None
+    alignment = samples.alignment(album, run, some, truth) if run else []
     if run is None:
         missing.append("Words and patches: no run folder with a text tower.")
     elif not alignment:

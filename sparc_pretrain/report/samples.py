@@ -15,12 +15,13 @@ from torch import Tensor
 
 from sparc_pretrain.data.captions import read_captions
 from sparc_pretrain.data.image_folder import image_files
-from sparc_pretrain.page import viewer
+from sparc_pretrain.data.sets.phrases import read_phrases
+from sparc_pretrain.page import truth, viewer
 from sparc_pretrain.report.figures import Album, halves, read
 from sparc_pretrain.report.records import OF_SPARC, RANDOM, Evaluation, Found, called
 from sparc_pretrain.run_folder import RunFolder
 from sparc_pretrain.zeroshot import encode, readings
-from sparc_pretrain.zeroshot.alignment import ARTICLES, FUNCTION_WORDS, overlay
+from sparc_pretrain.zeroshot.alignment import overlay
 
 SAMPLES, WORDS = 4, 9
 OTHERS, VIEWED = 2, 420  # images that words are held against; pixels of a picture in the viewer
@@ -133,10 +134,18 @@ def backbone_facts(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def alignment(album: Album, run: RunFolder, some: Sequence[Sample]) -> list[dict[str, Any]]:
+def alignment(
+    album: Album, run: RunFolder, some: Sequence[Sample], phrases: Path | None = None
+) -> list[dict[str, Any]]:
     """Per sample: the photo, its caption, the heat of each telling word with what it finds more
     than in the other samples, and the viewer of all that.
+
+    Args:
+        phrases: a phrase file; what it knows of these captions is outlined.
+
+    Raises as `read_phrases`.
     """
+    known = {} if phrases is None else {one.file.name: one for one in read_phrases(None, phrases)}
     (model, objective), rows = encode.load(run.path), []
     captioned = [sample for sample in some if sample.captions]
     photos = [read(sample.file) for sample in captioned]
@@ -146,15 +155,18 @@ def alignment(album: Album, run: RunFolder, some: Sequence[Sample]) -> list[dict
         found = readings.read(model, objective, photo, others, caption)
         if not found:
             continue
+        told_of = known.get(sample.file.name)
+        places = truth.of_caption(told_of, caption) if told_of else []
         pixels, words, seen = _fit(photo, 320), [], set()
         for at, word in enumerate(found[0].own):
             name = word.word.lower()
-            plain = not any(map(str.isalpha, name)) or name in (*ARTICLES, *FUNCTION_WORDS)
+            plain = not any(map(str.isalpha, name)) or truth.is_minor(name)
             if plain or name in seen or len(words) == WORDS:
                 continue
             seen.add(name)
             alt = f"Patches that the word {word.word} gathers"
-            picture = album.picture(overlay(pixels, word.weights), alt, 220)
+            lit = truth.outlined(overlay(pixels, word.weights), truth.boxes_of(word, places))
+            picture = album.picture(lit, alt, 220)
             gap = found[0].gap(at)
             told = f"\N{MULTIPLICATION SIGN}{word.peak:.1f}" if gap is None else f"{gap:+.2f}"
             told = "0.00" if told[1:] == "0.00" else told.replace("-", "\N{MINUS SIGN}")
@@ -162,8 +174,8 @@ def alignment(album: Album, run: RunFolder, some: Sequence[Sample]) -> list[dict
             words.append({"word": word.word, "told": told, "picture": picture, "out": out})
         names = [sample.file.name, *("another sample" for _ in others)]
         row = {"photo": album.picture(photo, caption, 260), "caption": caption, "words": words}
-        row["others"] = len(others)
-        row["viewer"] = viewer.fragment(caption, photo, others, found, names, VIEWED)
+        row |= {"others": len(others), "outlined": bool(places)}
+        row["viewer"] = viewer.fragment(caption, photo, others, found, names, VIEWED, places)
         rows.append(row)
     return rows
 

@@ -170,11 +170,13 @@ def test_the_run_folder_is_refreshed_at_every_so_many_saves_and_at_the_end(monke
     runner = SimpleNamespace(
         hooks=[saver],
         model=model,
+        iter=0,
         max_iters=50,
         work_dir=tmp_path,
         train_dataloader=SimpleNamespace(batch_size=2),
     )
     hook = RunFolderHook(every=3)
+    hook.before_train(runner)
     for step in range(10, 60, 10):
         hook.before_save_checkpoint(runner, dict(meta=dict(iter=step), state_dict={}))
     saver.saving_best = True

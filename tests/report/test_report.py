@@ -196,6 +196,18 @@ def test_images_and_captions_can_be_given(tree, tmp_path):
     captions.write_text(json.dumps({"images": names, "annotations": texts}))
     out = build([tree], tmp_path / "r.html", tree / "photos", captions)
     assert "kite number 2" in out.read_text(encoding="utf-8")
+    sentence = dict(text="kite number 2", phrases=[dict(chain=1, types=["kite"], span=[0, 4])])
+    image = dict(file_name="02.png", width=32, height=24, boxes={"1": [[4, 4, 9, 9]]})
+    phrases = tmp_path / "phrases.json"
+    phrases.write_text(json.dumps([image | dict(sentences=[sentence])]))
+    told = "White boxes: what the word names."
+    assert told not in out.read_text(encoding="utf-8")
+    build([tree], out, tree / "photos", captions, phrases=phrases)
+    page = out.read_text(encoding="utf-8")
+    assert told in page and '"boxes": [[0.125, 0.1667, 0.4062, 0.5417]]' in page
+    phrases.write_text("[]")
+    with pytest.raises(ValueError, match="no phrase with a box"):
+        build([tree], out, tree / "photos", captions, phrases=phrases)
     with pytest.raises(ValueError, match="none of the images"):
         build([tree / "det_sparc"], tmp_path / "r.html", [tmp_path], captions)
 

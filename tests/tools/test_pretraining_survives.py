@@ -59,6 +59,26 @@ def test_a_run_killed_again_and_again_equals_the_whole_run(
     ]
 
 
+@pytest.mark.parametrize("steps_of_the_folder", [None, 4])
+def test_a_run_resumed_at_its_end_writes_the_run_folder_that_did_not_come_with_it(
+    place: Path, whole: Path, tmp_path: Path, steps_of_the_folder: int | None
+) -> None:
+    work = tmp_path / "work"
+    if steps_of_the_folder:
+        options = (f"schedule.steps={steps_of_the_folder}",)
+        assert pretrain(place, work, options=options)[0] == 0
+    work.mkdir(exist_ok=True)
+    for path in (*whole.glob(f"iter_{STEPS}.pth*"), *whole.glob("tokenizer*.json")):
+        shutil.copy(path, work / path.name)
+    code, said = pretrain(place, work, "--resume", "auto")
+    assert code == 0, said
+    assert_same_run(work, whole)
+    written = {name: (work / name).stat().st_mtime_ns for name in (f"iter_{STEPS}.pth", "run")}
+    assert pretrain(place, work, "--resume", "auto")[0] == 0
+    for name, time in written.items():  # nothing is missing: nothing is written
+        assert (work / name).stat().st_mtime_ns == time
+
+
 def test_a_full_disk_stops_the_run_and_with_room_it_goes_on_to_the_same_end(
     place: Path, whole: Path, tmp_path: Path
 ) -> None:
