@@ -23,9 +23,9 @@ $(VENV)/.ready: setup.py constraints.txt
 quickstart: setup
 	$(PY) tools/quickstart.py --work-dir $(WORK)
 
-# one process per core, of one thread each: small tensors gain nothing from more
+# one process per core, of one thread each: small tensors gain nothing from more; nothing is asked of the hub
 test: setup
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 coverage: setup
 	$(PY) -m pytest --cov --cov-report=term

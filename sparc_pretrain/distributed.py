@@ -24,6 +24,7 @@ from sparc_pretrain.step_before import Later
 
 T = TypeVar("T")
 BEAT, SILENCE = 10.0, 600.0  # seconds between two signs of life, and without one
+FIRST_LOOK = 0.01  # seconds until rank 0 is looked for again, doubled each time up to a second
 
 
 def rank() -> int:
@@ -247,14 +248,15 @@ def from_first(work: Callable[[], T]) -> T:
             thread.join()
         store.set(done, "1")
     else:
-        seen, since = 0, time.monotonic()
+        seen, since, pause = 0, time.monotonic(), FIRST_LOOK
         while not store.check([done]):
             beats = store.add(beat, 0)
             if beats != seen:
                 seen, since = beats, time.monotonic()
             if time.monotonic() - since > SILENCE:
                 raise TimeoutError(f"rank 0 has given no sign of life for {SILENCE:.0f} s")
-            time.sleep(min(1.0, BEAT))
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0, BEAT)
     own = told[0]
     dist.broadcast_object_list(told, src=0)
     value, error = told[0] if own is None else own  # rank 0 keeps what it has, not a copy

@@ -19,9 +19,15 @@ from sparc_pretrain.command import cli
 from tests.commands import ROOT, tool
 
 SLOW = (  # to import
+    "matplotlib.pyplot",  # mmengine's visualizer
+    "mmcv.transforms",
     "mmengine.runner",
+    "mpl_toolkits.mplot3d",
+    "setuptools",
     "sparc_pretrain.objectives",
     "sparc_pretrain.pretraining.hooks",
+    "sparc_pretrain.pretraining.onlookers",
+    "sparc_pretrain.pretraining.pretrainer",
     "sparc_pretrain.pretraining.recipe",
     "sparc_pretrain.study.evaluate",
     "torch._dynamo",

@@ -21,7 +21,7 @@ from sparc_pretrain import shipped
 from sparc_pretrain.command import cli, flags
 
 SCENES = "data/quickstart"
-TASKS = ("det", "seg", "caption")
+TASKS = {"det": "det", "seg": "seg", "caption": "caption_cached"}  # and their configs
 PROGRESS = re.compile(r"(train|val)\) *(\[[^\]]*\]).*?(eta: [\d:]+)")
 Command = list[str]
 
@@ -50,13 +50,9 @@ def main(argv: list[str] | None = None) -> int:
         work / "grounding": tool("zeroshot", run, "grounding", *phrases),
     }
     step("zero-shot", zeroshot, work)
-    for task in TASKS:
-        pair = {
-            work / f"{task}_sparc": transfer(task, run, work / f"{task}_sparc", *seed),
-            work / f"{task}_random": transfer(
-                task, run, work / f"{task}_random", "--from-scratch", *seed
-            ),
-        }
+    for task, name in TASKS.items():
+        starts = {work / f"{task}_sparc": seed, work / f"{task}_random": ["--from-scratch", *seed]}
+        pair = {place: transfer(name, run, place, *more) for place, more in starts.items()}
         step(f"{task}: SPARC and random initialisation", pair, work)
     report = work / "report.html"
     page = tool("report", str(work), "--out", str(report), *images, *phrases[2:])
@@ -71,10 +67,10 @@ def data() -> Command:
     return tool("data", "scenes", "--out", SCENES, "--level", "easy", *numbers)
 
 
-def transfer(task: str, run: str, work_dir: Path, *more: str) -> Command:
-    """Fine-tune and evaluate one task."""
+def transfer(name: str, run: str, work_dir: Path, *more: str) -> Command:
+    """Fine-tune and evaluate one task, by the name of its config."""
     places = ["--backbone", run, "--work-dir", str(work_dir)]
-    return [*tool("train", config(task), *places, *amp(), "--resume", "auto"), *more]
+    return [*tool("train", config(name), *places, *amp(), "--resume", "auto"), *more]
 
 
 def amp() -> list[str]:

@@ -118,7 +118,7 @@ def finished(study: Plan, work: Path) -> list[Json]:
                 )
         tuned = record.get("transfers", {})
         for one in study.transfers:
-            if tuned.get(one.name, one.recipe) != json.loads(json.dumps(one.recipe)):
+            if one.name in tuned and not one.is_of(tuned[one.name]):
                 raise ValueError(
                     f"{record_of(work, cell.name)} was fine-tuned with another study.transfers."
                     f"{one.name}: give the study a --work-dir of its own, or remove the cell"

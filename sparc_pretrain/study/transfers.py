@@ -4,6 +4,8 @@ fine-tunings, and their numbers are metrics of the cell.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,23 +18,31 @@ from sparc_pretrain.command.cli import nearest
 from sparc_pretrain.study.measure import Measure, Measures
 
 KEYS = ("config", "options", "metrics")
+DECIDE = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "train_dataloader")
+DECIDE += ("test_dataloader", "test_evaluator")  # what of a config decides the numbers
 
 
 @dataclass(frozen=True)
 class Transfer:
     """A fine-tuning: `config` of tools/train.py with `options` (``{"train_cfg.max_iters": 280}``),
-    and those of its metrics.json that are kept, all of them without `metrics`.
+    and those of its metrics.json that are kept, all of them without `metrics`. content: a digest of
+    what in that config decides them.
     """
 
     name: str
     config: str
     options: dict[str, Any]
     metrics: tuple[str, ...] = ()
+    content: str = ""
 
     @property
     def recipe(self) -> dict[str, Any]:
         """What decides its numbers, for the cell's record."""
-        return {"config": self.config, **self.options}
+        return {"config": self.config, **self.options, "content": self.content}
+
+    def is_of(self, recipe: dict[str, Any]) -> bool:
+        """Whether a cell's record tells of this one; an older record tells of no content."""
+        return {"content": self.content, **recipe} == json.loads(json.dumps(self.recipe))
 
 
 def read(section: dict[str, Any]) -> list[Transfer]:
@@ -47,12 +57,15 @@ def read(section: dict[str, Any]) -> list[Transfer]:
                 raise ValueError(f"study.transfers.{name}.{key} is unknown{nearest(key, KEYS)}")
         if "config" not in spec:
             raise ValueError(f"study.transfers.{name} has no config")
-        if "task" not in cli.read_config(spec["config"]):
+        config = cli.read_config(spec["config"]).to_dict()
+        if "task" not in config:
             raise ValueError(
                 f"study.transfers.{name}: {spec['config']} fine-tunes nothing: no task"
             )
         options, metrics = dict(spec.get("options", {})), tuple(spec.get("metrics", ()))
-        found.append(Transfer(name, str(spec["config"]), options, metrics))
+        text = json.dumps({key: config.get(key) for key in DECIDE}, sort_keys=True, default=str)
+        content = hashlib.sha256(text.encode()).hexdigest()[:16]
+        found.append(Transfer(name, str(spec["config"]), options, metrics, content))
     return found
 
 

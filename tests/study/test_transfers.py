@@ -123,3 +123,25 @@ def test_cells_of_two_fine_tunings_make_no_table(tmp_path: Path):
     how["transfers"] = {one.name: one.recipe for one in study.transfers}
     store.write_record(tmp_path, cell, {}, {}, how)
     assert len(store.finished(study, tmp_path)) == 1
+    changed = {name: told | {"content": "0"} for name, told in how["transfers"].items()}
+    store.write_record(tmp_path, cell, {}, {}, how | {"transfers": changed})
+    with pytest.raises(ValueError, match=r"another study\.transfers\.detection"):
+        store.finished(study, tmp_path)
+    for told in how["transfers"].values():  # as records of before were
+        del told["content"]
+    store.write_record(tmp_path, cell, {}, {}, how)
+    assert len(store.finished(study, tmp_path)) == 1
+
+
+def test_the_content_of_a_config_tells_what_it_trains_not_how_it_logs(tmp_path: Path):
+    config = tmp_path / "config.py"
+
+    def content(text: str) -> str:
+        config.write_text(f"_base_ = 'sparc_pretrain::quickstart/det.py'\n{text}")
+        [found] = transfers.read(dict(det=dict(config=str(config))))
+        return found.content
+
+    first = content("")
+    assert content("default_hooks = dict(logger=dict(interval=7))") == first
+    assert content("optim_wrapper = dict(optimizer=dict(lr=7.))") != first
+    assert content("train_cfg = dict(max_iters=7)") != first

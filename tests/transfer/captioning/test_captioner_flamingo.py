@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig
 
 from sparc_pretrain.data.tokenizer import Tokenizer
 from sparc_pretrain.registry import MODELS
@@ -498,7 +498,7 @@ def test_a_name_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     def offline(*args: Any, **kwargs: Any) -> None:
         raise OSError("We couldn't connect to the hub.\nCheck your connection.")
 
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", offline)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", offline)
     with pytest.raises(FileNotFoundError) as caught:
         load(dict(pretrained="someone/no-model"))
     assert str(caught.value).startswith("language model 'someone/no-model' cannot be read: We")
