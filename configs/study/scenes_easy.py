@@ -17,13 +17,18 @@ model = dict(
     width=96,
 )
 default_hooks = dict(checkpoint=dict(interval=100))
-_ours = dict(arms=("sparc_ic",), budget=1)
+_ours, _both = dict(arms=("sparc_ic",), budget=1), dict(arms=("sparc_ic", "sparc_cc"), budget=1)
 study = dict(
     root="data/scenes_easy",
     sweeps=[
         dict(_ours, key="model.objective.image_negatives", values=(3, 7, 15, 31)),
         dict(_ours, key="model.objective.token_context", values=("text", "none")),
         dict(arms=("sparc_cc",), budget=1, key="model.objective.image_negatives", values=(7,)),
+        dict(_both, key="model.objective.alignment", values=("softmax",)),
+        dict(_both, key="model.objective.threshold", values=(0.0, 0.25)),
+        dict(_both, key="model.objective.detach", values=(True,)),
+        dict(_both, key="model.objective.skip_special", values=(True,)),
+        dict(_both, key="model.objective.local_temperature", values=(True,)),
     ],
 )
-del _ours
+del _ours, _both

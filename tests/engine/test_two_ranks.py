@@ -114,7 +114,7 @@ def test_a_rank_that_stands_still_ends_the_others_after_the_timeout_and_is_named
     tmp_path: Path,
 ) -> None:
     codes = toy_run.spawn(
-        3, work_dir=tmp_path, timeout=5, steps=8, signals={"rank 1 step 3": [STOP]}
+        3, work_dir=tmp_path, timeout=5, grace=8, steps=8, signals={"rank 1 step 3": [STOP]}
     )
     assert codes == [2, toy_run.KILLED, 2]
     for number in (0, 2):

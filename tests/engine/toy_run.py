@@ -296,10 +296,10 @@ def _child(environment, kwargs) -> None:
         sys.exit(2)
 
 
-def spawn(ranks=1, timeout=SECONDS, **kwargs) -> list[int]:
+def spawn(ranks=1, timeout=SECONDS, grace=GRACE, **kwargs) -> list[int]:
     """Train in `ranks` child processes; their exit codes (minus the signal when killed).
 
-    A collective may take `timeout` seconds; once a rank has failed the others get `GRACE`.
+    A collective may take `timeout` seconds; once a rank has failed the others get `grace`.
     """
     context = multiprocessing.get_context("forkserver")
     # One import of torch for all children; Python 3.11's fork server does not know our sys.path.
@@ -328,7 +328,7 @@ def spawn(ranks=1, timeout=SECONDS, **kwargs) -> list[int]:
     for child in children:
         child.start()
     for child in children:
-        child.join(GRACE if any(one.exitcode for one in children) else SECONDS)
+        child.join(grace if any(one.exitcode for one in children) else SECONDS)
         if child.is_alive():
             child.kill()
             child.join()
