@@ -21,7 +21,9 @@ from sparc_pretrain import shipped
 from sparc_pretrain.command import cli, flags
 
 SCENES = "data/quickstart"
-TASKS = {"det": "det", "seg": "seg", "caption": "caption_cached"}  # and their configs
+# Tasks and their configs. The segmentor's backbone is frozen: so a start's lead shows in a few
+# minutes, over seeds too (configs/study/transfer_frozen.py); trained along, it takes longer.
+TASKS = {"det": "det", "seg": "seg_frozen", "caption": "caption_cached"}
 PROGRESS = re.compile(r"(train|val)\) *(\[[^\]]*\]).*?(eta: [\d:]+)")
 Command = list[str]
 
