@@ -24,7 +24,7 @@ from sparc_pretrain.step_before import Later
 
 T = TypeVar("T")
 BEAT, SILENCE = 10.0, 600.0  # seconds between two signs of life, and without one
-FIRST_LOOK = 0.01  # seconds until rank 0 is looked for again, doubled each time up to a second
+SHORTEST_PAUSE = 0.01  # seconds until rank 0 is looked for again, doubled each time up to a second
 
 
 def rank() -> int:
@@ -248,7 +248,7 @@ def from_first(work: Callable[[], T]) -> T:
             thread.join()
         store.set(done, "1")
     else:
-        seen, since, pause = 0, time.monotonic(), FIRST_LOOK
+        seen, since, pause = 0, time.monotonic(), SHORTEST_PAUSE
         while not store.check([done]):
             beats = store.add(beat, 0)
             if beats != seen:

@@ -211,6 +211,13 @@ def watched(path, *rest, **named):
 def fail():
     raise FileNotFoundError("nothing there")
 
+pauses = []
+sleep = time.sleep
+def noted(seconds):
+    pauses.append(seconds)
+    sleep(seconds)
+time.sleep = noted
+
 def work(number):
     store = dist.FileStore({store!r}, 2)
     limit = timedelta(seconds=4)  # of a collective
@@ -218,6 +225,7 @@ def work(number):
     found = dict()
     distributed.BEAT = 0.2
     found["slow"] = from_first(lambda: time.sleep(6) or rank())
+    found["pauses"] = list(pauses)
     try:
         from_first(fail)
     except FileNotFoundError as error:
@@ -257,6 +265,8 @@ def test_of_two_processes_one_looks_at_the_tars_for_as_long_as_it_takes(tmp_path
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads(Path(f"{out}{number}").read_text()) for number in (0, 1))
     assert first["slow"] == second["slow"] == 0  # 6 s, where a collective may take 4
+    # who waits hears of a short work soon, and of a long one without asking all the time
+    assert second["pauses"][:4] == [0.01, 0.02, 0.04, 0.08] and max(second["pauses"]) == 0.2
     assert first["error"] == second["error"] == "nothing there"
     assert first["size"] == second["size"] == 80 and first["sha"] == second["sha"]
     assert first["touched"] > 40 and second["touched"] == 0
