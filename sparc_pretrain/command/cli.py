@@ -7,9 +7,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -76,11 +79,12 @@ def guard(main: Callable[[], int | None]) -> NoReturn:
     try:
         code = main()
     except Exception as error:
-        from sparc_pretrain.command.error_hints import explain
+        with _deaf_to_children():
+            from sparc_pretrain.command.error_hints import explain
 
-        wrong_argument = isinstance(error, TypeError) and "unexpected keyword" in str(error)
-        mistake = isinstance(error, USER_ERRORS) or wrong_argument
-        line = explain(error) or (one_line(error) if mistake else None)
+            wrong_argument = isinstance(error, TypeError) and "unexpected keyword" in str(error)
+            mistake = isinstance(error, USER_ERRORS) or wrong_argument
+            line = explain(error) or (one_line(error) if mistake else None)
         if line is None or os.environ.get("SPARC_TRACEBACK") == "1":
             raise
         print(f"error: {shipped.spoken(line)}", file=sys.stderr)
@@ -96,6 +100,25 @@ def guard(main: Callable[[], int | None]) -> NoReturn:
     from sparc_pretrain.distributed import leave
 
     leave(code or 0)
+
+
+@contextmanager
+def _deaf_to_children() -> Iterator[None]:
+    """torch's handler of SIGCHLD raises wherever Python is when a loader worker is gone: where an
+    error is being told, which may be that worker's own, it would take its place.
+    """
+    heard = signal.getsignal(signal.SIGCHLD)  # None is a handler of C, which Python cannot set
+    if heard is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    except RuntimeError:  # of a child that was gone before: told once, then the handler is free
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, heard)
 
 
 def one_line(error: BaseException) -> str:

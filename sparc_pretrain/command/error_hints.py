@@ -6,7 +6,6 @@ import linecache
 import re
 import signal
 import traceback
-from contextlib import suppress
 from multiprocessing.connection import wait
 
 from sparc_pretrain.distributed import silent_ranks
@@ -59,9 +58,10 @@ def _crash_of_a_worker(error: BaseException) -> str | None:
         if frame.f_globals.get("__name__") != LOADER:
             continue
         workers = getattr(frame.f_locals.get("self"), "_workers", ())
-        with suppress(RuntimeError):  # torch raises one in its handler of SIGCHLD
-            wait([worker.sentinel for worker in workers], 1)  # its pipe breaks before it is gone
+        gone = wait([worker.sentinel for worker in workers], 1)  # its pipe breaks before it is gone
         for worker in workers:
+            if worker.sentinel in gone:
+                worker.join(1)  # its files are closed a moment before its exit code is known
             if -(worker.exitcode or 0) in CRASHES:
                 return (
                     f"a DataLoader worker crashed ({signal.Signals(-worker.exitcode).name}) in a "

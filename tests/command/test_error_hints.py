@@ -59,6 +59,28 @@ def test_a_worker_that_crashed_is_not_told_to_lack_memory() -> None:
     assert "memory" not in line and "--resume auto" not in line
 
 
+def test_a_child_that_ends_while_an_error_is_told_does_not_take_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def verdict(signum: int, frame: object) -> None:  # as torch's handler does
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Segmentation fault.")
+
+    def slowly(error: BaseException) -> str:
+        os.kill(os.getpid(), signal.SIGCHLD)
+        return explain(error) or str(error)
+
+    def fail() -> None:
+        raise ValueError("the first trouble")
+
+    monkeypatch.setattr("sparc_pretrain.command.error_hints.explain", slowly)
+    before = signal.signal(signal.SIGCHLD, verdict)
+    try:
+        assert "the first trouble" in refusal(through_the_door(fail))
+        assert signal.getsignal(signal.SIGCHLD) is verdict
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_a_full_dev_shm_is_told_within_ten_seconds_by_its_name() -> None:
     def no_room() -> None:  # for the file in /dev/shm that hands a tensor over
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
