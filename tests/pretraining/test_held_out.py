@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -182,3 +183,11 @@ def test_the_run_folder_holds_the_moving_average_and_the_training_goes_on_withou
     for name, value in saved["state_dict"].items():
         assert torch.equal(published[name.removeprefix("encoder.")], value), name
     assert not torch.equal(published["adapters.g_v.bias"], trained["encoder.adapters.g_v.bias"])
+    moved = tmp_path / "moved"  # the checkpoint without its run folder: the same average again
+    moved.mkdir()
+    for path in (*(tmp_path / "work").glob(f"iter_{STEPS}.pth*"), *whole.glob("tokenizer*.json")):
+        shutil.copy(path, moved / path.name)
+    code, said = pretrain(place / "average", moved, "--resume", "auto")
+    assert code == 0, said
+    again = run_folder.verify(moved).weights()
+    assert all(torch.equal(again[name], value) for name, value in published.items())
