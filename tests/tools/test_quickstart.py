@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+
+import pytest
+import torch
 
 from tests.commands import tool
 
@@ -25,3 +29,30 @@ def test_progress_is_written_once_a_minute_with_the_newest_of_each_command(tmp_p
     os.utime(file, (old, old))
     quickstart.note([first], file)
     assert len(file.read_text().splitlines()) == 2
+
+
+def test_several_processes_pre_train_by_torchrun_with_their_share_of_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quickstart = tool("quickstart")
+    alone = quickstart.pretraining(1, "config.py", "--resume", "auto")
+    assert alone == quickstart.tool("pretrain", "config.py", "--resume", "auto")
+    words = quickstart.pretraining(2, "config.py", "--resume", "auto")
+    assert words[1:4] == ["-m", "torch.distributed.run", "--standalone"]
+    assert "--nproc-per-node=2" in words and words[-2:] == ["--resume", "auto"]
+    assert words[words.index("--launcher") + 1] == "pytorch"
+    for cores, processes in ((1, 1), (2, 2), (8, 2)):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert quickstart.processes() == (1 if torch.cuda.is_available() else processes)
+    (tmp_path / "logs").mkdir()
+    saying = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
+    quickstart.step("threads", {tmp_path / "said": saying}, tmp_path, processes=2)
+    assert (tmp_path / "logs" / "said.log").read_text().strip() == "4"
+
+
+def test_a_failed_command_is_told_by_its_own_error_not_by_torchruns_report(tmp_path: Path) -> None:
+    quickstart, log = tool("quickstart"), tmp_path / "sparc.log"
+    log.write_text("step 1\nerror: no room\nerror: no room\nChildFailedError:\n" + "=\n" * 40)
+    assert quickstart.last_words(log) == ["error: no room"]
+    log.write_text("\n".join(map(str, range(20))))
+    assert quickstart.last_words(log) == [str(n) for n in range(5, 20)]
