@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from sparc_pretrain.command import cli, flags
@@ -97,7 +98,8 @@ def run(study: Plan, cells: list[Cell], work: Path, args: argparse.Namespace) ->
     started = time.perf_counter()
     threads, free = max(1, (os.cpu_count() or 1) // jobs), list(range(jobs))
     while waiting or running:
-        for cell in [c for c in waiting if ready(study, c, work)][: len(free)]:
+        ahead = {cell.name for cell in (*waiting, *(cell for cell, _, _ in running.values()))}
+        for cell in [c for c in waiting if ready(study, c, work, ahead)][: len(free)]:
             waiting.remove(cell)
             slot = free.pop(0)
             process = start(study, cell, work, args, threads, slot % gpus if gpus else None)
@@ -158,14 +160,32 @@ def _there(tar: Any) -> bool:
     return not isinstance(tar, Path) or tar.is_file()
 
 
-def ready(study: Plan, cell: Cell, work: Path) -> bool:
-    """A cell that is given another arm's time waits until both times are known."""
+def ready(study: Plan, cell: Cell, work: Path, ahead: set[str]) -> bool:
+    """A cell that is given another arm's time waits until the times of both are known, and until
+    no seed of theirs is among the cells that are `ahead`.
+    """
     from sparc_pretrain.study import store
 
     if cell.arm.as_long_as is None:
         return True
     needed = (cell.arm.as_long_as, study.baseline)
-    return all(store.record_of(work, f"{name}-{cell.seed}").exists() for name in needed)
+    known = all(store.record_of(work, f"{name}-{cell.seed}").exists() for name in needed)
+    return known and not ahead & {f"{name}-{seed}" for name in needed for seed in cell.arm.seeds}
+
+
+def time_ratio(study: Plan, cell: Cell, work: Path) -> float:
+    """The time of a step of the arm that the cell's is as long as, in steps of the baseline: the
+    median over the seeds that are there. One pair, with other work beside, said .5, another 3.
+    """
+    from sparc_pretrain.study import store
+
+    ratios = []
+    for seed in cell.arm.seeds:
+        names = [f"{name}-{seed}" for name in (cell.arm.as_long_as, study.baseline)]
+        if all(store.record_of(work, name).exists() for name in names):
+            steps = [store.read_record(work, name)["cost"]["seconds per step"] for name in names]
+            ratios.append(steps[0] / steps[1])
+    return median(ratios)
 
 
 def start(
@@ -176,13 +196,7 @@ def start(
 
     folder = work / "runs" / cell.name
     folder.mkdir(parents=True, exist_ok=True)
-    ratio = 1.0
-    if cell.arm.as_long_as is not None:
-        pair = [
-            store.read_record(work, f"{name}-{cell.seed}")["cost"]["seconds per step"]
-            for name in (cell.arm.as_long_as, study.baseline)
-        ]
-        ratio = pair[0] / pair[1]
+    ratio = time_ratio(study, cell, work) if cell.arm.as_long_as is not None else 1.0
     study.cell_config(cell, ratio).dump(folder / "config.py")
     share = os.environ.get("OMP_NUM_THREADS", str(threads))  # what the user has set stays
     shares = {"OMP_NUM_THREADS": share, "MKL_NUM_THREADS": share}
@@ -268,7 +282,8 @@ def train_cell(cell: Cell, folder: Path, amp: bool) -> dict[str, float]:
     lines = scalars(folder)
     steady = [line["time"] for line in lines[1:] if "time" in line] or [lines[0]["time"]]
     step = float(np.median(steady))
-    cost = {"seconds per step": round(step, 4), "minutes": step * lines[-1]["step"] / 60}
+    steps = lines[-1]["step"]
+    cost = {"seconds per step": round(step, 4), "steps": steps, "minutes": step * steps / 60}
     memory = max(line.get("memory", 0) for line in lines)
     if not memory and len(lines) > before:  # a process that made no step knows nothing of them
         memory = usage.ru_maxrss / 1024

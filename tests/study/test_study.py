@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -201,13 +202,21 @@ def test_arms_differ_in_the_objective_alone(name):
 def test_an_arm_with_anothers_time_waits_for_both_and_stretches_its_steps(tmp_path):
     study = plan.read(SMOKE)
     longer = next(c for c in study.cells() if c.arm.name == "clip_longer")
-    ready = tool("study").ready
-    assert not ready(study, longer, tmp_path)
-    for name, seconds in (("sparc-0", 0.3), ("clip-0", 0.2)):
+    longer = dataclasses.replace(longer, arm=dataclasses.replace(longer.arm, seeds=(0, 1, 2)))
+    ready, time_ratio = tool("study").ready, tool("study").time_ratio
+    assert not ready(study, longer, tmp_path, set())
+    for name, seconds in (("sparc-0", 0.9), ("clip-0", 0.3), ("sparc-1", 0.3), ("clip-1", 0.2)):
         path = store.record_of(tmp_path, name)
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({"cost": {"seconds per step": seconds}}))
-    assert ready(study, longer, tmp_path)
+    assert ready(study, longer, tmp_path, {"clip_longer-1", "filip-0"})
+    assert not ready(study, longer, tmp_path, {"clip-2"})  # its time counts too
+    assert time_ratio(study, longer, tmp_path) == pytest.approx((3 + 1.5) / 2)
+    for name, seconds in (("sparc-2", 0.3), ("clip-2", 0.3)):
+        store.record_of(tmp_path, name).write_text(
+            json.dumps({"cost": {"seconds per step": seconds}})
+        )
+    assert time_ratio(study, longer, tmp_path) == pytest.approx(1.5)
     assert study.cell_config(longer, time_ratio=1.5).schedule.steps == 6
 
 
