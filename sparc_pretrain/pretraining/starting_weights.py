@@ -24,6 +24,7 @@ from sparc_pretrain.towers.text import TextStyle
 TEXT_STYLE = {field.name for field in fields(TextStyle)}
 # Of a tower's config: names of one architecture, and what changes no weight's meaning.
 MAY_DIFFER = ("arch", "overrides", "dropout", "img_size", "max_tokens")
+TEXT_SIZES = ("width", "heads", "layers")
 TEXT_POSITIONS = "text.net.embeddings.position_embedding.weight"
 
 
@@ -88,9 +89,10 @@ def load(encoder: DualEncoder, source: str | Path) -> None:
             f"init_from={run.path}: its text tower knows another vocabulary; set "
             f"tokenizer=dict(load={str(run.path)!r}) and take another --work-dir"
         )
+    ours, theirs = encoder.config(), run.config
     unlike = []
     for tower in ("vision",) if alone else ("vision", "text"):
-        here, there = encoder.config()[tower], run.config[tower] or {}
+        here, there = ours[tower], theirs[tower] or {}
         unlike += [
             f"{tower}.{key} {there[key]!r} there, {here[key]!r} here"
             for key in here
@@ -98,8 +100,12 @@ def load(encoder: DualEncoder, source: str | Path) -> None:
         ]
     here, there = (m.vision.net.blocks[0].attn.num_heads for m in (encoder, drawn))
     unlike += [f"vision heads {there} there, {here} here"] if here != there else []
+    if not alone and ours["width"] != theirs["width"]:
+        unlike.append(f"width {theirs['width']} there, {ours['width']} here")
     if unlike:
-        raise ValueError(f"init_from={run.path} has other towers: {'; '.join(unlike)}")
+        mend = [] if alone else _sizes(ours, theirs)
+        said = f"; its sizes: --cfg-options {' '.join(mend)}" if mend else ""
+        raise ValueError(f"init_from={run.path} has other towers: {'; '.join(unlike)}{said}")
     weights = {k: v for k, v in run.weights().items() if not k.startswith("objective.")}
     if alone:
         own = encoder.state_dict()
@@ -111,6 +117,19 @@ def load(encoder: DualEncoder, source: str | Path) -> None:
         encoder.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"init_from={run.path}: {error}") from None
+
+
+def _sizes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """The options of a config that make its text tower and shared width those of a run, where they
+    are others.
+    """
+    here, there = ours["text"], theirs["text"] or {}
+    found = [f"model.text.{k}={there[k]}" for k in TEXT_SIZES if there.get(k, here[k]) != here[k]]
+    if ours["width"] != theirs["width"]:
+        found.append(f"model.width={theirs['width']}")
+    if there.get("max_tokens", 0) > here["max_tokens"]:
+        found.append(f"data.max_tokens={there['max_tokens']}")
+    return found
 
 
 def load_objective(objective: nn.Module, source: str | Path) -> None:

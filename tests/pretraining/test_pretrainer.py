@@ -415,6 +415,8 @@ def test_a_last_stage_at_a_higher_resolution_and_with_longer_captions_starts_fro
     )
     with pytest.raises(ValueError, match=r"reads 10 tokens.*max_tokens=8: set 10 or more"):
         Pretrainer(VISION, {**TEXT, "max_tokens": 8}, **parts).init_weights()
+    with pytest.raises(ValueError, match=r"model\.text\.width=\d+ data\.max_tokens=10$"):
+        Pretrainer(VISION, {**TEXT, "width": 8, "max_tokens": 8}, **parts).init_weights()
     heads = {**VISION, "overrides": {**VISION["overrides"], "num_heads": 3}}
     with pytest.raises(ValueError, match="vision heads 2 there, 3 here"):
         Pretrainer(heads, TEXT, **parts).init_weights()

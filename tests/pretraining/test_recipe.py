@@ -361,8 +361,11 @@ def test_a_single_stream_reads_pixels_as_the_run_did_and_words_as_its_config_say
     [
         (dict(tokenizer=dict(load="MINE")), "its text tower knows another vocabulary"),
         ({"model.text.style": dict(causal=True)}, "text.pool 'argmax' there, 'mean' here"),
-        ({"model.text.heads": 4}, "text.heads 2 there, 4 here"),
-        ({"model.width": 8}, "size mismatch"),
+        (
+            {"model.text.heads": 4, "model.width": 8},
+            "text.heads 2 there, 4 here; width 16 there, 8 here; its sizes: --cfg-options "
+            "model.text.heads=2 model.width=16$",
+        ),
     ],
 )
 def test_weights_that_would_mean_something_else_are_refused(
