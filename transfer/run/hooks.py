@@ -20,7 +20,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
 
-from sparc_pretrain.distributed import rank
+from sparc_pretrain import json_file
+from sparc_pretrain.distributed import gather_objects, rank
 from sparc_pretrain.metrics_file import write_metrics
 from sparc_pretrain.registry import HOOKS
 from transfer.detection.evaluator import DetectionMetric
@@ -111,7 +112,8 @@ def _compare(dataset: Any, model: Any) -> None:
 @HOOKS.register_module()
 class RecordHook(Hook):
     """Writes WORK_DIR/metrics.json after validation and test, pictures of the first images, and
-    what metrics with `beside_record` keep.
+    what metrics with `beside_record` keep. A training that is resumed at its end, because it was
+    stopped in its last validation, is validated.
 
     Args:
         pictures: how many images are drawn beside the truth into WORK_DIR/pictures.
@@ -121,6 +123,18 @@ class RecordHook(Hook):
 
     def __init__(self, pictures: int = 8) -> None:
         self.pictures, self.drawn, self.started = pictures, 0, 0.0
+        self.resumed_at_end = False
+
+    def before_train(self, runner: Runner) -> None:
+        """Note whether anything is left to train."""
+        self.resumed_at_end = runner.iter >= runner.max_iters
+
+    def after_train(self, runner: Runner) -> None:
+        """The record of the last step is there when training ends."""
+        if not self.resumed_at_end or runner.val_loop is None:
+            return
+        if any(gather_objects(rank() == 0 and not _is_recorded(runner))):
+            runner.val_loop.run()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """The backbone's ancestry travels with the weights."""
@@ -180,7 +194,7 @@ class RecordHook(Hook):
             return
         cfg = runner.cfg
         write_metrics(
-            Path(runner.work_dir) / "metrics.json",
+            _record_of(runner),
             task=cfg.get("task") or type(runner.model).__name__,
             metrics=metrics,
             protocol={
@@ -199,6 +213,18 @@ class RecordHook(Hook):
                 for name, values in getattr(metric, "per_class", {}).items()
             },
         )
+
+
+def _record_of(runner: Runner) -> Path:
+    return Path(runner.work_dir) / "metrics.json"
+
+
+def _is_recorded(runner: Runner) -> bool:
+    """Whether metrics.json is of the step that the training has reached."""
+    if not _record_of(runner).is_file():
+        return False
+    found = json_file.read_object(_record_of(runner))
+    return (found.get("protocol") or {}).get("iterations") == runner.iter
 
 
 @contextmanager

@@ -139,6 +139,25 @@ def test_with_the_option_what_fits_is_taken_and_the_ratio_logged(
 # ------------------------------------------------------------------ resuming
 
 
+@pytest.mark.parametrize("left", ["nothing", "an earlier validation"])
+def test_a_training_stopped_in_its_last_validation_is_validated_when_it_is_resumed(
+    place: Path, tmp_path: Path, left: str
+) -> None:
+    config, record = detector(place), tmp_path / "w" / "metrics.json"
+    assert trained(place, tmp_path / "w", config) == (0, "")
+    whole = json.loads(record.read_text())
+    if left == "nothing":
+        record.unlink()
+    else:
+        record.write_text(json.dumps({**whole, "metrics": {}, "protocol": {"iterations": 1}}))
+    assert trained(place, tmp_path / "w", config, "--resume")[0] == 0
+    again = json.loads(record.read_text())
+    assert again["metrics"] == whole["metrics"] and again["protocol"] == whole["protocol"]
+    written = record.stat().st_mtime_ns
+    assert trained(place, tmp_path / "w", config, "--resume")[0] == 0
+    assert record.stat().st_mtime_ns == written  # it is there: nothing is computed again
+
+
 def test_another_schedule_or_rate_is_refused_on_resume_with_both_sides(
     place: Path, tmp_path: Path
 ) -> None:
