@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,19 +17,24 @@ FAKE = """
 import json, sys
 from pathlib import Path
 place = Path(sys.argv[sys.argv.index("--work-dir") + 1])
-place.mkdir()
+place.mkdir(exist_ok=True)
 (place / "given.json").write_text(json.dumps(sys.argv[1:]))
 if "fail.py" in sys.argv[1]:
     sys.exit(3)
 unit = lambda name: dict(unit="percent" if name == "mIoU" else "share")
-numbers = {"coco/bbox_AP": 0.5, "mIoU": 69.5}
+numbers = {"coco/bbox_AP": 0.5, "mIoU": 69.5, "coco/bbox_APs": -1.0, "share": None}
 told = dict(metrics=numbers, described={name: unit(name) for name in numbers})
 (place / "metrics.json").write_text(json.dumps(told))
 """
 
 
 @pytest.fixture
-def fake(tmp_path: Path) -> list[str]:
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    def run(folder: Path) -> SimpleNamespace:
+        name = folder.parent / "weights"  # what the backbone's sha256 stands for here
+        return SimpleNamespace(sha256=name.read_text() if name.exists() else "first")
+
+    monkeypatch.setattr(transfers.run_folder, "open_run", run)
     script = tmp_path / "fake.py"
     script.write_text(FAKE)
     return [sys.executable, str(script)]
@@ -54,6 +60,24 @@ def test_each_run_is_fine_tuned_once_and_read_as_shares(tmp_path: Path, fake: li
     nothing = [sys.executable, "-c", "raise SystemExit(1)"]
     again = transfers.measure([one(metrics=("mIoU",))], folder, 3, nothing, amp=True)
     assert list(again) == ["det mIoU"]
+
+
+def test_only_what_ended_as_the_same_fine_tuning_of_the_same_backbone_is_read(
+    tmp_path: Path, fake: list[str]
+):
+    folder = tmp_path / "clip-0"
+    (folder / "det").mkdir(parents=True)
+    told = dict(metrics={"mIoU": 1.0}, described={})  # of an earlier validation, then cut off
+    (folder / "det" / "metrics.json").write_text(json.dumps(told))
+    found = transfers.measure([one()], folder, 0, fake, amp=False)
+    assert found["det mIoU"].items == [0.695]
+    changed = [(one(content="b"), 0, False), (one(), 1, False), (one(), 0, True)]
+    for what, seed, amp in changed:
+        with pytest.raises(ValueError, match=r"det is of another fine-tuning or backbone"):
+            transfers.measure([what], folder, seed, fake, amp)
+    (folder / "weights").write_text("second")
+    with pytest.raises(ValueError, match=r"det is of another fine-tuning or backbone"):
+        transfers.measure([one()], folder, 0, fake, amp=False)
 
 
 def test_what_fails_or_measures_nothing_is_named(tmp_path: Path, fake: list[str]):
@@ -145,3 +169,10 @@ def test_the_content_of_a_config_tells_what_it_trains_not_how_it_logs(tmp_path: 
     assert content("default_hooks = dict(logger=dict(interval=7))") == first
     assert content("optim_wrapper = dict(optimizer=dict(lr=7.))") != first
     assert content("train_cfg = dict(max_iters=7)") != first
+    assert content("custom_hooks = [dict(type='EMAHook')]") != first
+    assert content("val_evaluator = dict(metric=['segm'])") != first
+    assert content("val_dataloader = dict(dataset=dict(ann_file='b.json'))") != first
+    assert content("test_dataloader = dict(dataset=dict(ann_file='b.json'))") == first
+    config.write_text("_base_ = 'sparc_pretrain::quickstart/det.py'")
+    [found] = transfers.read(dict(det=dict(config=str(config), options={"train_cfg.max_iters": 7})))
+    assert found.content == content("train_cfg = dict(max_iters=7)")
