@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from sparc_pretrain.command import cli, flags
@@ -86,7 +85,7 @@ def run(study: Plan, cells: list[Cell], work: Path, args: argparse.Namespace) ->
     """Train and evaluate the cells that have no record yet; returns those that failed."""
     import torch
 
-    from sparc_pretrain.study import store
+    from sparc_pretrain.study import as_long_as, store
 
     gpus = torch.cuda.device_count()
     jobs = args.jobs or gpus or os.cpu_count() or 1
@@ -99,7 +98,7 @@ def run(study: Plan, cells: list[Cell], work: Path, args: argparse.Namespace) ->
     threads, free = max(1, (os.cpu_count() or 1) // jobs), list(range(jobs))
     while waiting or running:
         ahead = {cell.name for cell in (*waiting, *(cell for cell, _, _ in running.values()))}
-        for cell in [c for c in waiting if ready(study, c, work, ahead)][: len(free)]:
+        for cell in [c for c in waiting if as_long_as.ready(study, c, work, ahead)][: len(free)]:
             waiting.remove(cell)
             slot = free.pop(0)
             process = start(study, cell, work, args, threads, slot % gpus if gpus else None)
@@ -160,44 +159,17 @@ def _there(tar: Any) -> bool:
     return not isinstance(tar, Path) or tar.is_file()
 
 
-def ready(study: Plan, cell: Cell, work: Path, ahead: set[str]) -> bool:
-    """A cell that is given another arm's time waits until the times of both are known, and until
-    no seed of theirs is among the cells that are `ahead`.
-    """
-    from sparc_pretrain.study import store
-
-    if cell.arm.as_long_as is None:
-        return True
-    needed = (cell.arm.as_long_as, study.baseline)
-    known = all(store.record_of(work, f"{name}-{cell.seed}").exists() for name in needed)
-    return known and not ahead & {f"{name}-{seed}" for name in needed for seed in cell.arm.seeds}
-
-
-def time_ratio(study: Plan, cell: Cell, work: Path) -> float:
-    """The time of a step of the arm that the cell's is as long as, in steps of the baseline: the
-    median over the seeds that are there. One pair, with other work beside, said .5, another 3.
-    """
-    from sparc_pretrain.study import store
-
-    ratios = []
-    for seed in cell.arm.seeds:
-        names = [f"{name}-{seed}" for name in (cell.arm.as_long_as, study.baseline)]
-        if all(store.record_of(work, name).exists() for name in names):
-            steps = [store.read_record(work, name)["cost"]["seconds per step"] for name in names]
-            ratios.append(steps[0] / steps[1])
-    return median(ratios)
-
-
 def start(
     study: Plan, cell: Cell, work: Path, args: argparse.Namespace, threads: int, gpu: int | None
 ) -> subprocess.Popen:
     """Start a cell as a process of its own: this command with --cell."""
-    from sparc_pretrain.study import store
+    from sparc_pretrain.study import as_long_as, store
 
     folder = work / "runs" / cell.name
     folder.mkdir(parents=True, exist_ok=True)
-    ratio = time_ratio(study, cell, work) if cell.arm.as_long_as is not None else 1.0
-    study.cell_config(cell, ratio).dump(folder / "config.py")
+    if not (folder / "train").is_dir():  # what has begun goes on as it was
+        ratio = as_long_as.ratio(study, cell, work) if cell.arm.as_long_as is not None else 1.0
+        study.cell_config(cell, ratio).dump(folder / "config.py")
     share = os.environ.get("OMP_NUM_THREADS", str(threads))  # what the user has set stays
     shares = {"OMP_NUM_THREADS": share, "MKL_NUM_THREADS": share}
     environment = {**shares, **os.environ}

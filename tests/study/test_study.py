@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,16 @@ from scipy import stats
 
 from sparc_pretrain.metric import Metric
 from sparc_pretrain.objectives.clip import Clip
-from sparc_pretrain.study import catalogue, evaluate, page, plan, sheets, statistics, store
+from sparc_pretrain.study import (
+    as_long_as,
+    catalogue,
+    evaluate,
+    page,
+    plan,
+    sheets,
+    statistics,
+    store,
+)
 from sparc_pretrain.study.measure import Measure
 from sparc_pretrain.zeroshot import grounding_run, retrieval
 from tests import forks
@@ -203,7 +213,7 @@ def test_an_arm_with_anothers_time_waits_for_both_and_stretches_its_steps(tmp_pa
     study = plan.read(SMOKE)
     longer = next(c for c in study.cells() if c.arm.name == "clip_longer")
     longer = dataclasses.replace(longer, arm=dataclasses.replace(longer.arm, seeds=(0, 1, 2)))
-    ready, time_ratio = tool("study").ready, tool("study").time_ratio
+    ready = as_long_as.ready
     assert not ready(study, longer, tmp_path, set())
     for name, seconds in (("sparc-0", 0.9), ("clip-0", 0.3), ("sparc-1", 0.3), ("clip-1", 0.2)):
         path = store.record_of(tmp_path, name)
@@ -211,12 +221,13 @@ def test_an_arm_with_anothers_time_waits_for_both_and_stretches_its_steps(tmp_pa
         path.write_text(json.dumps({"cost": {"seconds per step": seconds}}))
     assert ready(study, longer, tmp_path, {"clip_longer-1", "filip-0"})
     assert not ready(study, longer, tmp_path, {"clip-2"})  # its time counts too
-    assert time_ratio(study, longer, tmp_path) == pytest.approx((3 + 1.5) / 2)
-    for name, seconds in (("sparc-2", 0.3), ("clip-2", 0.3)):
-        store.record_of(tmp_path, name).write_text(
-            json.dumps({"cost": {"seconds per step": seconds}})
-        )
-    assert time_ratio(study, longer, tmp_path) == pytest.approx(1.5)
+    assert as_long_as.ratio(study, longer, tmp_path) == pytest.approx((3 + 1.5) / 2)
+    for name in ("sparc-2", "clip-2"):
+        store.record_of(tmp_path, name).write_text(json.dumps({"cost": {"seconds per step": 1}}))
+    again = dataclasses.replace(longer, seed=2)  # the same for all seeds, decided once
+    assert as_long_as.ratio(study, again, tmp_path) == pytest.approx((3 + 1.5) / 2)
+    shutil.rmtree(tmp_path / "time_ratios")
+    assert as_long_as.ratio(study, longer, tmp_path) == pytest.approx(1.5)
     assert study.cell_config(longer, time_ratio=1.5).schedule.steps == 6
 
 
