@@ -25,6 +25,8 @@ SCENES = "data/quickstart"
 # minutes, over seeds too (configs/study/transfer_frozen.py); trained along, it takes longer.
 TASKS = {"det": "det", "seg": "seg_frozen", "caption": "caption_cached"}
 PROGRESS = re.compile(r"(train|val)\) *(\[[^\]]*\]).*?(eta: [\d:]+)")
+SEVERAL = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+SEVERAL += ["--launcher", "pytorch"]
 Command = list[str]
 
 
@@ -81,12 +83,11 @@ def processes() -> int:
 
 
 def pretraining(processes: int, *words: str) -> Command:
-    """The pre-training, by torchrun where there are several processes."""
+    """The pre-training, by torchrun where there are two processes."""
     single = tool("pretrain", *words)
     if processes == 1:
         return single
-    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [single[0], *several, single[1], "--launcher", "pytorch", *words]
+    return [single[0], *SEVERAL[:4], single[1], *SEVERAL[4:], *words]
 
 
 def transfer(name: str, run: str, work_dir: Path, *more: str) -> Command:
@@ -123,10 +124,11 @@ def step(title: str, commands: dict[Path, Command], work: Path, processes: int =
     """Run commands of so many processes each side by side (one after the other on a GPU), each
     unless its mark says it is done.
 
-    The output of each goes to ``WORK_DIR/logs/NAME.log``; the mark is ``WORK_DIR/.done/NAME``.
+    The output of each goes to ``WORK_DIR/logs/NAME.log``; the mark, ``WORK_DIR/.done/NAME``, holds
+    the command. Raises ValueError where it holds another.
     """
     marks = {work / ".done" / path.name: command for path, command in commands.items()}
-    todo = {mark: command for mark, command in marks.items() if not mark.exists()}
+    todo = {mark: command for mark, command in marks.items() if not is_done(mark, command)}
     if not todo:
         print(f"\n== {title}: done before", flush=True)
         return
@@ -146,6 +148,24 @@ def step(title: str, commands: dict[Path, Command], work: Path, processes: int =
     print(f"{clear}   {time.perf_counter() - started:.0f} s".ljust(60), flush=True)
 
 
+def what(command: Command) -> str:
+    """What a command does, however many processes do it."""
+    return shlex.join([word for word in command[1:] if word not in SEVERAL])
+
+
+def is_done(mark: Path, command: Command) -> bool:
+    """Whether this command was done. Raises ValueError where another one was in its place."""
+    if not mark.exists():
+        return False
+    done = mark.read_text(encoding="utf-8")
+    if done != what(command):
+        raise ValueError(
+            f"{mark.name} was done by another command ({done or 'an older version'}): take "
+            f"another --work-dir, or remove {mark} and {mark.parent.parent / mark.name}"
+        )
+    return True
+
+
 def wait(running: dict[Path, subprocess.Popen], work: Path) -> None:
     """Until one command ends: mark it, or end everything when it failed. Raises ValueError then."""
     logs = [log_of(work, mark) for mark in running]
@@ -163,7 +183,7 @@ def wait(running: dict[Path, subprocess.Popen], work: Path) -> None:
                 print("\n".join(last_words(log)), file=sys.stderr)
                 raise ValueError(f"{mark.name} ended with code {process.returncode}; see {log}")
             mark.parent.mkdir(exist_ok=True)
-            mark.touch()
+            mark.write_text(what(process.args), encoding="utf-8")
             return
         time.sleep(0.2)
 

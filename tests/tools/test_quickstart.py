@@ -50,6 +50,22 @@ def test_several_processes_pre_train_by_torchrun_with_their_share_of_the_cores(
     assert (tmp_path / "logs" / "said.log").read_text().strip() == "4"
 
 
+def test_what_is_done_is_done_by_the_same_command_in_however_many_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    quickstart, place = tool("quickstart"), tmp_path / "run"
+    (tmp_path / "logs").mkdir()
+
+    def step(*words: str) -> str:
+        quickstart.step("a step", {place: [sys.executable, "-c", "print(1)", *words]}, tmp_path)
+        return capsys.readouterr().out
+
+    assert "a step: done before" not in step("--seed", "0")
+    assert "a step: done before" in step("--seed", "0", "--launcher", "pytorch")
+    with pytest.raises(ValueError, match=r"run was done by another command .*--seed 0.*remove"):
+        step("--seed", "1")
+
+
 def test_a_failed_command_is_told_by_its_own_error_not_by_torchruns_report(tmp_path: Path) -> None:
     quickstart, log = tool("quickstart"), tmp_path / "sparc.log"
     log.write_text("step 1\nerror: no room\nerror: no room\nChildFailedError:\n" + "=\n" * 40)
