@@ -54,7 +54,7 @@ NOT_RUN = {
     r"sparc (pretrain_lm|caption) ": "a language model's training; tests/transfer/captioning",
     r"sparc align work_dirs/sparc ": "the reader's own photo",
     r"sparc data (coco|flickr8k) ": "downloaded data; tests/data/test_layouts.py",
-    r"sparc data scenes --out data/(scenes|quickstart)( --level .*)?$": "4,000 images where the test makes 12",
+    r"sparc data scenes --out data/(scenes|quickstart)( --level .*)?$": "4,000 images, not 12",
     r"sparc data boxes ": "tests/data/test_box_import.py and others, each kind",
     r"sparc (quickstart|demo)": "twenty minutes; a server, tests/page asks one",
     r"python tools/measure/": "benchmarks",
