@@ -13,7 +13,8 @@ LEVEL = 0.95
 
 def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
     """The 95 % interval of mean(first) - mean(second) of runs that differ by their seed (Welch
-    1947); None with fewer than two runs of one of them.
+    1947); None with fewer than two runs of one of them, or where no run differs from its like:
+    that is no noise of zero, it is none that was seen.
     """
     if min(len(first), len(second)) < 2:
         return None
@@ -21,7 +22,7 @@ def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float
     parts = [variance(values) / len(values) for values in (first, second)]
     spread = sum(parts)
     if spread == 0:
-        return gap, gap
+        return None
     freedom = spread**2 / sum(
         part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True)
     )

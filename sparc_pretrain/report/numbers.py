@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from sparc_pretrain.metric import short
 from sparc_pretrain.report.certainty import welch
-from sparc_pretrain.report.records import RANDOM, Evaluation
+from sparc_pretrain.report.records import Evaluation
+from sparc_pretrain.report.starts import protocol_differences, starts_of
 
 MINUS = "\u2212"
 # unit of a metric -> factor, decimals (None: four digits in all), sign
@@ -226,8 +226,9 @@ class Comparison:
 def compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:
     """The starts of every setting (kind, config, data) that has more than one.
 
-    Evaluations of one backbone are runs of one start and are averaged; different backbones of one
-    objective are starts of their own, told apart by their run.
+    Evaluations of one backbone are runs of one start and are averaged, those that are one run
+    counted once; different backbones of one objective are starts of their own, told apart by
+    their run.
     """
     settings: dict[tuple[str, str, str], list[Evaluation]] = {}
     for evaluation in evaluations:
@@ -236,7 +237,7 @@ def compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:
     for (kind, config, data), group in settings.items():
         starts = starts_of(group)
         if len(starts) > 1:
-            remark = "; ".join(_protocol_differences(starts))
+            remark = "; ".join(protocol_differences(starts))
             found.append(
                 Comparison(
                     kind,
@@ -248,47 +249,3 @@ def compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:
                 )
             )
     return found
-
-
-def starts_of(group: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
-    """Start -> its runs, the baseline last."""
-    origins: dict[tuple[str, str], list[Evaluation]] = {}
-    for one in group:
-        origins.setdefault((one.start, str(one.backbone.get("sha256"))), []).append(one)
-    names = [start for start, _ in origins]
-    starts = {}
-    for (start, sha), runs in origins.items():
-        told = start
-        if names.count(start) > 1:
-            told = f"{start} ({runs[0].backbone.get('run')}, {sha[:8]})"
-        starts[told] = runs
-    baseline = RANDOM if RANDOM in starts else next(iter(starts))
-    return {**{k: v for k, v in starts.items() if k != baseline}, baseline: starts[baseline]}
-
-
-def _protocol_differences(starts: dict[str, list[Evaluation]]) -> list[str]:
-    """What was not alike, in words: a difference of numbers may come from it."""
-    *others, base = starts
-    mine, found = _protocol(starts[base][0]), []
-    for name in others:
-        theirs = _protocol(starts[name][0])
-        unlike = [k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
-        if not (mine.get("iterations") and theirs.get("iterations")):
-            # a test of a checkpoint counts no iterations
-            unlike = [k for k in unlike if k != "iterations"]
-        found += [f"{k} {theirs.get(k)} with {name} and {mine.get(k)} with {base}" for k in unlike]
-    return found
-
-
-def _protocol(evaluation: Evaluation) -> dict[str, Any]:
-    """The protocol without what has to differ: output files, the objective that reads, and which of
-    its terms hold against what.
-    """
-    protocol = dict(evaluation.record.get("protocol") or {})
-    for name in ("read_by", "holds", "controls"):
-        protocol.pop(name, None)
-    if isinstance(protocol.get("evaluator"), dict):
-        protocol["evaluator"] = {
-            k: v for k, v in protocol["evaluator"].items() if k != "outfile_prefix"
-        }
-    return protocol

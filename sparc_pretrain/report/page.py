@@ -45,9 +45,9 @@ from sparc_pretrain.report.numbers import (
     label,
     scale,
     shown,
-    starts_of,
 )
 from sparc_pretrain.report.records import Evaluation, Found, gather, style
+from sparc_pretrain.report.starts import starts_of
 from sparc_pretrain.report.verdict import next_steps, verdict
 from sparc_pretrain.zeroshot import readings
 

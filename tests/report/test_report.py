@@ -649,9 +649,44 @@ def test_a_data_set_is_called_by_its_folder():
 
 def runs_of(objective: str | None, values: list[float], **more) -> list[Evaluation]:
     start = {"objective": objective, "sha256": objective} if objective else None
-    return [
-        evaluation({"bbox_AP": v, **more}, "detection", DECLARED, backbone=start) for v in values
+    told = {"backbone": start, "config": "c.py"}
+    return [evaluation({"bbox_AP": v, **more}, "detection", DECLARED, **told) for v in values]
+
+
+def test_a_run_that_is_recorded_twice_counts_once_and_decides_nothing():
+    once = runs_of("Sparc", [0.3]) + runs_of(None, [0.2])
+    twice = [Evaluation(Path("copy/metrics.json"), {**e.record, "date": "later"}) for e in once]
+    for one in twice:  # the same evaluation, whose files went to another folder
+        one.record["protocol"] = {"evaluator": {"outfile_prefix": "copy/pictures"}}
+    for one in once:
+        one.record["protocol"] = {"evaluator": {"outfile_prefix": "w/pictures"}}
+    [found] = compare(once + twice)
+    gap = found.difference("SPARC", "bbox_AP")
+    assert found.one_run_each and not gap.sure and gap.n == "n = 1 run each"
+    assert found.cell("SPARC", "bbox_AP").text == "30.0 %"
+    assert verdict([found], Found([], [], []))[0].startswith("Which start is better is not decided")
+    [seeds] = compare(runs_of("Sparc", [0.3, 0.31]) + runs_of(None, [0.2, 0.2001]))
+    assert seeds.difference("SPARC", "bbox_AP").n == "n = 2 and 2 runs"
+
+
+def test_a_backbone_that_is_evaluated_untrained_is_one_run_however_often_it_is():
+    ours, theirs = ({"objective": one, "sha256": one} for one in ("Sparc", "Clip"))
+    told = [
+        evaluation({"t2i_R@5": value}, "retrieval", RETRIEVAL, backbone=backbone)
+        for backbone, value in ((ours, 0.4), (ours, 0.4001), (theirs, 0.3), (theirs, 0.3001))
     ]
+    [found] = compare(told)
+    gap = found.difference("CLIP", "t2i_R@5")
+    assert not gap.sure and gap.n == "n = 1 run each"
+    told[0].record["checkpoint"] = "a.pth"
+    told[2].record["checkpoint"] = "b.pth"
+    [found] = compare(told)
+    assert found.difference("CLIP", "t2i_R@5").n == "n = 2 and 2 runs"
+
+
+def test_runs_of_which_none_differs_from_its_like_have_no_interval():
+    assert welch([0.3, 0.3], [0.2, 0.2]) is None
+    assert welch([0.3, 0.3], [0.2, 0.21]) is not None
 
 
 def test_a_difference_is_coloured_only_outside_its_interval():
