@@ -59,12 +59,9 @@
     function words() {
       const box = find("words");
       box.replaceChildren();
-      let at = 0;
       reading().words.forEach((word, n) => {
-        const between = data.caption.slice(at, word.start).trim();
-        if (between) box.append(make("span", between, "plain"));
-        at = word.end;
-        const button = box.appendChild(make("button", data.caption.slice(word.start, word.end), "word"));
+        if (word.before) box.append(make("span", word.before, "plain"));
+        const button = box.appendChild(make("button", word.text, "word"));
         button.type = "button";
         button.classList.toggle("minor", word.minor);
         if (word.pieces > 1) {
@@ -82,8 +79,7 @@
           draw();
         });
       });
-      const rest = data.caption.slice(at).trim();
-      if (rest) box.append(make("span", rest, "plain"));
+      if (reading().rest) box.append(make("span", reading().rest, "plain"));
     }
 
     function glow(weights) {

@@ -68,10 +68,9 @@ def fragment(
         pictures.append({"src": src, "alt": alt, "name": name, "size": size})
     grid = list(readings[0].own[0].weights.shape)
     data = {
-        "caption": caption,
         "grid": grid,
         "pictures": pictures,
-        "readings": [_reading(one, truth) for one in readings],
+        "readings": [_reading(one, caption, truth) for one in readings],
     }
     first = pictures[0]
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
@@ -122,16 +121,18 @@ def told(found: dict[str, float] | None) -> str:
     )
 
 
-def _reading(one: Reading, truth: Sequence[Truth]) -> dict[str, Any]:
-    words = []
+def _reading(one: Reading, caption: str, truth: Sequence[Truth]) -> dict[str, Any]:
+    """A reading for the script: of `caption` the words, what stands before each, and the rest. No
+    places in it: Python counts characters, JavaScript two for an emoji.
+    """
+    words, at = [], 0
     for number, word in enumerate(one.own):
         seen = [word, *(other[number] for other in one.others)]
         boxes = boxes_of(word, truth)
         words.append(
             {
+                "before": caption[at : word.start].strip(),
                 "text": word.word,
-                "start": word.start,
-                "end": word.end,
                 "pieces": word.pieces,
                 "minor": is_minor(word.word),
                 "boxes": [] if boxes is None else boxes.double().round(decimals=DIGITS).tolist(),
@@ -147,7 +148,9 @@ def _reading(one: Reading, truth: Sequence[Truth]) -> dict[str, Any]:
                 ],
             }
         )
-    return {"title": TITLES[one.name], "trained": one.trained, "words": words}
+        at = word.end
+    rest = caption[at:].strip()
+    return {"title": TITLES[one.name], "trained": one.trained, "words": words, "rest": rest}
 
 
 def _picture(image: Tensor, side: int) -> tuple[str, tuple[int, int]]:

@@ -144,6 +144,42 @@ def test_the_control_the_readings_and_the_keyboard_work(page: Path) -> None:
     assert words == ["a cup"] and pressed == ["another", "Phrases"]
 
 
+def in_words(caption: str, *texts: str) -> str:
+    """The viewer of a caption in which `texts` are the words that are read."""
+    places = [(text, caption.index(text)) for text in texts]
+    weights = torch.full((2, 3), 1 / 6)
+    own = [WordWeights(text, at, at + len(text), weights, 0.5) for text, at in places]
+    image = torch.full((3, 40, 60), 120, dtype=torch.uint8)
+    return viewer.fragment(caption, image, [], [Reading("words", True, own, [])], ["own.jpg"])
+
+
+def test_words_after_an_emoji_are_whole_and_the_script_gets_no_places_in_the_caption() -> None:
+    """JavaScript counts two for an emoji, Python one: each gets the texts, cut once."""
+    part = in_words("\U0001f525 a cat, on \U0001f408 snow \U0001f525!", "cat", "snow")
+    [told] = re.findall(r'<script type="application/json">(.*?)</script>', part)
+    [reading] = json.loads(told)["readings"]
+    assert [(one["before"], one["text"]) for one in reading["words"]] == [
+        ("\U0001f525 a", "cat"),
+        (", on \U0001f408", "snow"),
+    ]
+    assert reading["rest"] == "\U0001f525!"
+    assert not any({"start", "end"} & one.keys() for one in reading["words"])
+
+
+def test_a_browser_shows_a_caption_with_an_emoji_as_it_is(tmp_path: Path) -> None:
+    part = in_words("\U0001f525 a cat, on \U0001f408 snow \U0001f525!", "cat", "snow")
+    file = tmp_path / "emoji.html"
+    file.write_text(viewer.page(part, "a run", ""), encoding="utf-8")
+    script = SAY % "[...document.querySelector('.words').children].map((e) => e.innerText.trim())"
+    assert json.loads(_text(asked(file, script))) == [
+        "\U0001f525 a",
+        "cat",
+        ", on \U0001f408",
+        "snow",
+        "\U0001f525!",
+    ]
+
+
 def test_every_picture_and_control_has_a_name_and_fits_a_phone(page: Path) -> None:
     script = SAY % (
         "[[...document.images].map((i) => i.alt), "
