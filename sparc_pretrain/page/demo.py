@@ -5,7 +5,7 @@ apart. Nothing here computes; `answers` does.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,10 +109,14 @@ def boxes(
     return (photo, drawn), FLAT + ", ".join(flat) if flat else ""
 
 
-def serve(page: gradio.Blocks, host: str, port: int, files: list[Path]) -> None:
+def serve(page: gradio.Blocks, host: str, port: int, files: Sequence[Path]) -> None:
     """Answer until it is interrupted; of the disk only `files` are shown."""
-    allowed = sorted({str(file.parent.resolve()) for file in files})
-    page.launch(server_name=host, server_port=port, share=False, allowed_paths=allowed)
+    page.launch(server_name=host, server_port=port, share=False, allowed_paths=allowed(files))
+
+
+def allowed(files: Sequence[Path]) -> list[str]:
+    """What gradio may hand out: these files alone. Of a folder it would hand out all below it."""
+    return sorted({str(file.resolve()) for file in files})
 
 
 def _image(photo: np.ndarray) -> torch.Tensor:

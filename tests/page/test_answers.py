@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,6 +86,18 @@ def test_a_box_that_no_patch_stands_out_for_is_said_and_not_drawn(answers, monke
     (shown, drawn), said = demo.boxes(answers, photo, "a fish, !!")
     assert shown is photo and drawn == [((1, 2, 10, 8), "a fish")]
     assert said == "no patch stands out for: !!"
+
+
+def test_of_the_disk_the_demo_hands_out_its_images_alone(scenes: Path, tmp_path: Path) -> None:
+    photo = next((scenes / "images/val").iterdir())
+    (tmp_path / "link.png").symlink_to(photo)
+    (tmp_path / "own.png").write_bytes(photo.read_bytes())
+    served = {}
+    page = SimpleNamespace(launch=lambda **how: served.update(how))
+    demo.serve(page, "127.0.0.1", 7860, [tmp_path / "link.png", tmp_path / "own.png"])
+    paths = [Path(one) for one in served["allowed_paths"]]
+    assert set(paths) == {photo.resolve(), (tmp_path / "own.png").resolve()}
+    assert all(path.is_file() for path in paths) and served["share"] is False
 
 
 def test_without_gradio_the_command_says_what_to_install(monkeypatch) -> None:
