@@ -24,21 +24,8 @@ WIDTH, HEIGHT = 430, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 26, 12, 40
 
 
-def read(path: str | Path) -> Tensor:
-    """An image file -> [3,H,W] uint8.
-
-    Raises:
-        FileNotFoundError, and ValueError naming the file when it is no picture.
-    """
-    try:
-        return decode(Path(path).read_bytes())
-    except BadImage as error:
-        raise ValueError(f"{path} cannot be shown: {error}") from None
-
-
-def halves(path: Path) -> tuple[Tensor, Tensor]:
-    """A picture of RecordHook -> its truth (left) and prediction (right), [3,H,W/2] uint8 each."""
-    both = read(path)
+def halves(both: Tensor) -> tuple[Tensor, Tensor]:
+    """A picture of RecordHook, [3,H,W] -> its truth (left) and prediction (right), [3,H,W/2]."""
     middle = both.shape[-1] // 2
     return both[..., :middle], both[..., middle : 2 * middle]
 
@@ -49,24 +36,32 @@ def alike(a: Tensor, b: Tensor) -> bool:
 
 
 class Album:
-    """Turns pictures into `<img>` tags, until the page is full.
+    """Turns pictures into `<img>` tags, until the page is full. All files of a page are read here:
+    one that a killed process left cut off is told and costs no more than its place.
 
     Attributes: `used`, characters so far; `left_out`, pictures for which there was no room;
-    `damaged`, files that are no pictures.
+    `damaged`, files that are no pictures or cannot be read.
     """
 
     def __init__(self, budget: int = BUDGET) -> None:
         self.budget, self.used, self.left_out = budget, 0, 0
         self.damaged: list[Path] = []
 
+    def read(self, path: Path) -> Tensor | None:
+        """An image file as [3,H,W] uint8; None, and it is among the damaged, where it is none."""
+        try:
+            return decode(path.read_bytes())
+        except (BadImage, OSError):
+            self.damaged.append(path)
+            return None
+
     def picture(self, source: Tensor | np.ndarray | Path, alt: str, side: int = 320) -> Markup:
         """An `<img>` of a file, of [3,H,W] or of [H,W,3] uint8, its longer side at most `side`."""
         if isinstance(source, Path):
-            try:
-                source = read(source)
-            except ValueError:
-                self.damaged.append(source)
-                return _absent(f"{alt} (cannot be read)")
+            read = self.read(source)
+            if read is None:
+                return absent(f"{alt} (cannot be read)")
+            source = read
         if isinstance(source, Tensor):
             source = source.permute(1, 2, 0).contiguous().numpy()
         image = Image.fromarray(source)
@@ -76,13 +71,14 @@ class Album:
         text = base64.b64encode(file.getvalue()).decode()
         if self.used + len(text) > self.budget:
             self.left_out += 1
-            return _absent(f"{alt} (no room)")
+            return absent(f"{alt} (no room)")
         self.used += len(text)
         tag = Markup('<img src="data:image/jpeg;base64,{}" alt="{}" width="{}" height="{}">')
         return tag.format(text, alt, *image.size)
 
 
-def _absent(text: str) -> Markup:
+def absent(text: str) -> Markup:
+    """What stands in the place of a picture."""
     return Markup('<span class="absent">{}</span>').format(text)
 
 

@@ -17,7 +17,7 @@ from sparc_pretrain.data.captions import read_captions
 from sparc_pretrain.data.image_folder import image_files
 from sparc_pretrain.data.sets.phrases import read_phrases
 from sparc_pretrain.page import truth, viewer
-from sparc_pretrain.report.figures import Album, halves, read
+from sparc_pretrain.report.figures import Album, halves
 from sparc_pretrain.report.records import OF_SPARC, RANDOM, Evaluation, Found, called
 from sparc_pretrain.run_folder import RunFolder
 from sparc_pretrain.zeroshot import encode, readings
@@ -147,11 +147,11 @@ def alignment(
     """
     known = {} if phrases is None else {one.file.name: one for one in read_phrases(None, phrases)}
     (model, objective), rows = encode.load(run.path), []
-    captioned = [sample for sample in some if sample.captions]
-    photos = [read(sample.file) for sample in captioned]
-    for number, sample in enumerate(captioned):
-        photo, caption = photos[number], sample.telling
-        others = [other for other in photos if other is not photo][:OTHERS]
+    read = [(one, album.read(one.file)) for one in some if one.captions]
+    captioned = [(sample, photo) for sample, photo in read if photo is not None]
+    for sample, photo in captioned:
+        caption = sample.telling
+        others = [other for _, other in captioned if other is not photo][:OTHERS]
         found = readings.read(model, objective, photo, others, caption)
         if not found:
             continue
@@ -224,7 +224,11 @@ def way(album: Album, found: Found, some: Sequence[Sample], rows: Sequence[dict]
         shown = [e for e in found.evaluations if e.kind == kind and e.pictures]
         if shown:
             best = _pretrained_first(shown)
-            truth, predicted = halves(best.pictures[0])
+            read = (album.read(file) for file in best.pictures)
+            both = next((one for one in read if one is not None), None)
+            if both is None:
+                continue
+            truth, predicted = halves(both)
             ends[kind] = {
                 "start": best.start,
                 "truth": album.picture(truth, f"A {kind}: the truth", 300),

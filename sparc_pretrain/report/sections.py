@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from sparc_pretrain.report.figures import Album, Curve, alike, chart, halves
+from markupsafe import Markup
+from torch import Tensor
+
+from sparc_pretrain.report.figures import Album, Curve, absent, alike, chart, halves
 from sparc_pretrain.report.numbers import Comparison, label, scale
 from sparc_pretrain.report.records import OF_SPARC, Evaluation, Found, TrainingLog, style
 from sparc_pretrain.report.samples import Images, backbone_facts
@@ -153,18 +156,29 @@ def galleries(album: Album, kind: str, evaluations: Sequence[Evaluation]) -> lis
     for group in groups.values():
         group, rows = side_by_side(group, len({e.start for e in group})), []
         for file in group[0].pictures[:PICTURES]:
-            truth, _ = halves(file)
-            number = len(rows) + 1
-            cells = []
-            for evaluation in group:
-                own = evaluation.file.parent / "pictures" / file.name
-                same = own.exists() and alike(truth, halves(own)[0])
+            own = [evaluation.file.parent / "pictures" / file.name for evaluation in group]
+            there = {path: album.read(path) for path in own if path.exists()}
+            sound = [halves(both)[0] for both in there.values() if both is not None]
+            if not sound:
+                continue
+            truth, number, cells = sound[0], len(rows) + 1, []
+            for evaluation, path in zip(group, own, strict=True):
                 alt = f"Image {number}: predicted, {named(evaluation, group)}"
-                cells.append(album.picture(halves(own)[1], alt, WIDE) if same else None)
+                cells.append(_predicted(album, there[path], truth, alt) if path in there else None)
             rows.append([album.picture(truth, f"Image {number}: the truth", WIDE), *cells])
+        if not rows:
+            continue
         heads = ["truth", *(named(e, group) for e in group)]
         sections.append({"place": group[0].place, "heads": heads, "rows": rows})
     return sections
+
+
+def _predicted(album: Album, both: Tensor | None, truth: Tensor, alt: str) -> Markup | None:
+    """The right half of a picture that was there to read; None for one of another image."""
+    if both is None:
+        return absent(f"{alt} (cannot be read)")
+    drawn, predicted = halves(both)
+    return album.picture(predicted, alt, WIDE) if alike(truth, drawn) else None
 
 
 def drawings(album: Album, evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:

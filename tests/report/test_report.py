@@ -249,7 +249,6 @@ def test_no_metrics_is_a_users_mistake_with_exit_code_2(tmp_path, capsys):
             "retrieval.json",
             '{"images": [], "examples": [{"query": "", "answers": [3], "correct": 0}]}',
         ),
-        ("pictures/00.png", "no picture"),
     ],
 )
 def test_a_broken_file_is_named(name, content, tmp_path):
@@ -576,6 +575,49 @@ def test_a_damaged_picture_is_left_out_and_named(tmp_path):
     assert "a star" in page and f"{broken}: cannot be read." in page
 
 
+def cut_off(path: Path) -> Path:
+    """What a process leaves that was killed while it wrote a picture."""
+    path.write_bytes(path.read_bytes()[:-200])
+    return path
+
+
+def test_a_picture_cut_off_in_a_killed_validation_is_listed_and_the_page_is_written(tmp_path):
+    record = {"task": "detection", "metrics": {"bbox_AP": 0.5}, "data": "data/x/val"}
+    for name, start in (("s", {"objective": "Sparc", "sha256": "a"}), ("r", None)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps(record | {"backbone": start}))
+        for i in range(3):
+            truth_and_prediction(tmp_path / name / f"pictures/{i}.png", truth=i, prediction=i + 7)
+    cut = [cut_off(tmp_path / name) for name in ("s/pictures/0.png", "s/pictures/1.png")]
+    cut.append(cut_off(tmp_path / "r/pictures/1.png"))
+    page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
+    for path in cut:
+        assert page.count(f"{path}: cannot be read.") == 1
+    shown = page[page.index('<section id="detection">') :].partition("</section>")[0]
+    assert "Image 1: predicted, SPARC (cannot be read)" in shown
+    assert shown.count("<tr><td>") == 2 and shown.count("<img") == 2 + 3  # not that of nobody
+    way = page[page.index('<section id="way">') :].partition("</section>")[0]
+    assert way.count("<img") == 2  # the first of SPARC's that is whole
+    for path in (tmp_path / "s/pictures/2.png", *(tmp_path / "r/pictures").iterdir()):
+        path.write_bytes(b"")
+    page = build([tmp_path], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert '<section id="detection">' not in page and "<img" not in page
+
+
+def test_a_sample_that_is_cut_off_is_no_sample_of_words_on_patches(tree, tmp_path):
+    files = [picture(tmp_path / f"photos/{i:02d}.png", i) for i in range(3)]
+    cut_off(files[0])
+    captions = tmp_path / "captions.json"
+    names = [{"id": i, "file_name": file.name} for i, file in enumerate(files)]
+    texts = [{"id": i, "image_id": i, "caption": f"kite number {i}"} for i in range(3)]
+    captions.write_text(json.dumps({"images": names, "annotations": texts}))
+    out = build([tree], tmp_path / "r.html", files[0].parent, captions)
+    page = out.read_text(encoding="utf-8")
+    assert f"{files[0]}: cannot be read." in page
+    words = page[page.index('<section id="alignment">') :].partition("</section>")[0]
+    assert words.count('<div class="aligned">') == 2 and "kite number 0" not in words
+
+
 def test_what_is_shown_of_many_reaches_from_the_first_to_near_the_last():
     assert spread(range(23), 12)[-1] >= 21 and len(spread(range(23), 12)) == 12
     assert spread(range(3), 12) == [0, 1, 2] and spread([], 5) == []
@@ -594,7 +636,8 @@ def test_answers_to_questions_are_compared_in_percent(tmp_path):
 
 def test_the_left_half_of_a_picture_is_the_truth(tmp_path):
     truth_and_prediction(tmp_path / "a.png", truth=1, prediction=2)
-    for half, seed in zip(halves(tmp_path / "a.png"), (1, 2), strict=True):
+    both = Album().read(tmp_path / "a.png")
+    for half, seed in zip(halves(both), (1, 2), strict=True):
         alone = np.array(Image.open(picture(tmp_path / "alone.png", seed)))
         assert np.array_equal(half.permute(1, 2, 0).numpy(), alone)
 
