@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     from PIL import Image
 
     from sparc_pretrain.page.answers import Answers
+    from sparc_pretrain.page.viewer import printable
     from sparc_pretrain.zeroshot import encode, readings
     from sparc_pretrain.zeroshot.alignment_sheet import sheet
 
@@ -42,18 +43,19 @@ def main(argv: list[str] | None = None) -> int:
     files = list(map(Path, args.others or ())) or readings.neighbours(Path(args.image))
     others = [encode.open_image(file) for file in files]
     model = Answers.of(args.run)
+    caption = printable(args.caption)
     names = [Path(args.image).name, *(file.name for file in files)]
-    found, page = model.words(image, others, names, args.caption)
-    picture = sheet(image, args.caption, found[0], args.width, model.measured)
+    found, page = model.words(image, others, names, caption)
+    picture = sheet(image, caption, found[0], args.width, model.measured)
     out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(out)
     html = out.with_suffix(".html")
     html.write_text(page, encoding="utf-8")
     tell(found[0], len(files))
-    unread = args.caption[found[0].own[-1].end :].strip(" .,;:!?")
+    unread = caption[found[0].own[-1].end :].strip(" .,;:!?")
     if unread:
         print(f"not read, beyond this model's {model.model.text.max_tokens} tokens: {unread}")
-    print(f"{model.measured}\nwritten to {out} and, to touch, {html}")
+    print(printable(f"{model.measured}\nwritten to {out} and, to touch, {html}"))
     return 0
 
 

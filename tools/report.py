@@ -22,11 +22,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--phrases", help="where their captions' phrases are: outlined on the maps")
     parser.add_argument("--title")
     args = parser.parse_args(argv)
+    from sparc_pretrain.page.viewer import printable
     from sparc_pretrain.report.page import TITLE, build
 
     what = args.images, args.captions, args.title or TITLE, args.phrases
     out = build(args.work_dirs, args.out, *what)
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    print(printable(f"{out}: {out.stat().st_size / 1e6:.1f} MB"))
     return 0
 
 

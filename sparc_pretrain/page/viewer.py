@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from sparc_pretrain.zeroshot.readings import TITLES, Reading
 SIDE = 900  # the longer one of a picture inside the file, pixels
 SMALLEST = 360  # smaller pictures are enlarged to this, so that heat is drawn smoothly
 DIGITS = 4  # of weights
+HALVES = re.compile("[\ud800-\udfff]")  # of characters, which no encoding can write
 
 
 @cache
@@ -31,14 +33,28 @@ def part(name: str) -> Markup:
 
 @cache
 def environment(folder: Path = Path(__file__).parent) -> Environment:
-    """Templates of a folder, usually this one; what is put into them is escaped."""
+    """Templates of a folder, usually this one; what is put into them is printable, and escaped."""
     return Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_written,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def printable(text: str) -> str:
+    """`text` with a replacement character for each byte that was not UTF-8: Python keeps those of
+    a file's name, and of a command line, as halves of characters.
+    """
+    return HALVES.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _written(value: Any) -> str:
+    """A value as templates write it: here every name of a file enters a page."""
+    text = printable(str(value))
+    return Markup(text) if isinstance(value, Markup) else text
 
 
 def fragment(

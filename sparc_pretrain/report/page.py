@@ -271,7 +271,9 @@ def _row(evaluation: Evaluation, found: Found, place: Path) -> dict[str, Any]:
 
     def link(*paths: Path) -> str:
         there = next((path for path in paths if path.exists()), None)
-        return quote(os.path.relpath(there.resolve(), place.resolve())) if there else ""
+        if there is None:
+            return ""
+        return quote(os.fsencode(os.path.relpath(there.resolve(), place.resolve())))
 
     return {
         "links": {"file": link(evaluation.file), "config": link(*configs), "run": link(*runs)},

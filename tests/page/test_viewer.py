@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from sparc_pretrain.page import viewer
 from sparc_pretrain.zeroshot.alignment import WordWeights
@@ -218,6 +220,23 @@ def test_every_colour_of_text_is_read_on_every_ground(mode: int) -> None:
     for ground in grounds:
         for ink in inks if ground in ("paper", "card") else {"ink", "soft"}:
             assert contrast(found[ink], found[ground]) >= 4.5, (ink, ground)
+
+
+@pytest.mark.parametrize(
+    ("name", "caption"), [(b"\xe9t\xe9.jpg", "a fish"), (b"photo.jpg", "a fish \udce9t\udce9")]
+)
+def test_align_writes_its_page_of_a_name_or_a_caption_that_is_not_utf8(
+    tmp_path, monkeypatch, capsys, name, caption
+):
+    monkeypatch.chdir(tmp_path)
+    photos = [Path(os.fsdecode(name)), Path("other.jpg")]
+    for photo in photos:
+        Image.new("RGB", (64, 64), (90, 120, 60)).save(photo)
+    code, said = call("align", "sparc-scenes-tiny", photos[0], caption, "--others", photos[1])
+    assert code == 0, said
+    page = Path(f"{photos[0].stem}_words.html").read_text(encoding="utf-8")
+    assert "\N{REPLACEMENT CHARACTER}t\N{REPLACEMENT CHARACTER}" in page
+    assert "written to" in capsys.readouterr().out
 
 
 def test_align_writes_picture_and_page_with_what_the_model_was_measured_to_do(tmp_path, capsys):

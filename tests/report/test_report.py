@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ from sparc_pretrain.zeroshot.grounding_run import METRICS as GROUNDING
 from sparc_pretrain.zeroshot.retrieval import METRICS as RETRIEVAL
 from sparc_pretrain.zeroshot.segmentation import METRICS as SEGMENTATION
 from tests.browser import asked
+from tests.commands import call
 from tests.models import VISION, batch, pretrainer
 from transfer.captioning.metrics.declared import ANSWERS, CAPTIONS
 from transfer.detection.metrics import DECLARED
@@ -616,6 +618,35 @@ def test_a_sample_that_is_cut_off_is_no_sample_of_words_on_patches(tree, tmp_pat
     assert f"{files[0]}: cannot be read." in page
     words = page[page.index('<section id="alignment">') :].partition("</section>")[0]
     assert words.count('<div class="aligned">') == 2 and "kite number 0" not in words
+
+
+def test_names_that_are_not_utf8_are_shown_as_far_as_they_are_and_linked_as_they_are(
+    tree, tmp_path, capsys
+):
+    """Of work dirs, records, images, captions: Python holds such names, no page can."""
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    file = picture(odd / os.fsdecode(b"photo\xe9.png"), 1)
+    row = {"image": file.name, "file": str(file), "references": ["a gear"], "caption": "a star"}
+    cut = cut_off(picture(odd / os.fsdecode(b"cut\xe9.png"), 2))
+    captioned(odd, "one", None, [row, {**row, "image": cut.name, "file": str(cut)}])
+    log(odd / "one/1/vis_data", 3)
+    names = {"images": [{"id": 0, "file_name": file.name}]}
+    texts = [{"id": 0, "image_id": 0, "caption": "a red kite"}]
+    (tmp_path / "captions.json").write_text(json.dumps(names | {"annotations": texts}))
+    given = ["--images", str(file), "--captions", str(tmp_path / "captions.json")]
+    out = odd / "report.html"
+    argv = [str(odd), str(tree / "sparc"), "--out", str(out), "--title", "caf\udce9", *given]
+    assert call("report", *argv) == (0, "")
+    page = out.read_text(encoding="utf-8")
+    assert "<h1>caf\N{REPLACEMENT CHARACTER}</h1>" in page
+    assert "caf\N{REPLACEMENT CHARACTER}/one/metrics.json" in page
+    assert "photo\N{REPLACEMENT CHARACTER}.png" in page[page.index('id="alignment"') :]
+    assert "/cut\N{REPLACEMENT CHARACTER}.png: cannot be read." in page
+    links = re.findall(r'<a href="([^#"][^"]*)"', page)
+    assert all((odd / os.fsdecode(unquote_to_bytes(link))).exists() for link in links)
+    assert "caf\N{REPLACEMENT CHARACTER}/report.html" in capsys.readouterr().out
+    moved = build([odd], tmp_path / "moved.html").read_text(encoding="utf-8")
+    assert "caf%E9/one/metrics.json" in moved
 
 
 def test_what_is_shown_of_many_reaches_from_the_first_to_near_the_last():
