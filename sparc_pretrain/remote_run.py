@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 from sparc_pretrain.atomic_file import atomic_folder
@@ -28,17 +29,25 @@ def name_there(folder: Path, sha256: str) -> str:
     return f"{folder.name}-{sha256[:8]}"
 
 
-def send(folder: Path, own: str, place: Address, name: str, keep: int) -> None:
-    """Put a whole run folder as `own` into the folder `place` of a bucket, where it is the current
-    `name`; of earlier ones as many stay that there are `keep`.
+def send(folder: Path, sha256: str, place: Address, name: str, keep: int) -> None:
+    """Put the whole run folder of this identity, by its `name_there`, into the folder `place` of a
+    bucket, where it is the current `name`; of earlier ones as many stay that there are `keep`.
 
-    Raises FileNotFoundError when `folder` vanishes, OSError when the bucket cannot be written.
+    Raises FileNotFoundError when `folder` vanishes or another takes its place, OSError when the
+    bucket cannot be written.
     """
+    own = name_there(folder, sha256)
     there = place.inside(own)
-    for file in sorted(folder.iterdir(), key=lambda file: file.name == MANIFEST):  # it goes last
-        if file.name in WANTED:
-            with open(file, "rb") as opened:
-                bucket.write(there.inside(file.name), opened)
+    with ExitStack() as stack:
+        # What is open stays, whatever becomes of its name; and as the manifest is opened last, no
+        # file before it is of a folder that came later.
+        names = sorted({file.name for file in folder.iterdir()} & set(WANTED), key=WANTED.index)
+        opened = [stack.enter_context(open(folder / one, "rb")) for one in names]
+        last = opened[-1] if names[-1:] == [MANIFEST] else None
+        if last is None or hashlib.file_digest(last, "sha256").hexdigest() != sha256:
+            raise FileNotFoundError(errno.ENOENT, "has been replaced by another", str(folder))
+        for one, file in zip(names, opened, strict=True):
+            bucket.write(there.inside(one), file)
     kept = [own, *(one for one in listed(place, name) if one != own)][:keep]
     bucket.write(place.inside(name + CURRENT), "\n".join(kept).encode())
     ours = re.compile(rf"{name}(-\d+(\.1)?)?-[0-9a-f]{{8}}")

@@ -173,7 +173,7 @@ class RemoteSync:
         own = remote_run.name_there(run.path, run.sha256)
         is_there = remote_run.listed(self.place, name)[:1] == [own]
         if not is_there:
-            remote_run.send(run.path, own, self.place, name, KEPT_RUNS)
+            remote_run.send(run.path, run.sha256, self.place, name, KEPT_RUNS)
         self._sent[name] = run.sha256
         return [] if is_there else [own]
 

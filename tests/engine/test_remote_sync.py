@@ -360,6 +360,54 @@ def test_a_run_folder_that_is_replaced_while_it_is_read_is_read_anew(work, serve
     assert run_folder.open_run(AT).config["samples_seen"] == 3
 
 
+@pytest.mark.parametrize("replaced", ["while it is sent", "before", "while it is opened"])
+def test_a_best_run_folder_that_is_replaced_while_it_is_sent_is_whole_in_the_bucket(
+    work, server, monkeypatch, replaced
+):
+    """Whenever the next one takes its place, which two renames do under one name."""
+    best = work / "best"
+    shutil.copytree((work / "run").resolve(), best)
+    save(work, 2)
+
+    def replace(*paths) -> None:
+        nonlocal best
+        if best is not None and best in Path(paths[0]).parents:
+            shutil.rmtree(best)
+            shutil.copytree((work / "run").resolve(), best)
+            best = None
+
+    write, begin = bucket.write, open
+
+    def written(place, data):
+        found = write(place, data)
+        if "best-" in str(place) and place.name == "config.json":
+            replace(work / "best" / "config.json")
+        return found
+
+    def opened(path, *more, **named):
+        if Path(path).name == "model.safetensors":
+            replace(path)
+        return begin(path, *more, **named)
+
+    if replaced == "while it is sent":
+        monkeypatch.setattr(bucket, "write", written)
+    elif replaced == "while it is opened":
+        monkeypatch.setattr(remote_run, "open", opened, raising=False)
+    else:
+        send = remote_run.send
+        monkeypatch.setattr(remote_run, "send", lambda *a: (replace(a[0] / "x"), send(*a))[1])
+    mine = sync(work)
+    mine.send()
+    first = run_folder.verify(run_folder.open_run(f"{AT}/best").path)
+    assert first.config["samples_seen"] == (1 if replaced == "while it is sent" else 2)
+    mine.send()
+    found = run_folder.verify(run_folder.open_run(f"{AT}/best").path)
+    assert found.sha256 == run_folder.open_run(work).sha256
+    for manifest in there(server).glob("best-*/manifest.json"):
+        sha256 = run_folder.verify(manifest.parent).sha256
+        assert manifest.parent.name == remote_run.name_there(work / "best", sha256)
+
+
 def test_a_manifest_that_names_files_of_elsewhere_is_refused(work, server):
     sync(work).send()
     (folder,) = there(server).glob("run-1-*")
