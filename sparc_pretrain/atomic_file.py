@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -32,7 +33,9 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], None], durable: b
             a file of neither: for what tells by a checksum of its own, and can be made again.
     """
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    # not by the process's number alone: containers that share a folder have the same ones
+    draft = f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}"
+    partial = path.with_name(draft)
     try:
         with open(partial, "wb") as file:
             write(file)

@@ -51,6 +51,19 @@ def test_what_was_saved_is_verified_and_loaded(tmp_path, monkeypatch):
     assert names(tmp_path) == {"iter_3.pth", "iter_3.pth.manifest.json"}
 
 
+def test_two_processes_of_one_number_write_a_file_at_once(tmp_path):
+    """As in two containers that share a folder: who is last wins, and neither fails."""
+    path = tmp_path / "file"
+
+    def write(file):
+        file.write(b"first")
+        checkpoint.atomic_write(path, lambda file: file.write(b"the other's"))
+        assert path.read_bytes() == b"the other's"
+
+    checkpoint.atomic_write(path, write)
+    assert path.read_bytes() == b"first" and names(tmp_path) == {"file"}
+
+
 def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(tmp_path):
     path = tmp_path / "file"
     checkpoint.atomic_write(path, lambda file: file.write(b"old"))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
+from sparc_pretrain.atomic_file import atomic_write
 from sparc_pretrain.engine.random_state import restore, snapshot
 from sparc_pretrain.registry import HOOKS
 from transfer.backbone.vit import SparcViT
@@ -235,7 +235,4 @@ def _write(file: Path, maps: np.ndarray) -> None:
     computed again.
     """
     file.parent.mkdir(exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    with open(partial, "wb") as stream:
-        np.save(stream, maps, allow_pickle=False)
-    os.replace(partial, file)
+    atomic_write(file, lambda stream: np.save(stream, maps, allow_pickle=False), durable=False)

@@ -4,11 +4,13 @@ and for no others; and reading is worth it.
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -102,6 +104,26 @@ def test_an_entry_that_was_cut_off_is_computed_again(tmp_path: Path) -> None:
     second.write_bytes(b"")
     (again,) = cache(images())
     assert cache.computed == 5 and torch.equal(again, wanted)
+    assert len(stored(tmp_path)) == 3 and not list(tmp_path.rglob("*.partial"))
+
+
+def test_two_processes_of_one_number_store_the_same_image_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in two containers with one cache: the other stores while this one writes."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    save, backbone = np.save, frozen()
+
+    def slowly(stream: Any, maps: Any, **options: Any) -> None:
+        monkeypatch.setattr(np, "save", save)
+        FeatureCache(backbone, tmp_path)(images())
+        save(stream, maps, **options)
+
+    cache = FeatureCache(backbone, tmp_path)
+    monkeypatch.setattr(np, "save", slowly)
+    (wanted,) = cache(images())
+    (again,) = cache(images())
+    assert (cache.computed, cache.found) == (3, 3) and torch.equal(again, wanted)
     assert len(stored(tmp_path)) == 3 and not list(tmp_path.rglob("*.partial"))
 
 
