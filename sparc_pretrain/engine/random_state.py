@@ -71,12 +71,15 @@ class RandomStateHook(Hook):
 
     def gather_state(self, runner: Runner) -> None:
         """Called on every rank before a checkpoint is saved."""
-        self.gathered = gather_objects(self.before_validation or snapshot())
+        if self.loaded is not None and self.loaded["iter"] == runner.iter:
+            self.gathered = self.loaded["ranks"]  # resumed, and nothing has been drawn since
+        else:
+            self.gathered = gather_objects(self.before_validation or snapshot())
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the gathered states into the checkpoint (rank 0)."""
         if self.gathered is None and world_size() == 1:
-            self.gathered = [self.before_validation or snapshot()]
+            self.gather_state(runner)
         if self.gathered is not None:
             checkpoint[KEY] = {"iter": checkpoint["meta"]["iter"], "ranks": self.gathered}
         self.gathered = None

@@ -34,6 +34,28 @@ def test_ranks_build_one_model_and_drop_other_paths(monkeypatch: pytest.MonkeyPa
     restore(kept)
 
 
+def test_what_was_loaded_is_saved_again_until_training_has_gone_on() -> None:
+    kept, hook, runner = snapshot(), RandomStateHook(), SimpleNamespace(iter=6)
+    torch.manual_seed(5)
+    ended = dict(meta=dict(iter=6))
+    hook.before_save_checkpoint(runner, ended)
+    torch.manual_seed(7)  # a new process, resumed at the end
+    hook.after_load_checkpoint(runner, ended)
+    again = dict(meta=dict(iter=6))
+    hook.gather_state(runner)
+    hook.before_save_checkpoint(runner, again)
+    assert again["random_state"]["ranks"] is ended["random_state"]["ranks"]
+    hook.before_train_iter(runner, 0)
+    torch.manual_seed(9)
+    hook.before_save_checkpoint(runner, later := dict(meta=dict(iter=7)))
+    hook.after_load_checkpoint(SimpleNamespace(iter=0), ended)  # weights alone: nothing is resumed
+    hook.before_save_checkpoint(SimpleNamespace(iter=0), first := dict(meta=dict(iter=0)))
+    for made in (later, first):
+        torch.set_rng_state(made["random_state"]["ranks"][0]["torch"])
+        assert torch.initial_seed() == 9
+    restore(kept)
+
+
 def test_a_single_process_goes_on_where_the_model_left_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
