@@ -10,10 +10,12 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.data.dataset import DataHealth
 from sparc_pretrain.distributed import gather_objects, rank, world_size
+from sparc_pretrain.engine import checkpoint as files
 from sparc_pretrain.engine import flops
 from sparc_pretrain.engine.checkpoint_hook import CheckpointHook
 from sparc_pretrain.engine.writer import Writer
@@ -29,7 +31,7 @@ class RunFolderHook(Hook):
     With mmengine's EMAHook among the `custom_hooks` they hold the moving average of the weights.
     What the CheckpointHook writes in the background this is written with. A training that is
     resumed at its end, from a checkpoint that came without its run folder (from a bucket, or as a
-    file), saves once more.
+    file) or beside that of another training, saves once more.
 
     Args:
         every: refresh ``run`` at the first of so many saves and at the last step only.
@@ -68,8 +70,7 @@ class RunFolderHook(Hook):
             self.saves += 1
             if (self.saves - 1) % self.every and step < runner.max_iters:
                 return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        seen = _pairs(runner, step)
+        model, seen = _plain(runner), _pairs(runner, step)
         words = model.encoder.tokenizer
         # not the model's own: EMAHook has put its average into the checkpoint before
         writer = saver.writer if saver else Writer()
@@ -82,11 +83,22 @@ class RunFolderHook(Hook):
             writer.do(lambda: run_folder.publish(place, step, *content))
 
     def _is_of(self, runner: Runner, step: int) -> bool:
+        """Whether the run folder holds, after as many pairs, the weights that were resumed from: in
+        the checkpoint's file they are whole, and where there is a moving average they are it.
+        """
         try:
             found = run_folder.verify(Path(runner.work_dir) / "run")
-        except (OSError, run_folder.InvalidRunFolder):
+            own = found.weights()
+            saved = _plain(runner).run_weights(files.weights(runner._load_from or ""))
+        except (OSError, ValueError):
             return False
-        return found.config.get("samples_seen") == _pairs(runner, step)
+        same = found.config.get("samples_seen") == _pairs(runner, step)
+        same = same and own.keys() == saved.keys()
+        return same and all(torch.equal(own[name], value.float()) for name, value in saved.items())
+
+
+def _plain(runner: Runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _pairs(runner: Runner, step: int) -> int:

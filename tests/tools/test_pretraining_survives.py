@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from sparc_pretrain import run_folder
 from sparc_pretrain.engine import checkpoint, work_dir_lock
@@ -19,6 +21,7 @@ from tests.small_pretraining import (  # noqa: F401 (fixtures)
     STEPS,
     assert_same_run,
     config_text_as_it_is,
+    flat,
     life,
     logged,
     one_thread,
@@ -59,21 +62,26 @@ def test_a_run_killed_again_and_again_equals_the_whole_run(
     ]
 
 
-@pytest.mark.parametrize("steps_of_the_folder", [None, 4])
+@pytest.mark.parametrize("other", [None, "schedule.steps=4", "randomness.seed=1"])
 def test_a_run_resumed_at_its_end_writes_the_run_folder_that_did_not_come_with_it(
-    place: Path, whole: Path, tmp_path: Path, steps_of_the_folder: int | None
+    place: Path, whole: Path, tmp_path: Path, other: str | None
 ) -> None:
+    """Where there is none, or that of an `other` training."""
     work = tmp_path / "work"
-    if steps_of_the_folder:
-        options = (f"schedule.steps={steps_of_the_folder}",)
-        assert pretrain(place, work, options=options)[0] == 0
+    if other:
+        assert pretrain(place, work, options=(other,))[0] == 0
     work.mkdir(exist_ok=True)
     for path in (*whole.glob(f"iter_{STEPS}.pth*"), *whole.glob("tokenizer*.json")):
         shutil.copy(path, work / path.name)
     code, said = pretrain(place, work, "--resume", "auto")
     assert code == 0, said
     assert_same_run(work, whole)
-    written = {name: (work / name).stat().st_mtime_ns for name in (f"iter_{STEPS}.pth", "run")}
+    name = f"iter_{STEPS}.pth"
+    mine, theirs = (flat(checkpoint.load(one / name)["random_state"]) for one in (work, whole))
+    for key, value in theirs.items():  # who extends the run draws as the whole one does
+        tensor = isinstance(value, Tensor)
+        assert torch.equal(mine[key], value) if tensor else mine[key] == value, key
+    written = {name: (work / name).stat().st_mtime_ns for name in (name, "run")}
     assert pretrain(place, work, "--resume", "auto")[0] == 0
     for name, time in written.items():  # nothing is missing: nothing is written
         assert (work / name).stat().st_mtime_ns == time
