@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -20,11 +19,10 @@ from torch import Tensor
 from torch.distributed.nn.functional import all_gather as _all_gather_with_gradient
 from torch.nn import functional as F
 
+from sparc_pretrain.heartbeat import store, telling, until_done
 from sparc_pretrain.step_before import Later
 
 T = TypeVar("T")
-BEAT, SILENCE = 10.0, 600.0  # seconds between two signs of life, and without one
-SHORTEST_PAUSE = 0.01  # seconds until rank 0 is looked for again, doubled each time up to a second
 
 
 def rank() -> int:
@@ -220,43 +218,22 @@ def gather_objects(value: object) -> list:
 def from_first(work: Callable[[], T]) -> T:
     """What `work` gives on rank 0, on every rank, and what it raises; the others do not work.
 
-    It may take hours: nobody waits in a collective, which would end after minutes, but looks into
-    the store that ranks meet at, where rank 0 shows that it lives. Raises TimeoutError when it has
-    not for `SILENCE` seconds. For picklable values; every rank must call it.
+    It may take hours: nobody waits in a collective, which would end after minutes. Raises
+    TimeoutError as `until_done`. For picklable values; every rank must call it.
     """
     if world_size() == 1:
         return work()
-    store = dist.PrefixStore("sparc/first", dist.distributed_c10d._get_default_store())
-    call = store.add(f"calls/{rank()}", 1)
-    done, beat = f"{call}/done", f"{call}/beat"
+    place = store("first")
+    call = str(place.add(f"calls/{rank()}", 1))
     told: list = [None]
     if rank() == 0:
-        over = threading.Event()
-
-        def live() -> None:
-            while not over.wait(BEAT):
-                store.add(beat, 1)
-
-        thread = threading.Thread(target=live, daemon=True)
-        thread.start()
-        try:
-            told = [(work(), None)]
-        except Exception as error:
-            told = [(None, error)]
-        finally:
-            over.set()
-            thread.join()
-        store.set(done, "1")
+        with telling(place, call):
+            try:
+                told = [(work(), None)]
+            except Exception as error:
+                told = [(None, error)]
     else:
-        seen, since, pause = 0, time.monotonic(), SHORTEST_PAUSE
-        while not store.check([done]):
-            beats = store.add(beat, 0)
-            if beats != seen:
-                seen, since = beats, time.monotonic()
-            if time.monotonic() - since > SILENCE:
-                raise TimeoutError(f"rank 0 has given no sign of life for {SILENCE:.0f} s")
-            time.sleep(pause)
-            pause = min(2 * pause, 1.0, BEAT)
+        until_done(place, call)
     own = told[0]
     dist.broadcast_object_list(told, src=0)
     value, error = told[0] if own is None else own  # rank 0 keeps what it has, not a copy
@@ -280,12 +257,11 @@ def silent_ranks(seconds: float = 3.0) -> list[int]:
     silent: list[int] = []
     until = time.monotonic() + seconds
     try:
-        # torch has no public name for the store of the default group
-        store = dist.PrefixStore("sparc/alive", dist.distributed_c10d._get_default_store())
-        store.set(str(rank()), "1")
+        place = store("alive")
+        place.set(str(rank()), "1")
         while time.monotonic() < until:
             time.sleep(0.2)
-            silent = [other for other in range(world_size()) if not store.check([str(other)])]
+            silent = [other for other in range(world_size()) if not place.check([str(other)])]
     except (RuntimeError, OSError):
         return silent  # the rank that holds the store has seen enough and is gone
     return silent

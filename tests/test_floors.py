@@ -22,6 +22,7 @@ FLOORS = {
     "sparc_pretrain.metric": 0,
     "sparc_pretrain.registry": 0,
     "sparc_pretrain.distributed": 0,
+    "sparc_pretrain.heartbeat": 0,
     "sparc_pretrain.chance": 0,
     "sparc_pretrain.step_before": 0,
     "sparc_pretrain.data": 1,

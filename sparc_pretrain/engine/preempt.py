@@ -15,6 +15,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from sparc_pretrain.distributed import LateVote, anywhere, barrier, gather_objects
 from sparc_pretrain.engine.checkpoint_hook import CheckpointHook
+from sparc_pretrain.engine.departure import Departure, behind_first
 from sparc_pretrain.registry import HOOKS
 
 PREEMPTED = 75  # EX_TEMPFAIL: the same command with --resume auto goes on
@@ -33,9 +34,10 @@ class PreemptHook(Hook):
     """SIGTERM, SIGUSR1 or Ctrl-C on any rank: all ranks save at the same step and exit with 75.
 
     A handler only sets a flag; a second Ctrl-C exits at once. During validation the run leaves at
-    once if this step has been saved, else saves and leaves when validation ends. An epoch-based
-    loop cannot resume within an epoch, so there the run finishes the epoch when that takes less
-    than `grace`, and otherwise leaves, with its newest checkpoint as the point to resume from.
+    once if this step has been saved and the first rank is asked, else saves and leaves when
+    validation ends. An epoch-based loop cannot resume within an epoch, so there the run finishes
+    the epoch when that takes less than `grace`, and otherwise leaves, with its newest checkpoint as
+    the point to resume from. No rank leaves before the first has saved and sent.
 
     Args:
         every: steps between two looks at the flag. With several ranks a look is a collective whose
@@ -52,6 +54,7 @@ class PreemptHook(Hook):
         self.asked: signal.Signals | None = None
         self.finishing = False
         self.votes = LateVote()
+        self.departure = Departure()
         self.epoch_start = 0.0
         self.previous: dict[int, Any] = {}
         self.pid = os.getpid()
@@ -106,10 +109,11 @@ class PreemptHook(Hook):
             self._leave(runner, f"saved after epoch {runner.epoch + 1}")
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Leave a validation whose step has been saved. No collective: ranks may have different
-        numbers of validation batches, and nothing has to be agreed on.
+        """Leave a validation whose step has been saved, if the first rank does. No collective:
+        ranks may have different numbers of validation batches.
         """
-        if self.asked and self.previous and self.saver.saved_iter == runner.iter:
+        saved = self.saver.saved_iter == runner.iter
+        if self.asked and self.previous and saved and self.departure.begins():
             what = f"iteration {runner.iter} had been saved before validation"
             self._leave(runner, what, together=False)
 
@@ -128,8 +132,9 @@ class PreemptHook(Hook):
         return anywhere(self.asked is not None, get_comm_device())
 
     def _leave(self, runner: Runner, what: str, together: bool = True) -> None:
-        self.saver.finish(runner, together)
-        runner.call_hook("before_leave")
+        with behind_first():
+            self.saver.finish(runner, together)
+            runner.call_hook("before_leave")
         name = self.asked.name if self.asked else "a signal on another rank"
         runner.logger.warning(f"stopped by {name}: {what}; to go on: --resume auto")
         self._give_back()

@@ -192,7 +192,7 @@ from datetime import timedelta
 from pathlib import Path
 sys.path.insert(0, {root!r})
 import torch.distributed as dist
-from sparc_pretrain import distributed
+from sparc_pretrain import heartbeat
 from sparc_pretrain.data.dataset import PairDataset
 from sparc_pretrain.data.sampler import PairSampler
 from sparc_pretrain.distributed import from_first, leave, rank
@@ -223,7 +223,7 @@ def work(number):
     limit = timedelta(seconds=4)  # of a collective
     dist.init_process_group("gloo", store=store, rank=number, world_size=2, timeout=limit)
     found = dict()
-    distributed.BEAT = 0.2
+    heartbeat.BEAT = 0.2
     found["slow"] = from_first(lambda: time.sleep(6) or rank())
     found["pauses"] = list(pauses)
     try:
@@ -237,7 +237,7 @@ def work(number):
     data = PairDataset(sources, tokenizer, image_size=32)
     first = next(iter(PairSampler(data, seed=0, global_batch=4)))
     found |= dict(touched=len(touched), size=len(data), first=first, sha=data.fingerprint)
-    distributed.BEAT, distributed.SILENCE = 100.0, 1.0
+    heartbeat.BEAT, heartbeat.SILENCE = 100.0, 1.0
     if number:
         try:
             from_first(None)

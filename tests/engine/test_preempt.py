@@ -109,6 +109,29 @@ def test_a_signal_on_one_rank_stops_both_at_the_same_step(tmp_path):
     assert len(toy_run.seen(tmp_path, 0)) == 8
 
 
+@pytest.mark.parametrize("moment", ["step 3", "val 5"])
+def test_no_rank_leaves_before_the_first_has_sent_what_it_has_saved(tmp_path, moment):
+    """Which may take longer than a collective does."""
+    signals = {f"rank {rank} {moment}": [TERM] for rank in (0, 1)}
+    run = dict(work_dir=tmp_path, steps=8, validate=True, checkpoint=dict(background=True))
+    codes = toy_run.spawn(2, timeout=5, sends=8, signals=signals, **run)
+    assert codes == [PREEMPTED] * 2
+    sent, first, second = (
+        float((tmp_path / f"{name}.txt").read_text()) for name in ("sent", "ended-0", "ended-1")
+    )
+    assert sent < second and abs(first - second) < 2  # else srun would end one of them
+
+
+def test_a_signal_in_validation_of_another_rank_than_the_first_stops_both_at_its_end(
+    tmp_path,
+):
+    """The first, which has noticed nothing, would wait for it in the collective of the metrics."""
+    run = dict(work_dir=tmp_path, steps=8, validate=True)
+    assert toy_run.spawn(2, signals={"rank 1 val 5": [TERM]}, **run) == [PREEMPTED] * 2
+    assert checkpoint.find_valid(tmp_path).name == "iter_5.pth"
+    assert max(toy_run.seen(tmp_path, 0)) == max(toy_run.seen(tmp_path, 1)) == 5
+
+
 def test_the_handlers_are_given_back_after_training(tmp_path):
     before = [signal.getsignal(n) for n in (TERM, USR1, INT)]
     toy_run.train(tmp_path, steps=5)

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import uuid
 from multiprocessing import forkserver
 from pathlib import Path
@@ -80,11 +81,11 @@ class ToyHook(Hook):
     priority = "LOWEST"
 
     def __init__(
-        self, stop=None, signals=None, crash=None, limit=None, fail=None, nan=None
+        self, stop=None, signals=None, crash=None, limit=None, fail=None, nan=None, sends=None
     ) -> None:
         self.stop, self.signals = stop, signals or {}
         self.crash, self.limit = crash, limit
-        self.fail, self.nan = fail, nan
+        self.fail, self.nan, self.sends = fail, nan, sends
 
     def before_run(self, runner):
         self._signal("start")
@@ -125,6 +126,11 @@ class ToyHook(Hook):
 
     def before_val_iter(self, runner, batch_idx, data_batch=None):
         self._signal(f"val {runner.iter}")
+
+    def before_leave(self, runner):
+        if self.sends and rank() == 0:  # seconds that it takes, as to a slow bucket
+            time.sleep(self.sends)
+            (Path(runner.work_dir) / "sent.txt").write_text(str(time.monotonic()))
 
     def _signal(self, moment):
         for number in self.signals.get(f"workers {moment}", []):
@@ -294,6 +300,9 @@ def _child(environment, kwargs) -> None:
         path = Path(kwargs["work_dir"]) / f"error-{os.environ.get('RANK', '0')}.txt"
         path.write_text(f"{type(error).__name__}: {error}")
         sys.exit(2)
+    finally:
+        path = Path(kwargs["work_dir"]) / f"ended-{os.environ.get('RANK', '0')}.txt"
+        path.write_text(str(time.monotonic()))
 
 
 def spawn(ranks=1, timeout=SECONDS, grace=GRACE, **kwargs) -> list[int]:
