@@ -73,8 +73,8 @@ def data() -> Command:
 
 
 def processes() -> int:
-    """Of the pre-training: on two cores a step of two processes takes .73 of the time of one
-    process with two threads (AMD EPYC, bfloat16, 2026-12-01), and is the same step.
+    """Of the pre-training: on two cores a step of two processes takes .73 to .80 of the time
+    of one process with two threads (AMD EPYC, bfloat16, 2026-12-01), and is the same step.
     """
     import torch
 
