@@ -167,9 +167,9 @@ def start(
 
     folder = work / "runs" / cell.name
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "train").is_dir():  # what has begun goes on as it was
-        ratio = as_long_as.ratio(study, cell, work) if cell.arm.as_long_as is not None else 1.0
-        study.cell_config(cell, ratio).dump(folder / "config.py")
+    ratio = as_long_as.ratio(study, cell, work) if cell.arm.as_long_as is not None else 1.0
+    # also over that of a cell that was cut off: by another recipe its training refuses to go on
+    study.cell_config(cell, ratio).dump(folder / "config.py")
     share = os.environ.get("OMP_NUM_THREADS", str(threads))  # what the user has set stays
     shares = {"OMP_NUM_THREADS": share, "MKL_NUM_THREADS": share}
     environment = {**shares, **os.environ}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from scipy import stats
 
 from sparc_pretrain.metric import Metric
@@ -229,6 +231,21 @@ def test_an_arm_with_anothers_time_waits_for_both_and_stretches_its_steps(tmp_pa
     shutil.rmtree(tmp_path / "time_ratios")
     assert as_long_as.ratio(study, longer, tmp_path) == pytest.approx(1.5)
     assert study.cell_config(longer, time_ratio=1.5).schedule.steps == 6
+
+
+def test_a_cell_that_was_cut_off_goes_on_by_the_recipe_of_today_or_refuses_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    study = plan.read(SMOKE)
+    cell = study.cells()[0]
+    (tmp_path / "runs" / cell.name / "train").mkdir(parents=True)
+    config = tmp_path / "runs" / cell.name / "config.py"
+    config.write_text("schedule = dict(steps=9)")
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **kwargs: None)
+    args = argparse.Namespace(given=[])
+    tool("study").start(study, cell, tmp_path, args, 1, None)
+    steps = Config.fromfile(config).schedule.steps
+    assert steps == study.cell_config(cell).schedule.steps != 9
 
 
 def test_a_short_cell_logs_a_line_whose_time_is_its_cost():
